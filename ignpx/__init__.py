@@ -1,0 +1,28 @@
+"""Data-free class unlearning for JAX classifiers, and the measurements of how well it did."""
+
+from importlib.metadata import version
+
+from ignpx.classifier import Classifier, Samples
+from ignpx.errors import (
+    IgnpxError,
+    InvalidArgumentError,
+    UnlearningError,
+    UnlearningWarning,
+)
+from ignpx.unlearner import Info, Request, Sees, Unlearner, unlearn
+
+__version__ = version("ignpx")
+
+__all__ = [
+    "Classifier",
+    "IgnpxError",
+    "Info",
+    "InvalidArgumentError",
+    "Request",
+    "Samples",
+    "Sees",
+    "Unlearner",
+    "UnlearningError",
+    "UnlearningWarning",
+    "unlearn",
+]

@@ -1,0 +1,67 @@
+"""Accuracy from exact counts: no mean of batch means, whatever the size of the last batch."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ignpx.classifier import Classifier, Samples
+
+
+class ClassCounts(NamedTuple):
+    """Correct and total numbers of samples per class.
+
+    Attributes:
+      correct: `(num_classes,)` int64.
+      total: `(num_classes,)` int64.
+    """
+
+    correct: np.ndarray
+    total: np.ndarray
+
+    def accuracy(self, classes: Sequence[int] | None = None) -> float:
+        """Share of the samples of these classes (all by default) that are classified correctly.
+
+        Not a number where the classes have no samples.
+        """
+        chosen = slice(None) if classes is None else list(classes)
+        total = int(self.total[chosen].sum())
+        return int(self.correct[chosen].sum()) / total if total else float("nan")
+
+    def accuracy_without(self, classes: Sequence[int]) -> float:
+        """Accuracy over every class but these."""
+        return self.accuracy([c for c in range(len(self.total)) if c not in set(classes)])
+
+    def per_class(self) -> list[float]:
+        """Accuracy of each class, not a number for a class without samples."""
+        return [self.accuracy([c]) for c in range(len(self.total))]
+
+
+def count_correct(classifier: Classifier, samples: Samples, *, batch_size: int = 500) -> ClassCounts:
+    """Counts, class by class, the samples whose largest logit is that of their label.
+
+    Args:
+      classifier: evaluated in evaluation mode.
+      samples: images as the classifier's `preprocess` takes them, labels in `0..num_classes - 1`.
+      batch_size: images per device call; does not change the counts.
+    """
+    correct = np.zeros(classifier.num_classes, np.int64)
+    labels = np.asarray(samples.labels)
+    for begin in range(0, len(labels), batch_size):
+        images = samples.images[begin : begin + batch_size]
+        # The last batch is padded to the common shape, so that there is one compilation.
+        short = batch_size - len(images)
+        if short:
+            images = np.pad(images, ((0, short),) + ((0, 0),) * (images.ndim - 1))
+        batch_labels = labels[begin : begin + batch_size]
+        predicted = np.asarray(_predict(classifier, images))[: len(batch_labels)]
+        hits = batch_labels[predicted == batch_labels]
+        correct += np.bincount(hits, minlength=classifier.num_classes)
+    return ClassCounts(correct, np.bincount(labels, minlength=classifier.num_classes))
+
+
+@jax.jit
+def _predict(classifier: Classifier, images: jax.Array) -> jax.Array:
+    return jnp.argmax(classifier.logits(classifier.preprocess(images)), axis=-1)

@@ -1,0 +1,170 @@
+"""Checkpoints with Orbax: a `Classifier` and what is needed to build it again, in one atomic write.
+
+Orbax writes into a temporary directory and renames it when everything is on disk, so that an
+interrupted write never leaves something that loads.
+"""
+
+import logging
+import os
+import pathlib
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from ignpx import models
+from ignpx.classifier import Classifier, PyTree
+from ignpx.data.preprocessing import Normalise
+from ignpx.errors import InvalidArgumentError
+
+T = TypeVar("T")
+
+# Orbax logs every file it writes at this level.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def save(
+    directory: str | os.PathLike[str],
+    classifier: Classifier,
+    config: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a classifier and its config.
+
+    Args:
+      directory: of the checkpoint; its parents are made.
+      classifier: what to write.
+      config: JSON values that describe the run. With `config["model"]["name"]` and
+        `config["model"]["width"]` the classifier can be loaded without naming its model again.
+      overwrite: replaces a checkpoint that is there.
+
+    Raises:
+      InvalidArgumentError: if there is one already and `overwrite` is not set.
+    """
+    path = pathlib.Path(directory).absolute()
+    if path.exists() and not overwrite:
+        raise InvalidArgumentError("directory", str(path), "exists; name another, or overwrite it")
+    description = {
+        **config,
+        "input_shape": list(classifier.input_shape),
+        "num_classes": classifier.num_classes,
+        "targets": list(classifier.targets),
+    }
+    if isinstance(classifier.preprocess, Normalise):
+        description["preprocess"] = {
+            "mean": list(classifier.preprocess.mean),
+            "std": list(classifier.preprocess.std),
+        }
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(
+            path,
+            ocp.args.Composite(
+                arrays=ocp.args.StandardSave(_arrays(classifier)),
+                config=ocp.args.JsonSave(description),
+            ),
+            force=overwrite,
+        )
+
+
+def load(
+    directory: str | os.PathLike[str], *, like: Classifier | None = None
+) -> tuple[Classifier, dict[str, Any]]:
+    """Reads a classifier, to the bit as it was written, and its config.
+
+    Args:
+      directory: of the checkpoint, as given to `save`.
+      like: a classifier of the same architecture, for models that are not ours.
+
+    Returns:
+      The classifier and the config given to `save`.
+
+    Raises:
+      InvalidArgumentError: if there is no complete checkpoint, or it is of another model.
+    """
+    path = pathlib.Path(directory).absolute()
+    if not path.is_dir():
+        raise InvalidArgumentError(
+            "directory", str(directory), "holds no checkpoint; train one with `ignpx train`"
+        )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        try:
+            config = checkpointer.restore(
+                path, ocp.args.Composite(config=ocp.args.JsonRestore())
+            ).config
+        except (FileNotFoundError, ValueError, KeyError, OSError) as error:
+            raise InvalidArgumentError(
+                "directory", str(directory), f"is not a complete checkpoint ({_first_line(error)})"
+            ) from error
+        if like is None:
+            like = _rebuilt(config, directory)
+        try:
+            arrays = checkpointer.restore(
+                path,
+                ocp.args.Composite(arrays=ocp.args.StandardRestore(_abstract(_arrays(like)))),
+            ).arrays
+        except (FileNotFoundError, ValueError, KeyError, OSError) as error:
+            raise InvalidArgumentError(
+                "directory",
+                str(directory),
+                f"is damaged, or holds another model than the one asked for "
+                f"({_first_line(error)})",
+            ) from error
+    return like.replace(params=arrays["params"], state=arrays["state"]), config
+
+
+def save_latest(directory: pathlib.Path, step: int, tree: PyTree) -> None:
+    """Writes a pytree of arrays as the only checkpoint of a run in progress."""
+    with _manager(directory) as manager:
+        manager.save(step, args=ocp.args.StandardSave(jax.tree.leaves(tree)))
+
+
+def load_latest(directory: pathlib.Path, like: T) -> T | None:
+    """Reads the newest complete checkpoint of a run in progress, or None if there is none."""
+    with _manager(directory) as manager:
+        step = manager.latest_step()
+        if step is None:
+            return None
+        leaves, structure = jax.tree.flatten(like)
+        restored = manager.restore(step, args=ocp.args.StandardRestore(_abstract(leaves)))
+        return jax.tree.unflatten(structure, restored)
+
+
+def _manager(directory: pathlib.Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options)
+
+
+def _arrays(classifier: Classifier) -> dict[str, PyTree]:
+    return {"params": classifier.params, "state": classifier.state}
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Classifier:
+    if "name" not in config.get("model", {}):
+        raise InvalidArgumentError(
+            "directory",
+            str(directory),
+            "does not say which model it holds; give a classifier of the same architecture "
+            "as `like`",
+        )
+    fields: dict[str, Any] = {}
+    if "preprocess" in config:
+        fields["preprocess"] = Normalise(
+            tuple(config["preprocess"]["mean"]), tuple(config["preprocess"]["std"])
+        )
+    return models.create(
+        config["model"]["name"],
+        width=config["model"].get("width", 1.0),
+        input_shape=tuple(config["input_shape"]),
+        num_classes=config["num_classes"],
+        targets=tuple(config["targets"]),
+        **fields,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,213 @@
+"""`Classifier`: the handle that every function of the library takes and returns."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ignpx.errors import InvalidArgumentError
+
+PyTree = Any
+
+
+class Samples(NamedTuple):
+    """Labelled images as a user holds them, before any preprocessing.
+
+    Attributes:
+      images: `(N, H, W, channels)`, uint8 in 0..255 for the datasets of this library.
+      labels: `(N,)` int32 class ids.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Apply(Protocol):
+    """A model as a pure function of its parameters, its state and a batch of inputs.
+
+    With `train=False` the running statistics are used and `state` is returned as it came. With
+    `train=True` batch statistics are used and the returned state is the updated one.
+    """
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]: ...
+
+
+def identity(images: jax.Array) -> jax.Array:
+    """The preprocessing of a model that takes its inputs as they are."""
+    return images
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A classifier as a pytree: arrays in `params` and `state`, everything else static.
+
+    Attributes:
+      params: nested dicts of arrays; what unlearning may change.
+      state: nested dicts of arrays that training updates and gradients do not (batch-norm running
+        statistics and the like); `{}` for a model without any.
+      apply: see `Apply`; hashable, so that one compilation serves every classifier that shares it.
+      input_shape: shape of one preprocessed input, `(H, W, channels)`.
+      num_classes: width of the logits.
+      preprocess: maps a batch of images to a batch of inputs; hashable.
+      targets: patterns over parameter paths that name the layers which unlearning edits by default
+        (see `ignpx.targets`).
+    """
+
+    params: PyTree
+    state: PyTree
+    apply: Apply = dataclasses.field(metadata={"static": True})
+    input_shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    num_classes: int = dataclasses.field(metadata={"static": True})
+    preprocess: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=identity, metadata={"static": True}
+    )
+    targets: tuple[str, ...] = dataclasses.field(default=(".*",), metadata={"static": True})
+
+    def logits(self, inputs: jax.Array) -> jax.Array:
+        """Logits `(N, num_classes)` of preprocessed inputs `(N, *input_shape)`, evaluation mode."""
+        return self.apply(self.params, self.state, inputs, train=False)[0]
+
+    def replace(self, **changes: Any) -> "Classifier":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_nnx(cls, model: nnx.Module, **fields: Any) -> "Classifier":
+        """Takes a Flax NNX module whose `__call__` maps a batch of inputs to logits.
+
+        Args:
+          model: the module; it is not changed, and not referred to afterwards.
+          **fields: `input_shape`, `num_classes`, and optionally `preprocess` and `targets`.
+
+        Raises:
+          InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
+        """
+        graphdef, params, state = nnx.split(model, nnx.Param, ...)
+        handle = cls(
+            params=nnx.to_pure_dict(params),
+            state=nnx.to_pure_dict(state),
+            apply=_NnxApply(graphdef),
+            **fields,
+        )
+        return validated(handle)
+
+    @classmethod
+    def from_linen(cls, module: Any, variables: PyTree, **fields: Any) -> "Classifier":
+        """Takes a Flax Linen module and its variables.
+
+        The module's `__call__` may have a mode argument under any of its usual names: `train`,
+        `training`, `is_training`, `deterministic` or `use_running_average`.
+
+        Args:
+          module: the Linen module.
+          variables: what `module.init` returned: `params` and any other collections.
+          **fields: as for `from_nnx`.
+
+        Raises:
+          InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
+        """
+        state = {name: value for name, value in variables.items() if name != "params"}
+        handle = cls(params=variables["params"], state=state, apply=_LinenApply(module), **fields)
+        return validated(handle)
+
+    @classmethod
+    def from_function(
+        cls, function: Callable[[PyTree, jax.Array], jax.Array], params: PyTree, **fields: Any
+    ) -> "Classifier":
+        """Takes a plain function `(params, inputs) -> logits` of a model without state.
+
+        Args:
+          function: maps parameters and a batch of inputs to logits.
+          params: a pytree of arrays.
+          **fields: as for `from_nnx`.
+
+        Raises:
+          InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
+        """
+        return validated(cls(params=params, state={}, apply=_FunctionApply(function), **fields))
+
+
+def validated(classifier: Classifier) -> Classifier:
+    """The classifier itself, once its model is known to map `input_shape` to `num_classes` logits.
+
+    Nothing is computed: shapes are evaluated abstractly.
+
+    Raises:
+      InvalidArgumentError: if the model cannot take such an input, or returns another shape.
+    """
+    inputs = jax.ShapeDtypeStruct((2, *classifier.input_shape), jnp.float32)
+    try:
+        logits = jax.eval_shape(Classifier.logits, classifier, inputs)
+    except (TypeError, ValueError) as error:
+        summary = str(error).strip().partition("\n")[0]
+        raise InvalidArgumentError(
+            "input_shape",
+            classifier.input_shape,
+            f"the model does not take an input of this shape ({summary}); "
+            "give the shape of one preprocessed input, without the batch dimension",
+        ) from error
+    if logits.shape != (2, classifier.num_classes):
+        raise InvalidArgumentError(
+            "num_classes",
+            classifier.num_classes,
+            f"the model returns logits of shape {logits.shape} for a batch of 2; "
+            "give num_classes the width of its last layer",
+        )
+    return classifier
+
+
+# The adapters are frozen dataclasses rather than closures so that two handles on the same
+# architecture compare equal and share one compilation.
+
+
+@dataclasses.dataclass(frozen=True)
+class _NnxApply:
+    graphdef: Any
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(state))
+        if not train:
+            model.eval()
+            return model(inputs), state
+        model.train()
+        logits = model(inputs)
+        return logits, nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class _LinenApply:
+    module: Any
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        arguments = inspect.signature(type(self.module).__call__).parameters
+        mode = {name: train for name in ("train", "training", "is_training") if name in arguments}
+        mode |= {
+            name: not train
+            for name in ("deterministic", "use_running_average")
+            if name in arguments
+        }
+        variables = {"params": params, **state}
+        if not train:
+            return self.module.apply(variables, inputs, **mode), state
+        return self.module.apply(variables, inputs, mutable=list(state), **mode)
+
+
+@dataclasses.dataclass(frozen=True)
+class _FunctionApply:
+    function: Callable[[PyTree, jax.Array], jax.Array]
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        return self.function(params, inputs), state

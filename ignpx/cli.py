@@ -1,0 +1,156 @@
+"""The command line: `ignpx demo`, `ignpx train`, `ignpx unlearn`."""
+
+import pathlib
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ignpx import config as configuration
+from ignpx import runs
+from ignpx import demo as demonstration
+from ignpx.errors import IgnpxError
+from ignpx.methods import METHODS
+from ignpx.training import Progress as Epoch
+
+app = typer.Typer(
+    help="Forgets classes from trained classifiers, and shows how well it did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Workdir = Annotated[pathlib.Path, typer.Option(help="Directory that the run is written to.")]
+DataDir = Annotated[
+    str | None,
+    typer.Option(help="TFDS's data directory.", envvar="TFDS_DATA_DIR", show_default="TFDS's own"),
+]
+Download = Annotated[bool, typer.Option("--download", help="Let TFDS fetch a missing dataset.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")]
+
+
+@app.command()
+def demo(
+    workdir: Workdir = pathlib.Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of training and of unlearning.")] = 0,
+) -> None:
+    """Train LeNet on handwritten digits, forget one, and compare with retraining without it.
+
+    Needs no data directory and no network. Replaces an earlier demo in the same directory.
+    """
+    with console.status("training LeNet on the embedded digits") as status:
+        table, pictures = demonstration.run(workdir, seed=seed, on_stage=status.update)
+    console.print(table)
+    console.print("Pictures and metrics:")
+    for path in pictures:
+        console.print(f"  {path}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    config: Annotated[pathlib.Path, typer.Argument(help="YAML file, see configs/.")],
+    workdir: Workdir,
+    data_dir: DataDir = None,
+    download: Download = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a field: training.epochs=3. May be repeated."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a classifier by a config; an interrupted run is resumed by the same command."""
+    settings = configuration.load(config, overrides or ())
+    columns = (
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("loading data", total=settings.training.epochs)
+
+        def show(epoch: Epoch) -> None:
+            text = f"loss {epoch.loss:.4f}, validation accuracy {epoch.accuracy:.2%}"
+            progress.update(task, completed=epoch.epoch, description=text)
+
+        metrics = runs.train(
+            settings,
+            workdir,
+            where=runs.Where(data_dir, download),
+            overwrite=overwrite,
+            on_epoch=show,
+        )
+    console.print(
+        f"test accuracy {metrics['test_accuracy']:.2%}, "
+        f"validation accuracy {metrics['validation_accuracy']:.2%}, "
+        f"{metrics['seconds']['training']:.0f} s; written to {workdir}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def unlearn(
+    directory: Annotated[pathlib.Path, typer.Argument(help="A run, by train or by unlearn.")],
+    forget: Annotated[list[int], typer.Option(help="Class to forget. May be repeated.")],
+    workdir: Workdir,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "ignp",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method: strength=10. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    score: Annotated[
+        bool,
+        typer.Option(help="Measure test accuracy afterwards. Not a part of unlearning."),
+    ] = True,
+    data_dir: DataDir = None,
+    download: Download = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Forget classes. A data-free method opens the dataset for nothing but the scoring after."""
+    with console.status(f"forgetting {', '.join(map(str, forget))} by {method}"):
+        metrics = runs.forget(
+            directory,
+            workdir,
+            method=method,
+            classes=forget,
+            settings=configuration.parse_overrides(overrides or ()),
+            seed=seed,
+            score=score,
+            where=runs.Where(data_dir, download),
+            overwrite=overwrite,
+        )
+    for doubt in metrics["doubts"]:
+        console.print(f"[yellow]warning:[/] {doubt}", soft_wrap=True)
+    if score:
+        console.print(_accuracies(metrics))
+    seconds = metrics["seconds"]
+    unlearning = sum(s for name, s in seconds.items() if name not in ("compile", "evaluation"))
+    console.print(
+        f"alpha 10^{metrics['log10_alpha']:.2f}, {metrics['coverage']:.2%} of the parameters "
+        f"dampened, {unlearning:.1f} s after {seconds['compile']:.1f} s of compilation; "
+        f"written to {workdir}",
+        soft_wrap=True,
+    )
+
+
+def _accuracies(metrics: dict[str, Any]) -> Table:
+    table = Table("test accuracy (%)", "before", "after")
+    for part in ("forget", "retain"):
+        values = (metrics[f"{part}_accuracy_{when}"] for when in ("before", "after"))
+        table.add_row(part, *(f"{100 * value:.2f}" for value in values))
+    return table
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are printed in one piece, with status 2."""
+    try:
+        app()
+    except IgnpxError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, markup=True)
+        sys.exit(2)

@@ -1,0 +1,144 @@
+"""Typed configurations, their YAML files, and overrides from the command line."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from ignpx.errors import InvalidArgumentError, near_names
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetConfig(_Section):
+    """Which images, and at which size (see `ignpx.data.load`)."""
+
+    name: str
+    image_size: int | None = pydantic.Field(default=None, ge=1)
+    validation_share: float = pydantic.Field(default=0.1, gt=0, lt=1)
+
+
+class ModelConfig(_Section):
+    """Which architecture (see `ignpx.models.create`)."""
+
+    name: str
+    width: float = pydantic.Field(default=1.0, gt=0)
+
+
+class Recipe(_Section):
+    """How a classifier is trained (Table 6 of the IGNP paper).
+
+    Weight decay is added to the gradient before the optimiser, as PyTorch's Adam and SGD do.
+    Schedules: `plateau` divides the learning rate by ten once validation accuracy has not improved
+    for more than `patience` epochs; `cosine` decays to zero over all epochs, after `warmup_epochs`
+    of linear increase.
+    """
+
+    epochs: int = pydantic.Field(gt=0)
+    batch_size: int = pydantic.Field(default=128, gt=0)
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    learning_rate: float = pydantic.Field(default=0.01, gt=0)
+    momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = pydantic.Field(default=5e-4, ge=0)
+    schedule: Literal["plateau", "cosine"] = "cosine"
+    patience: int = pydantic.Field(default=5, ge=0)
+    warmup_epochs: int = pydantic.Field(default=0, ge=0)
+    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    crop_padding: int = pydantic.Field(default=0, ge=0)
+    flip: bool = False
+
+
+class TrainConfig(_Section):
+    """A whole training run: `ignpx train CONFIG`."""
+
+    dataset: DatasetConfig
+    model: ModelConfig
+    training: Recipe
+    seed: int = 0
+
+
+def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Reads a YAML config and applies overrides.
+
+    Args:
+      path: a YAML file with the fields of `TrainConfig`.
+      overrides: `dotted.field=value`, the value in YAML: `training.epochs=3`.
+
+    Raises:
+      InvalidArgumentError: if the file is not there or not YAML, or a field is unknown or has a
+        value of the wrong type or range.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        advice = near_names(str(path), known) if known else "give the path of a YAML file"
+        raise InvalidArgumentError("CONFIG", str(path), f"there is no such file; {advice}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InvalidArgumentError("CONFIG", str(path), f"is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InvalidArgumentError("CONFIG", str(path), "must hold a mapping of fields")
+    for field, value in parse_overrides(overrides).items():
+        *sections, last = field.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise InvalidArgumentError("--set", field, f"{section} is not a section")
+        target[last] = value
+    return parse(values)
+
+
+def parse(values: dict[str, Any]) -> TrainConfig:
+    """Checks a mapping of fields.
+
+    Raises:
+      InvalidArgumentError: naming the first field that is unknown or has an unusable value.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        advice = first["msg"]
+        if first["type"] == "extra_forbidden":
+            advice = f"there is no such field; {near_names(field, _field_names(TrainConfig))}"
+        raise InvalidArgumentError(field, first["input"], advice) from error
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["strength=10", "coverage=[0.01, 0.02]"]` to a mapping, each value read as YAML.
+
+    Raises:
+      InvalidArgumentError: if an override is not of the form `name=value`.
+    """
+    values = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not (name and equals):
+            raise InvalidArgumentError("--set", override, "must have the form name=value")
+        value = yaml.safe_load(text)
+        if isinstance(value, str):
+            # YAML 1.1 takes 1e-3 for text; everyone else takes it for a number.
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        values[name] = value
+    return values
+
+
+def _field_names(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+            names += _field_names(inner, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names

@@ -1,0 +1,7 @@
+"""Datasets as arrays in memory: TFDS sources, the embedded digits, splits, preprocessing."""
+
+from ignpx.data.preprocessing import Normalise
+from ignpx.data.sources import DatasetInfo, describe, load
+from ignpx.data.splits import Splits, load_splits, retained
+
+__all__ = ["DatasetInfo", "Normalise", "Splits", "describe", "load", "load_splits", "retained"]

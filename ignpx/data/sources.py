@@ -1,0 +1,163 @@
+"""Where images come from: any prepared TFDS dataset, and scikit-learn's digits, always at hand.
+
+TFDS is read through `tfds.data_source`, which needs no TensorFlow. Nothing is downloaded unless
+that is asked for.
+"""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ignpx.classifier import Samples
+from ignpx.errors import InvalidArgumentError
+
+EMBEDDED = "digits"
+
+
+class DatasetInfo(NamedTuple):
+    """What is known of a dataset without reading its images."""
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    test_split: str
+
+
+def describe(
+    name: str, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+) -> DatasetInfo:
+    """The number and names of a dataset's classes, and which split is for testing.
+
+    Args:
+      name: `digits`, a TFDS name (`mnist`, `svhn_cropped`, `cifar10`, `cifar100`, ...), or the name
+        of any classification dataset prepared under the data directory.
+      data_dir: TFDS's directory; by default its own default, which `TFDS_DATA_DIR` sets.
+      download: lets TFDS download and prepare the dataset if it is not there.
+
+    Raises:
+      InvalidArgumentError: if the dataset is not there, or not one of labelled images.
+    """
+    if name == EMBEDDED:
+        return DatasetInfo(name, 10, tuple("0123456789"), "test")
+    info = _builder(name, data_dir, download).info
+    if not {"image", "label"} <= set(info.features):
+        raise InvalidArgumentError(
+            "dataset", name, f"has features {sorted(info.features)}; need an image and a label"
+        )
+    label = info.features["label"]
+    names = label.names or [str(index) for index in range(label.num_classes)]
+    test_split = "test" if "test" in info.splits else "validation"
+    return DatasetInfo(name, label.num_classes, tuple(names), test_split)
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    image_size: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> Samples:
+    """Reads and decodes one split into memory.
+
+    Args:
+      name: as for `describe`.
+      split: as TFDS names it: `train`, `test`, `validation`.
+      image_size: side of the square images returned. Smaller images are centred on a zero border,
+        as the papers pad MNIST to 32; larger ones are resized. None leaves them as they are.
+      data_dir: as for `describe`.
+      download: as for `describe`.
+
+    Returns:
+      Samples with uint8 images `(N, H, W, channels)` and int32 labels `(N,)`, as numpy arrays.
+
+    Raises:
+      InvalidArgumentError: if the dataset or the split is not there.
+    """
+    if name == EMBEDDED:
+        images, labels = _digits(split)
+    else:
+        source = _source(name, split, data_dir, download)
+        records = [source[index] for index in range(len(source))]
+        images = np.stack([record["image"] for record in records])
+        labels = np.asarray([record["label"] for record in records], np.int32)
+    if image_size is not None:
+        images = _fitted(images, image_size)
+    return Samples(images, labels)
+
+
+def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
+    import tensorflow_datasets as tfds  # slow to import, and not needed for the embedded digits
+
+    place = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        prepared = bool(builder.info.splits)
+        if not prepared and download:
+            builder.download_and_prepare(file_format="array_record")
+            prepared = True
+    except Exception as error:  # TFDS raises many kinds, most of them a page long
+        raise InvalidArgumentError(
+            "dataset",
+            name,
+            f"cannot be read from {place}: {str(error).strip().partition(chr(10))[0]} "
+            "Check the name, and set TFDS_DATA_DIR or --data-dir to TFDS's directory",
+        ) from error
+    if not prepared:
+        raise InvalidArgumentError(
+            "dataset",
+            name,
+            f"is not prepared in {place}; set TFDS_DATA_DIR or --data-dir to where it is, "
+            "or let TFDS fetch it with --download",
+        )
+    return builder
+
+
+def _source(
+    name: str, split: str, data_dir: str | os.PathLike[str] | None, download: bool
+) -> Any:
+    builder = _builder(name, data_dir, download)
+    if split not in builder.info.splits:
+        raise InvalidArgumentError(
+            "split", split, f"{name} has the splits {', '.join(sorted(builder.info.splits))}"
+        )
+    return builder.as_data_source(split=split)
+
+
+@functools.cache
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # 8x8 pictures of intensities 0 to 16, enlarged to the 32x32 that the models take.
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    enlarged = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(image) for image in enlarged])[..., None], digits.target
+
+
+def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    if split not in ("train", "test"):
+        raise InvalidArgumentError("split", split, "digits has the splits test, train")
+    images, labels = _all_digits()
+    parts = train_test_split(
+        images, labels.astype(np.int32), test_size=0.2, stratify=labels, random_state=0
+    )
+    return (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+
+
+def _fitted(images: np.ndarray, size: int) -> np.ndarray:
+    height, width = images.shape[1:3]
+    if max(height, width) > size:
+        resized = [
+            np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.BICUBIC))
+            for image in images
+        ]
+        return np.stack(resized).reshape(len(images), size, size, images.shape[-1])
+    top, left = (size - height) // 2, (size - width) // 2
+    border = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
+    return np.pad(images, border)

@@ -1,0 +1,36 @@
+"""Errors that a caller can act on.
+
+Every one of them names the argument or the stage, the value found, and what to do about it.
+The command line prints them without a traceback and exits with status 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class IgnpxError(Exception):
+    """Base class of the errors that this library raises on purpose."""
+
+
+class InvalidArgumentError(IgnpxError, ValueError):
+    """An argument, option or file has a value that cannot be used."""
+
+    def __init__(self, name: str, value: object, advice: str):
+        super().__init__(f"{name}={value!r}: {advice}")
+
+
+class UnlearningError(IgnpxError, RuntimeError):
+    """An unlearning method ran and could not do its job; the classifier is unchanged."""
+
+
+class UnlearningWarning(UserWarning):
+    """An unlearning method did its job, and its own diagnostics give reason to doubt the result."""
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """A sentence that lists the known names, the ones most like `name` first."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}? Known: {', '.join(known)}"
+    return f"known: {', '.join(known)}"

@@ -1,0 +1,64 @@
+"""One loop for every verb that takes steps: a compiled scan, or a compiled step called repeatedly.
+
+XLA for CPU gives a convolution to its fast kernels only if they take its layout, and rewrites
+layouts only outside of loops: within a scan the gradients of convolutions take up to five times as
+long (`scripts/bench_loops.py`). So on a CPU the loop runs in Python over a compiled step, unless it
+is itself being traced. Everywhere else, and under `jit`, it is a `lax.scan`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Carry = TypeVar("Carry")
+# (operands, carry, index of the step) -> (carry, what this step puts out)
+Step = Callable[[PyTree, Carry, jax.Array], tuple[Carry, PyTree]]
+
+
+def iterate(
+    step: Step[Carry], operands: PyTree, carry: Carry, length: int
+) -> tuple[Carry, PyTree]:
+    """Applies a step repeatedly.
+
+    Args:
+      step: a pure function. It is compiled once for each function object and set of shapes, so
+        build it by a cached function rather than anew for every call.
+      operands: pytree of arrays that every step sees and none changes.
+      carry: pytree of arrays, passed from step to step.
+      length: number of steps, at least one.
+
+    Returns:
+      The last carry, and the outputs of all steps, stacked.
+    """
+    if jax.default_backend() != "cpu" or _traced((operands, carry)):
+        return _scanned(step, length)(operands, carry)
+    compiled = _compiled(step)
+    outputs = []
+    for index in range(length):
+        carry, output = compiled(operands, carry, index)
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(step: Step[Carry]) -> Step[Carry]:
+    return jax.jit(step)
+
+
+@functools.lru_cache(maxsize=64)
+def _scanned(step: Step[Carry], length: int) -> Callable[[PyTree, Carry], tuple[Carry, PyTree]]:
+    def run(operands: PyTree, carry: Carry) -> tuple[Carry, PyTree]:
+        body = functools.partial(step, operands)
+        return jax.lax.scan(body, carry, jnp.arange(length))
+
+    return jax.jit(run)
+
+
+def _traced(tree: PyTree) -> bool:
+    # Under jit even an operation on constants gives a tracer, under vmap alone it does not.
+    leaves = [*jax.tree.leaves(tree), jnp.zeros(())]
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

@@ -1,0 +1,11 @@
+"""The published methods, one file each, and the registry that names them."""
+
+from collections.abc import Callable
+
+from ignpx.methods.ignp import ignp
+from ignpx.unlearner import Unlearner
+
+# A factory of hyperparameters for each method; the contract tests hold every one of them.
+METHODS: dict[str, Callable[..., Unlearner]] = {
+    "ignp": ignp,
+}

@@ -1,0 +1,53 @@
+"""Our own models, Flax NNX modules, and the one function that builds any of them by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from ignpx.classifier import Classifier
+from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.models.lenet import LeNet
+from ignpx.models.resnet import ResNet9, ResNet18, cifar_resnet18
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "lenet": LeNet,
+    "resnet9": ResNet9,
+    "resnet18": ResNet18,
+    "cifar_resnet18": cifar_resnet18,
+}
+
+
+def create(
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: float = 1.0,
+    seed: int = 0,
+    **fields: Any,
+) -> Classifier:
+    """Builds a freshly initialised classifier.
+
+    Args:
+      name: a key of `MODELS`.
+      input_shape: `(H, W, channels)` of one preprocessed input.
+      num_classes: width of the logits.
+      width: multiplies the number of channels (and hidden units) of every layer but the last.
+      seed: of the initial parameters.
+      **fields: further fields of the `Classifier` (`preprocess`, `targets`).
+
+    Returns:
+      The classifier; its `targets` are the layers of IGNP's Table 8 unless given.
+
+    Raises:
+      InvalidArgumentError: if the name is unknown, the width is not above zero or the input shape
+        does not fit the model.
+    """
+    if name not in MODELS:
+        raise InvalidArgumentError("model", name, near_names(name, MODELS))
+    if not width > 0:
+        raise InvalidArgumentError("width", width, "must be above zero; 1.0 is the paper's size")
+    model = MODELS[name](input_shape, num_classes, width=width, rngs=nnx.Rngs(seed))
+    fields.setdefault("targets", type(model).targets)
+    return Classifier.from_nnx(model, input_shape=input_shape, num_classes=num_classes, **fields)

@@ -1,0 +1,185 @@
+"""Select: from the importance of each parameter to the set that is to be edited.
+
+Ratios and thresholds are kept as logarithms: sensitivities span dozens of orders of magnitude, and
+neither their ratio nor alpha need be representable in float32.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ignpx.errors import InvalidArgumentError
+
+PyTree = Any
+
+
+def log_ratio(forget: PyTree, retain: PyTree) -> PyTree:
+    """`log(S_forget / S_retain)` for each parameter, float32.
+
+    A parameter to which only the forget set is sensitive gets +inf (every alpha selects it), one to
+    which the forget set is not sensitive gets -inf (no alpha does), even if the retain set is not
+    sensitive to it either.
+
+    Args:
+      forget: pytree of non-negative sensitivities.
+      retain: pytree of the same structure.
+    """
+
+    def leaf(f: jax.Array, r: jax.Array) -> jax.Array:
+        # Where f is 0 the difference is -inf, or nan if r is 0 as well.
+        return jnp.where(f > 0, jnp.log(f) - jnp.log(r), -jnp.inf)
+
+    return jax.tree.map(leaf, forget, retain)
+
+
+def mask(log_ratios: PyTree, log_alpha: jax.Array) -> PyTree:
+    """`S_forget > alpha * S_retain` for each parameter (Equation 5), as booleans."""
+    return jax.tree.map(lambda ratio: ratio > log_alpha, log_ratios)
+
+
+def count(masks: PyTree) -> jax.Array:
+    """The number of selected parameters, int32."""
+    return sum((jnp.sum(leaf, dtype=jnp.int32) for leaf in jax.tree.leaves(masks)), jnp.int32(0))
+
+
+class Calibration(NamedTuple):
+    """The outcome of `calibrate`.
+
+    Attributes:
+      log_alpha: natural logarithm of the threshold.
+      coverage: share of parameters that it selects.
+      passes: passes over the parameters that the search took.
+      converged: whether the coverage lies in the range that was asked for.
+      reachable: the nearest coverages below and above the middle of the range that an alpha
+        reaches, `(2,)`; twice the same where there is none on one side.
+    """
+
+    log_alpha: jax.Array
+    coverage: jax.Array
+    passes: jax.Array
+    converged: jax.Array
+    reachable: jax.Array
+
+    @property
+    def alpha(self) -> jax.Array:
+        """The threshold itself; 0 or inf where float32 cannot hold it."""
+        return jnp.exp(self.log_alpha)
+
+
+class _Bracket(NamedTuple):
+    low: jax.Array  # selects at least the wanted number
+    high: jax.Array  # selects at most the wanted number
+    low_count: jax.Array
+    high_count: jax.Array
+    passes: jax.Array
+
+
+def calibrate(
+    log_ratios: PyTree,
+    coverage: tuple[float, float],
+    *,
+    total: int | None = None,
+    candidates: int = 63,
+    max_passes: int = 20,
+) -> Calibration:
+    """Finds the alpha at which the wanted share of the parameters is selected (Equation 6).
+
+    A bisection on log alpha that tries many candidates a pass and keeps the interval in which the
+    count crosses the middle of the range. It ends when the nearest count that any alpha reaches is
+    found, which makes alpha a function of the data alone: the quantile of the ratios at the middle
+    of the range.
+
+    Args:
+      log_ratios: see `log_ratio`; None leaves are not counted.
+      coverage: the range `(lowest, highest)` of the share to select, each in (0, 1].
+      total: what the share is of; by default the number of parameters in `log_ratios`.
+      candidates: thresholds tried in one pass; each pass narrows the interval by one more than it.
+      max_passes: a bound for data without any structure to find.
+
+    Returns:
+      See `Calibration`; `converged` is False if no alpha reaches the range, which happens when many
+      parameters tie or when more than the highest share have a retain sensitivity of zero.
+    """
+    leaves = [leaf.ravel() for leaf in jax.tree.leaves(log_ratios)]
+    total = sum(leaf.size for leaf in leaves) if total is None else total
+    wanted = (coverage[0] + coverage[1]) / 2 * total
+
+    def counts(thresholds: jax.Array) -> jax.Array:
+        # One fused pass over each leaf: nothing of size (thresholds, parameters) is stored.
+        return sum(
+            (jnp.sum(leaf > thresholds[:, None], axis=1, dtype=jnp.int32) for leaf in leaves),
+            jnp.zeros(thresholds.shape, jnp.int32),
+        )
+
+    finite = [jnp.isfinite(leaf) for leaf in leaves]
+    smallest = jnp.min(
+        jnp.stack([jnp.min(r, where=f, initial=jnp.inf) for r, f in zip(leaves, finite, strict=True)])
+    )
+    largest = jnp.max(
+        jnp.stack([jnp.max(r, where=f, initial=-jnp.inf) for r, f in zip(leaves, finite, strict=True)])
+    )
+    any_finite = smallest <= largest
+    low = jnp.where(any_finite, jnp.nextafter(smallest, -jnp.inf), 0.0)
+    high = jnp.where(any_finite, largest, 0.0)
+    ends = counts(jnp.stack([low, high]))
+
+    def unfinished(bracket: _Bracket) -> jax.Array:
+        errors = jnp.abs(jnp.stack([bracket.low_count, bracket.high_count]) - wanted)
+        divisible = jnp.nextafter(bracket.low, jnp.inf) < bracket.high
+        crossing = (bracket.low_count > wanted) & (bracket.high_count < wanted)
+        return (jnp.min(errors) > 0.5) & divisible & crossing & (bracket.passes < max_passes)
+
+    def narrow(bracket: _Bracket) -> _Bracket:
+        steps = jnp.arange(1, candidates + 1) / (candidates + 1)
+        inner = bracket.low + (bracket.high - bracket.low) * steps
+        thresholds = jnp.concatenate([bracket.low[None], inner, bracket.high[None]])
+        selected = jnp.concatenate(
+            [bracket.low_count[None], counts(inner), bracket.high_count[None]]
+        )
+        # The last threshold that selects enough, and its neighbour, which selects too few.
+        index = jnp.clip(jnp.sum(selected >= wanted) - 1, 0, candidates)
+        return _Bracket(
+            thresholds[index],
+            thresholds[index + 1],
+            selected[index],
+            selected[index + 1],
+            bracket.passes + 1,
+        )
+
+    first = _Bracket(low, high, ends[0], ends[1], jnp.int32(1))
+    bracket = jax.lax.while_loop(unfinished, narrow, first)
+    # Where even the largest alpha selects too many, or the smallest too few, that end is all there
+    # is to report.
+    below = jnp.where(bracket.low_count < wanted, bracket.low_count, bracket.high_count)
+    above = jnp.where(bracket.high_count > wanted, bracket.high_count, bracket.low_count)
+    # Ties go to the smaller selection.
+    use_low = jnp.abs(bracket.low_count - wanted) < jnp.abs(bracket.high_count - wanted)
+    chosen = jnp.where(use_low, bracket.low_count, bracket.high_count)
+    reached = chosen.astype(jnp.float32) / total
+    return Calibration(
+        log_alpha=jnp.where(use_low, bracket.low, bracket.high),
+        coverage=reached,
+        passes=bracket.passes,
+        converged=(chosen >= coverage[0] * total) & (chosen <= coverage[1] * total),
+        reachable=jnp.stack([below, above]).astype(jnp.float32) / total,
+    )
+
+
+def check_coverage(coverage: tuple[float, float]) -> tuple[float, float]:
+    """The range itself, if it is one.
+
+    Raises:
+      InvalidArgumentError: if it is not a pair of numbers `0 < lowest < highest < 1`.
+    """
+    try:
+        lowest, highest = (float(bound) for bound in coverage)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            "coverage", coverage, "give two shares of the parameters, such as (0.04, 0.05)"
+        ) from error
+    if not 0 < lowest < highest < 1:
+        raise InvalidArgumentError(
+            "coverage", coverage, "needs 0 < lowest < highest < 1; the paper's is (0.04, 0.05)"
+        )
+    return lowest, highest

@@ -1,0 +1,72 @@
+"""Which parameters a method may edit: patterns over parameter paths.
+
+A path joins the keys of a leaf by slashes, `conv2/kernel`. A pattern is a regular expression that
+matches a path from its start up to a slash or its end: `conv2` matches `conv2/kernel` but not
+`conv21/kernel`, and `layer[34]` or `.*/kernel` do what they look like.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from ignpx.errors import InvalidArgumentError
+
+PyTree = Any
+
+
+def paths(params: PyTree) -> list[str]:
+    """The path of every leaf, in the order of `jax.tree.leaves`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def partition(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
+    """Splits parameters into those that a pattern matches and the rest.
+
+    Args:
+      params: a pytree of arrays.
+      patterns: regular expressions, see the module's docstring.
+
+    Returns:
+      Two pytrees of the same structure, with None in place of what went into the other one.
+
+    Raises:
+      InvalidArgumentError: if a pattern is not a regular expression, or matches nothing.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    names = paths(params)
+    chosen = [False] * len(leaves)
+    for pattern in patterns:
+        try:
+            expression = re.compile(f"(?:{pattern})(?:/.*)?")
+        except re.error as error:
+            raise InvalidArgumentError(
+                "targets", pattern, f"is not a regular expression: {error}"
+            ) from error
+        matches = [expression.fullmatch(name) is not None for name in names]
+        if not any(matches):
+            raise InvalidArgumentError(
+                "targets", pattern, f"matches no parameter; there are {', '.join(names)}"
+            )
+        chosen = [before or now for before, now in zip(chosen, matches, strict=True)]
+    if not any(chosen):
+        raise InvalidArgumentError("targets", tuple(patterns), "name at least one pattern")
+    pairs = list(zip(leaves, chosen, strict=True))
+    return (
+        structure.unflatten([leaf if keep else None for leaf, keep in pairs]),
+        structure.unflatten([None if keep else leaf for leaf, keep in pairs]),
+    )
+
+
+def combine(chosen: PyTree, rest: PyTree) -> PyTree:
+    """The inverse of `partition`."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, chosen, rest, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def size(params: PyTree) -> int:
+    """The number of scalars in a pytree of arrays; None counts nothing."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,176 @@
+"""What to forget, what a method may see, and the call that holds the method to it."""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ignpx import targets
+from ignpx.classifier import Classifier, Samples
+from ignpx.errors import InvalidArgumentError, UnlearningError
+
+
+class Sees(enum.Flag):
+    """The real data that a method is given."""
+
+    NOTHING = 0
+    FORGET = enum.auto()
+    RETAIN = enum.auto()
+    BOTH = FORGET | RETAIN
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to forget, and the data that comes with the request.
+
+    The classes are masks rather than lists, so that a request is a pytree of arrays of fixed
+    shapes and a method can be mapped over it: `jax.vmap` over `jnp.eye(num_classes, dtype=bool)`
+    forgets each class in turn.
+
+    Attributes:
+      forget: `(num_classes,)` bool, the classes to forget.
+      retain: `(num_classes,)` bool, the classes to keep. A class in neither is one that the model
+        has forgotten before.
+      forget_data: samples of what is to be forgotten, or None.
+      retain_data: samples of what is to be kept, or None.
+    """
+
+    forget: jax.Array
+    retain: jax.Array
+    forget_data: Samples | None = None
+    retain_data: Samples | None = None
+
+    @classmethod
+    def classes(
+        cls,
+        forget: Sequence[int],
+        num_classes: int,
+        *,
+        forgotten: Sequence[int] = (),
+        forget_data: Samples | None = None,
+        retain_data: Samples | None = None,
+    ) -> "Request":
+        """A request to forget whole classes.
+
+        Args:
+          forget: class ids, each once.
+          num_classes: of the classifier.
+          forgotten: class ids that the model has forgotten already.
+          forget_data: see the class.
+          retain_data: see the class.
+
+        Raises:
+          InvalidArgumentError: if a class is unknown, repeated or already forgotten, or if no class
+            would be left.
+        """
+        forget, forgotten = list(forget), list(forgotten)
+        for name, ids in (("forget", forget), ("forgotten", forgotten)):
+            for index in ids:
+                if not 0 <= index < num_classes:
+                    raise InvalidArgumentError(
+                        name, index, f"is not a class; the classes are 0 to {num_classes - 1}"
+                    )
+        if not forget:
+            raise InvalidArgumentError("forget", forget, "name at least one class")
+        if len(set(forget)) < len(forget):
+            raise InvalidArgumentError("forget", forget, "names a class twice; name each once")
+        if again := sorted(set(forget) & set(forgotten)):
+            raise InvalidArgumentError(
+                "forget", forget, f"the model has already forgotten {again}; name other classes"
+            )
+        if len(set(forget) | set(forgotten)) == num_classes:
+            raise InvalidArgumentError(
+                "forget", forget, "leaves no class to retain; a model of nothing needs no unlearning"
+            )
+        mask = np.zeros((2, num_classes), bool)
+        mask[0, forget] = True
+        mask[1] = True
+        mask[1, forget + forgotten] = False
+        return cls(jnp.asarray(mask[0]), jnp.asarray(mask[1]), forget_data, retain_data)
+
+    def granted(self, sees: Sees) -> "Request":
+        """The request with only the data that a method which `sees` this much is given.
+
+        Raises:
+          InvalidArgumentError: if the method needs data that the request does not carry.
+        """
+        granted = {}
+        for name, part in (("forget_data", Sees.FORGET), ("retain_data", Sees.RETAIN)):
+            data = getattr(self, name)
+            if part in sees and data is None:
+                raise InvalidArgumentError(
+                    name, None, "the method needs these samples; put them into the request"
+                )
+            granted[name] = data if part in sees else None
+        return dataclasses.replace(self, **granted)
+
+
+class Info(Protocol):
+    """Diagnostics of a method: a NamedTuple of arrays that can judge itself."""
+
+    def check(self, request: Request) -> None:
+        """Raises `UnlearningError` with the figures if the method failed; warns of doubts."""
+
+
+class Unlearner(NamedTuple):
+    """A method with its hyperparameters settled, as built by a factory such as `methods.ignp`.
+
+    Attributes:
+      sees: the real data that it is given; a data-free method sees `Sees.NOTHING`.
+      unlearn: a pure function `(classifier, request, key) -> (classifier, info)`. It leaves its
+        arguments alone, and says in `info` whether it succeeded.
+    """
+
+    sees: Sees
+    unlearn: Callable[[Classifier, Request, jax.Array], tuple[Classifier, Any]]
+
+
+def unlearn(
+    unlearner: Unlearner, classifier: Classifier, request: Request, key: jax.Array
+) -> tuple[Classifier, Any]:
+    """Runs a method on nothing but what it may see, and turns its failures into exceptions.
+
+    Args:
+      unlearner: the method.
+      classifier: the model; unchanged.
+      request: what to forget; data that the method does not declare is withheld.
+      key: PRNG key; the same key gives the same result, to the bit, on one device.
+
+    Returns:
+      The classifier that has forgotten, and the method's diagnostics.
+
+    Raises:
+      InvalidArgumentError: if the classifier has parameters that are not finite, or the request
+        does not fit it or lacks data.
+      UnlearningError: if the method failed; the message has the figures.
+    """
+    if request.forget.shape != (classifier.num_classes,):
+        raise InvalidArgumentError(
+            "request",
+            request.forget.shape,
+            f"is for another number of classes; the classifier has {classifier.num_classes}",
+        )
+    if broken := _not_finite(classifier):
+        raise InvalidArgumentError(
+            "classifier", broken, "has values that are not finite; restore a sound checkpoint"
+        )
+    edited, info = unlearner.unlearn(classifier, request.granted(unlearner.sees), key)
+    info.check(request)
+    if broken := _not_finite(edited):
+        raise UnlearningError(f"the edited parameters are not finite: {broken}")
+    return edited, info
+
+
+def _not_finite(classifier: Classifier) -> list[str]:
+    trees = {"params": classifier.params, "state": classifier.state}
+    leaves = [
+        leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.zeros(())
+        for leaf in jax.tree.leaves(trees)
+    ]
+    finite = jax.device_get([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    return [name for name, good in zip(targets.paths(trees), finite, strict=True) if not good]
