@@ -92,7 +92,7 @@ def load(
             config = checkpointer.restore(
                 path, ocp.args.Composite(config=ocp.args.JsonRestore())
             ).config
-        except (FileNotFoundError, ValueError, KeyError, OSError) as error:
+        except Exception as error:  # Orbax and TensorStore raise many kinds, bare ones among them
             raise InvalidArgumentError(
                 "directory", str(directory), f"is not a complete checkpoint ({_first_line(error)})"
             ) from error
@@ -103,7 +103,7 @@ def load(
                 path,
                 ocp.args.Composite(arrays=ocp.args.StandardRestore(_abstract(_arrays(like)))),
             ).arrays
-        except (FileNotFoundError, ValueError, KeyError, OSError) as error:
+        except Exception as error:
             raise InvalidArgumentError(
                 "directory",
                 str(directory),
@@ -167,4 +167,4 @@ def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Class
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

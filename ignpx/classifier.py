@@ -1,7 +1,6 @@
 """`Classifier`: the handle that every function of the library takes and returns."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ignpx.adapters import FunctionApply, LinenApply, NnxApply, NormStatistics
 from ignpx.errors import InvalidArgumentError
 
 PyTree = Any
@@ -31,6 +31,9 @@ class Apply(Protocol):
 
     With `train=False` the running statistics are used and `state` is returned as it came. With
     `train=True` batch statistics are used and the returned state is the updated one.
+
+    It may have a method `norm_statistics(params, state, inputs)` besides, which
+    `Classifier.norm_statistics` then calls.
     """
 
     def __call__(
@@ -74,6 +77,14 @@ class Classifier:
         """Logits `(N, num_classes)` of preprocessed inputs `(N, *input_shape)`, evaluation mode."""
         return self.apply(self.params, self.state, inputs, train=False)[0]
 
+    def norm_statistics(self, inputs: jax.Array) -> list[NormStatistics]:
+        """What each batch-norm layer sees of a batch in evaluation mode, beside what it remembers.
+
+        Empty for models without batch norm.
+        """
+        observe = getattr(self.apply, "norm_statistics", None)
+        return [] if observe is None else observe(self.params, self.state, inputs)
+
     def replace(self, **changes: Any) -> "Classifier":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -93,7 +104,7 @@ class Classifier:
         handle = cls(
             params=nnx.to_pure_dict(params),
             state=nnx.to_pure_dict(state),
-            apply=_NnxApply(graphdef),
+            apply=NnxApply(graphdef),
             **fields,
         )
         return validated(handle)
@@ -114,7 +125,7 @@ class Classifier:
           InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
         """
         state = {name: value for name, value in variables.items() if name != "params"}
-        handle = cls(params=variables["params"], state=state, apply=_LinenApply(module), **fields)
+        handle = cls(params=variables["params"], state=state, apply=LinenApply(module), **fields)
         return validated(handle)
 
     @classmethod
@@ -131,7 +142,7 @@ class Classifier:
         Raises:
           InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
         """
-        return validated(cls(params=params, state={}, apply=_FunctionApply(function), **fields))
+        return validated(cls(params=params, state={}, apply=FunctionApply(function), **fields))
 
 
 def validated(classifier: Classifier) -> Classifier:
@@ -161,53 +172,3 @@ def validated(classifier: Classifier) -> Classifier:
             "give num_classes the width of its last layer",
         )
     return classifier
-
-
-# The adapters are frozen dataclasses rather than closures so that two handles on the same
-# architecture compare equal and share one compilation.
-
-
-@dataclasses.dataclass(frozen=True)
-class _NnxApply:
-    graphdef: Any
-
-    def __call__(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(state))
-        if not train:
-            model.eval()
-            return model(inputs), state
-        model.train()
-        logits = model(inputs)
-        return logits, nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
-
-
-@dataclasses.dataclass(frozen=True)
-class _LinenApply:
-    module: Any
-
-    def __call__(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        arguments = inspect.signature(type(self.module).__call__).parameters
-        mode = {name: train for name in ("train", "training", "is_training") if name in arguments}
-        mode |= {
-            name: not train
-            for name in ("deterministic", "use_running_average")
-            if name in arguments
-        }
-        variables = {"params": params, **state}
-        if not train:
-            return self.module.apply(variables, inputs, **mode), state
-        return self.module.apply(variables, inputs, mutable=list(state), **mode)
-
-
-@dataclasses.dataclass(frozen=True)
-class _FunctionApply:
-    function: Callable[[PyTree, jax.Array], jax.Array]
-
-    def __call__(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        return self.function(params, inputs), state

@@ -117,39 +117,17 @@ def batch_statistics(weight: float = 1.0) -> Term:
 
     `sum over layers of |mean - running mean|_2 + |variance - running variance|_2`, over one joint
     batch of all classes. It is what makes the inputs of a batch-norm model resemble its data: the
-    running statistics are all that such a model remembers of them. Zero for models without state.
+    running statistics are all that such a model remembers of them. Zero for models without any.
 
-    Any model serves, whatever it is written in: a training pass moves each running statistic r to
-    `m r + (1 - m) b` with the batch's b, so that b - r is the movement divided by 1 - m. The decay
-    m is read off two passes that start from statistics of zero and of one.
+    The norms are those of the paper, not squared; the model is in evaluation mode.
     """
 
     def term(view: View) -> jax.Array:
-        classifier = view.classifier
         inputs = view.inputs.reshape(-1, *view.inputs.shape[2:])
-        one = jax.lax.stop_gradient(inputs[:1])
-
-        def moved(state: PyTree, inputs: jax.Array) -> list[jax.Array]:
-            after = classifier.apply(classifier.params, state, inputs, train=True)[1]
-            return _floating(after)
-
-        zeros, ones = (
-            jax.tree.map(lambda leaf, fill=fill: jnp.full_like(leaf, fill), classifier.state)
-            for fill in (0, 1)
-        )
         distance = jnp.float32(0.0)
-        for before, after, at_zero, at_one in zip(
-            _floating(classifier.state),
-            moved(classifier.state, inputs),
-            moved(zeros, one),
-            moved(ones, one),
-            strict=True,
-        ):
-            rate = 1.0 - jnp.mean(at_one - at_zero)
-            # State that a training pass leaves alone is not a running statistic.
-            running = rate > 1e-6
-            difference = (after - before) / jnp.where(running, rate, 1.0)
-            distance += jnp.where(running, _norm(difference), 0.0)
+        for layer in view.classifier.norm_statistics(inputs):
+            distance += _norm(layer.mean - layer.running_mean)
+            distance += _norm(layer.variance - layer.running_variance)
         return weight * distance
 
     return term
@@ -257,11 +235,6 @@ def _roughness(inputs: jax.Array) -> jax.Array:
         return jnp.full(inputs.shape[0], jnp.nan)
     # Two differences of two normal values each, of mean 2 / sqrt(pi).
     return _neighbour_differences(inputs) / (4.0 / jnp.sqrt(jnp.pi))
-
-
-def _floating(tree: PyTree) -> list[jax.Array]:
-    leaves = jax.tree.leaves(tree)
-    return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
 def _norm(values: jax.Array) -> jax.Array:

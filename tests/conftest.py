@@ -1,0 +1,53 @@
+"""Shared fixtures: small classifiers that train in seconds, and the real data where it is."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ignpx import Classifier, data, models, training
+from ignpx.config import Recipe
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Splits:
+    return data.load_splits("digits")
+
+
+@pytest.fixture(scope="session")
+def trained(digits: data.Splits) -> Classifier:
+    """LeNet on the embedded digits, a few seconds of training."""
+    fresh = models.create(
+        "lenet", input_shape=(32, 32, 1), num_classes=10, preprocess=digits.preprocess
+    )
+    recipe = Recipe(epochs=15, batch_size=64, optimizer="adam", learning_rate=2e-3)
+    return training.train(fresh, digits.train, digits.validation, recipe, seed=0)
+
+
+@pytest.fixture(scope="session")
+def mlp() -> Classifier:
+    """A plain function on vectors: nothing of ours inside, a few hundred parameters."""
+    rng = np.random.default_rng(0)
+    shapes = {"hidden": (6, 16), "out": (16, 4)}
+    params = {
+        name: {"w": jnp.asarray(rng.normal(size=shape), jnp.float32), "b": jnp.zeros(shape[1])}
+        for name, shape in shapes.items()
+    }
+
+    def forward(params: dict, x: jax.Array) -> jax.Array:
+        hidden = jnp.tanh(x @ params["hidden"]["w"] + params["hidden"]["b"])
+        return hidden @ params["out"]["w"] + params["out"]["b"]
+
+    return Classifier.from_function(forward, params, input_shape=(6,), num_classes=4)
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> str:
+    """The TFDS directory with real data. Unset: the tests that need it are skipped. Set: they run,
+    and fail if it cannot be read."""
+    directory = os.environ.get("TFDS_DATA_DIR")
+    if not directory:
+        pytest.skip("real data: set TFDS_DATA_DIR")
+    return directory

@@ -1,0 +1,220 @@
+"""The command line on the embedded digits: what it writes, and what it says to bad input."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from ignpx import checkpoint, cli
+
+CONFIG = """
+dataset: {name: digits}
+model: {name: lenet}
+training: {epochs: 12, batch_size: 64, optimizer: adam, learning_rate: 2.0e-3}
+"""
+QUICK = ["--set", "samples=10", "--set", "steps=100", "--set", "held_out=4"]
+
+
+def run(*arguments):
+    """Runs the entry point as a shell does; returns the exit status and all that was printed."""
+    with pytest.MonkeyPatch.context() as patch, CliRunner().isolation() as streams:
+        patch.setattr("sys.argv", ["ignpx", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(cli.console, "_file", None)
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        printed = b"".join(stream.getvalue() for stream in streams[:2]).decode()
+    return status, printed
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli")
+    (root / "digits.yaml").write_text(CONFIG)
+    status, printed = run("train", root / "digits.yaml", "--workdir", root / "run")
+    assert status == 0, printed
+    assert "test accuracy" in printed
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def forgotten_run(trained_run):
+    out = trained_run.with_name("without_0")
+    status, printed = run("unlearn", trained_run, "--forget", 0, "--workdir", out, *QUICK)
+    assert status == 0, printed
+    return out
+
+
+def test_train_leaves_a_run(trained_run):
+    assert sorted(p.name for p in trained_run.iterdir()) == [
+        "checkpoint",
+        "config.json",
+        "epochs.jsonl",
+        "metrics.json",
+    ]
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    assert metrics["test_accuracy"] > 0.9
+    assert len((trained_run / "epochs.jsonl").read_text().splitlines()) == 12
+
+
+def test_unlearn_leaves_a_run(forgotten_run):
+    assert sorted(p.name for p in forgotten_run.iterdir()) == [
+        "checkpoint",
+        "class_accuracies.png",
+        "config.json",
+        "metrics.json",
+        "prototypes.png",
+    ]
+    metrics = json.loads((forgotten_run / "metrics.json").read_text())
+    assert metrics["forget_accuracy_before"] > 0.9
+    assert metrics["forget_accuracy_after"] == 0.0
+    assert metrics["retain_accuracy_after"] > metrics["retain_accuracy_before"] - 0.03
+    # Fractions of exact counts.
+    tested = metrics["test_samples_by_class"]
+    correct = metrics["retain_accuracy_before"] * sum(tested[1:])
+    assert correct == pytest.approx(round(correct), abs=1e-9)
+    assert metrics["alpha"] == pytest.approx(10 ** metrics["log10_alpha"], rel=1e-4)
+    assert set(metrics["seconds"]) >= {
+        "compile",
+        "synthesis",
+        "sensitivity",
+        "calibration",
+        "dampening",
+        "evaluation",
+    }
+
+
+def test_in_sequence(forgotten_run):
+    out = forgotten_run.with_name("without_0_and_6")
+    # The run itself says what it has forgotten before.
+    status, printed = run("unlearn", forgotten_run, "--forget", 6, "--workdir", out, *QUICK)
+    assert status == 0, printed
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["forgotten_before"] == [0]
+    assert metrics["accuracy_by_class_after"][0] == 0.0
+    assert metrics["accuracy_by_class_after"][6] == 0.0
+    _, config = checkpoint.load(out / "checkpoint")
+    assert config["forgotten"] == [0, 6]
+    assert [step["forget"] for step in config["unlearning"]] == [[0], [6]]
+    status, printed = run("unlearn", out, "--forget", 0, "--workdir", out.with_name("x"), *QUICK)
+    assert status == 2
+    assert "already forgotten" in printed
+
+
+def test_unlearning_opens_no_dataset(trained_run, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("opened a dataset")
+
+    monkeypatch.setattr("ignpx.data.load", refuse)
+    monkeypatch.setattr("ignpx.data.describe", refuse)
+    out = tmp_path / "out"
+    status, printed = run(
+        "unlearn", trained_run, "--forget", 1, "--workdir", out, "--no-score", *QUICK
+    )
+    assert status == 0, printed
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert "evaluation" not in metrics["seconds"]
+    assert "retain_accuracy_after" not in metrics
+
+
+BAD = {
+    "an unknown class": (["--forget", "12"], "forget=12: is not a class; the classes are 0 to 9"),
+    "all classes": ([f for c in range(10) for f in ("--forget", str(c))], "leaves no class"),
+    "a repeated class": (["--forget", "1", "--forget", "1"], "names a class twice"),
+    "an empty range": (["--forget", "1", "--set", "coverage=[0.5, 0.4]"], "coverage="),
+    "a range outside": (["--forget", "1", "--set", "coverage=[0.5, 1.4]"], "coverage="),
+    "no range": (["--forget", "1", "--set", "coverage=much"], "coverage="),
+    "no strength": (["--forget", "1", "--set", "strength=0"], "strength=0"),
+    "a strength that is a word": (["--forget", "1", "--set", "strength=ten"], "strength"),
+    "a pattern of nothing": (["--forget", "1", "--set", "targets=[conv7]"], "conv7"),
+    "an unknown setting": (["--forget", "1", "--set", "strenght=3"], "did you mean strength"),
+    "an unknown method": (["--forget", "1", "--method", "ingp"], "did you mean ignp"),
+    "no class at all": ([], "forget"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, trained_run, tmp_path):
+    arguments, said = BAD[case]
+    out = tmp_path / "out"
+    status, printed = run("unlearn", trained_run, "--workdir", out, *arguments)
+    assert status == 2, printed
+    assert said in printed
+    assert "Traceback" not in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_directories(trained_run, forgotten_run, tmp_path):
+    arguments = ["--forget", 1, "--workdir"]
+    status, printed = run("unlearn", tmp_path / "nothing", *arguments, tmp_path / "out")
+    assert (status, "holds no checkpoint" in printed) == (2, True)
+    half = tmp_path / "half"
+    shutil.copytree(trained_run, half)
+    shutil.rmtree(half / "checkpoint" / "arrays")
+    status, printed = run("unlearn", half, *arguments, tmp_path / "out")
+    assert (status, "directory=" in printed) == (2, True)
+    before = (forgotten_run / "metrics.json").read_bytes()
+    status, printed = run("unlearn", trained_run, *arguments, forgotten_run)
+    assert (status, "holds a run already" in printed) == (2, True)
+    assert (forgotten_run / "metrics.json").read_bytes() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    status, printed = run("unlearn", trained_run, *arguments, tmp_path / "mine", "--overwrite")
+    assert (status, "not a run" in printed) == (2, True)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+    assert not (tmp_path / "out").exists()
+
+
+def test_overwrite_when_told_to(trained_run, tmp_path):
+    out = tmp_path / "out"
+    for seed in (0, 1):
+        status, printed = run(
+            "unlearn", trained_run, "--forget", 2, "--workdir", out, "--no-score",
+            "--seed", seed, "--overwrite", *QUICK,
+        )  # fmt: skip
+        assert status == 0, printed
+    assert json.loads((out / "metrics.json").read_text())["seed"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_train_refuses(trained_run, tmp_path):
+    config = trained_run.with_name("digits.yaml")
+    status, printed = run("train", config, "--workdir", trained_run)
+    assert (status, "holds a run already" in printed) == (2, True)
+    status, printed = run("train", tmp_path / "no.yaml", "--workdir", tmp_path / "run")
+    assert (status, "no such file" in printed) == (2, True)
+    status, printed = run(
+        "train", config, "--workdir", tmp_path / "run", "--set", "dataset.name=mnits",
+        "--data-dir", tmp_path,
+    )  # fmt: skip
+    assert (status, "dataset='mnits'" in printed) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_resumes_and_refuses_another_config(trained_run, tmp_path):
+    config = trained_run.with_name("digits.yaml")
+    unfinished = tmp_path / "run"
+    shutil.copytree(trained_run, unfinished)
+    shutil.rmtree(unfinished / "checkpoint")
+    status, printed = run("train", config, "--workdir", unfinished, "--set", "seed=5")
+    assert (status, "unfinished run of another config" in printed) == (2, True)
+    status, printed = run("train", config, "--workdir", unfinished)
+    assert status == 0, printed
+    assert (unfinished / "checkpoint").is_dir()
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["unlearn"]])
+def test_help_on_every_option(command):
+    status, printed = run(*command, "--help")
+    assert status in (0, 2)
+    assert "Traceback" not in printed
+    for line in printed.splitlines():
+        # An option line that ends after its type has no help text.
+        stripped = line.strip("│ ").rstrip()
+        if stripped.startswith(("--", "*")) and "--help" not in stripped:
+            assert len(stripped.split("  ")) > 1, line

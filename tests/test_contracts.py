@@ -1,0 +1,165 @@
+"""What every method promises. A new method is held to it by being in `METHODS`, plus one line in
+`QUICK` with settings that make it run in seconds."""
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+import ignpx
+from ignpx import Classifier, Request, Samples, Sees, targets
+from ignpx.methods import METHODS
+
+QUICK = {
+    "ignp": {"samples": 4, "steps": 20, "held_out": 2, "coverage": (0.01, 0.3), "learning_rate": 0.3}
+}
+CLASSES = 4
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(1, 6, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.head = nnx.Linear(6 * 64, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.norm(self.conv(x))).reshape(len(x), -1))
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x, train: bool):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Conv(6, (3, 3), name="conv")(x))
+        return linen.Dense(CLASSES, name="head")(linen.relu(x).reshape(len(x), -1))
+
+
+def plain_function(params, x):
+    hidden = jnp.tanh(x.reshape(len(x), -1) @ params["conv"])
+    return hidden @ params["head"]
+
+
+def build(kind, **fields):
+    fields = {"input_shape": (8, 8, 1), "num_classes": CLASSES, "targets": ("head",), **fields}
+    if kind == "nnx":
+        return Classifier.from_nnx(NnxNet(nnx.Rngs(0)), **fields)
+    if kind == "linen":
+        module = LinenNet()
+        variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+        return Classifier.from_linen(module, variables, **fields)
+    keys = jax.random.split(jax.random.key(0))
+    params = {
+        "conv": jax.random.normal(keys[0], (64, 32)) / 8,
+        "head": jax.random.normal(keys[1], (32, CLASSES)),
+    }
+    return Classifier.from_function(plain_function, params, **fields)
+
+
+def samples(label):
+    images = jax.random.normal(jax.random.key(label), (6, 8, 8, 1))
+    return Samples(images, jnp.full(6, label, jnp.int32))
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return METHODS[request.param](**QUICK[request.param])
+
+
+@pytest.fixture(params=["nnx", "linen", "function"])
+def classifier(request):
+    return build(request.param)
+
+
+def request_for(*classes):
+    return Request.classes(classes, CLASSES, forget_data=samples(0), retain_data=samples(1))
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same_edit(before, expected, actual):
+    """Up to 2 % of the edit's length: another order of operations rounds differently, and moves a
+    parameter at the very threshold over it."""
+    flat = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (before, expected, actual)
+    ]
+    length = np.linalg.norm(flat[1] - flat[0])
+    assert length > 0
+    assert np.linalg.norm(flat[2] - flat[1]) < 0.02 * length
+
+
+@pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
+class TestContract:
+    def test_pure(self, method, classifier):
+        before = bits(classifier)
+        first, _ = ignpx.unlearn(method, classifier, request_for(0), jax.random.key(0))
+        again, _ = ignpx.unlearn(method, classifier, request_for(0), jax.random.key(0))
+        assert bits(classifier) == before
+        assert bits(first) == bits(again)
+        assert bits(first) != before
+
+    def test_honest(self, method, classifier):
+        """It is handed nothing but what it declares, and moves nothing but its targets."""
+        handed = []
+
+        def spy(classifier, request, key):
+            handed.append(request)
+            return method.unlearn(classifier, request, key)
+
+        spied = method._replace(unlearn=spy)
+        edited, _ = ignpx.unlearn(spied, classifier, request_for(1), jax.random.key(0))
+        assert (handed[0].forget_data is not None) == (Sees.FORGET in method.sees)
+        assert (handed[0].retain_data is not None) == (Sees.RETAIN in method.sees)
+        _, rest_before = targets.partition(classifier.params, classifier.targets)
+        _, rest_after = targets.partition(edited.params, classifier.targets)
+        assert bits(rest_after) == bits(rest_before)
+        assert bits(edited.state) == bits(classifier.state)
+
+    def test_compiled_once(self, method, classifier):
+        ignpx.unlearn(method, classifier, request_for(0), jax.random.key(0))
+        compilations = []
+
+        def listen(event, duration, **_):
+            if event.endswith("backend_compile_duration"):
+                compilations.append(event)
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            ignpx.unlearn(method, classifier, request_for(2), jax.random.key(5))
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+        assert compilations == []
+
+    def test_data_free_methods_run_under_jit_and_vmap(self, method, classifier):
+        if method.sees != Sees.NOTHING:
+            pytest.skip("sees data")
+        key = jax.random.key(0)
+        alone = [method.unlearn(classifier, request_for(c), key)[0] for c in range(CLASSES)]
+        jitted, _ = jax.jit(method.unlearn)(classifier, request_for(1).granted(method.sees), key)
+
+        def forget(classes):
+            return method.unlearn(classifier, Request(classes, ~classes), key)[0]
+
+        mapped = jax.vmap(forget)(jnp.eye(CLASSES, dtype=bool))
+        for c in range(CLASSES):
+            one = jax.tree.map(lambda leaf, c=c: leaf[c], mapped.params)
+            assert_same_edit(classifier.params, alone[c].params, one)
+        assert_same_edit(classifier.params, alone[1].params, jitted.params)
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    def test_finite_and_of_the_same_dtype(self, method, dtype):
+        classifier = build("function")
+        classifier = classifier.replace(
+            params=jax.tree.map(lambda p: p.astype(dtype), classifier.params)
+        )
+        edited, _ = ignpx.unlearn(method, classifier, request_for(3), jax.random.key(0))
+        for leaf in jax.tree.leaves(edited.params):
+            assert leaf.dtype == dtype
+            assert np.all(np.isfinite(np.asarray(leaf, np.float32)))
+
+
+def test_every_method_is_held_to_the_contract():
+    assert set(QUICK) == set(METHODS)

@@ -1,0 +1,109 @@
+"""Sensitivity against a Python loop over samples, one gradient at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ignpx import importance, models, targets
+
+
+def usual_loss(classifier, params, x, label):
+    logits = classifier.apply(params, classifier.state, x[None], train=False)[0]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label[None])[0]
+
+
+def loop_over_samples(classifier, inputs, labels, weights):
+    gradient = jax.jit(jax.grad(lambda p, x, y: usual_loss(classifier, p, x, y)))
+    total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), classifier.params)
+    for x, label, weight in zip(inputs, labels, weights, strict=True):
+        squares = jax.tree.map(
+            lambda g: np.asarray(g, np.float64) ** 2, gradient(classifier.params, x, label)
+        )
+        total = jax.tree.map(lambda t, s, w=float(weight): t + w * s, total, squares)
+    return total
+
+
+def assert_close(actual, expected):
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        # Relative to each element, with a floor far below what a selection can hang on.
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7 * np.max(e))
+
+
+SMALL = {
+    "lenet": ((32, 32, 1), 0.5),
+    "resnet9": ((8, 8, 3), 0.03),
+    "resnet18": ((16, 16, 3), 0.03),
+    "cifar_resnet18": ((8, 8, 3), 0.03),
+}
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_equals_a_loop_over_samples(name):
+    shape, width = SMALL[name]
+    classifier = models.create(name, input_shape=shape, num_classes=5, width=width)
+    inputs = jax.random.normal(jax.random.key(1), (7, *shape))
+    labels = jnp.arange(7) % 5
+    expected = loop_over_samples(classifier, inputs, labels, np.full(7, 1 / 7))
+    # Microbatches of 3 leave a remainder, 32 is more than there are.
+    for microbatch in (1, 3, 7, 32):
+        actual = importance.sensitivity(classifier, inputs, labels, microbatch=microbatch)
+        assert_close(actual, expected)
+
+
+def test_several_weightings_share_a_pass(mlp):
+    inputs = jax.random.normal(jax.random.key(0), (9, 6))
+    labels = jnp.arange(9) % 4
+    weights = jax.random.uniform(jax.random.key(1), (2, 9)) * (jnp.arange(9) != 4)
+    both = importance.sensitivity(mlp, inputs, labels, weights, microbatch=4)
+    for index in (0, 1):
+        one = jax.tree.map(lambda leaf, i=index: leaf[i], both)
+        assert_close(one, loop_over_samples(mlp, inputs, labels, weights[index]))
+
+
+def test_is_not_the_square_of_the_mean_gradient(mlp):
+    inputs = jax.random.normal(jax.random.key(0), (8, 6))
+    labels = jnp.zeros(8, jnp.int32)
+    per_sample = importance.sensitivity(mlp, inputs, labels)
+
+    def mean_loss(params):
+        return jnp.mean(jax.vmap(lambda x, y: usual_loss(mlp, params, x, y))(inputs, labels))
+
+    of_mean = jax.tree.map(jnp.square, jax.grad(mean_loss)(mlp.params))
+    for a, b in zip(jax.tree.leaves(per_sample), jax.tree.leaves(of_mean), strict=True):
+        assert np.all(np.asarray(a) >= np.asarray(b) * (1 - 1e-5))
+        assert np.mean(np.asarray(a)) > 1.2 * np.mean(np.asarray(b))
+
+
+def test_only_the_target_layers_are_weighed(mlp):
+    inputs = jax.random.normal(jax.random.key(0), (3, 6))
+    actual = importance.sensitivity(mlp, inputs, jnp.arange(3), patterns=("out",))
+    assert targets.paths(actual) == ["out/b", "out/w"]
+    everything = importance.sensitivity(mlp, inputs, jnp.arange(3))
+    np.testing.assert_allclose(actual["out"]["w"], everything["out"]["w"], rtol=1e-6)
+
+
+def test_half_precision_parameters_accumulate_in_float32(mlp):
+    half = mlp.replace(params=jax.tree.map(lambda p: p.astype(jnp.bfloat16), mlp.params))
+    inputs = jax.random.normal(jax.random.key(0), (64, 6))
+    actual = importance.sensitivity(half, inputs, jnp.arange(64) % 4, microbatch=1)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(actual))
+    # With bfloat16 sums, 64 terms of one size stop adding up after a few.
+    whole = importance.sensitivity(half, inputs, jnp.arange(64) % 4, microbatch=64)
+    np.testing.assert_allclose(actual["out"]["w"], whole["out"]["w"], rtol=1e-4)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples():
+    classifier = models.create("cifar_resnet18", input_shape=(32, 32, 3), num_classes=10)
+
+    def temporary_bytes(count):
+        inputs = jax.ShapeDtypeStruct((count, 32, 32, 3), jnp.float32)
+        labels = jax.ShapeDtypeStruct((count,), jnp.int32)
+        whole = jax.jit(
+            lambda c, x, y: importance.sensitivity(c, x, y, patterns=c.targets, microbatch=8)
+        )
+        analysis = whole.lower(classifier, inputs, labels).compile().memory_analysis()
+        return analysis.temp_size_in_bytes - inputs.size * 4
+
+    assert temporary_bytes(2000) <= 1.1 * temporary_bytes(200)

@@ -1,0 +1,47 @@
+"""Imports run one way: verbs know no method, methods no audit, nothing knows the command line."""
+
+import ast
+import pathlib
+
+import pytest
+
+import ignpx
+
+ROOT = pathlib.Path(ignpx.__file__).parent
+
+# From the ground up; a module may import from its own layer and from those below.
+LAYERS = [
+    ["errors"],
+    ["adapters", "losses", "targets", "loops", "stages"],
+    ["classifier"],
+    ["synthesis", "importance", "selection", "edits", "descent"],
+    ["unlearner", "models", "data"],
+    ["methods", "audit", "config", "checkpoint", "workdir", "pictures"],
+    ["training"],
+    ["runs"],
+    ["demo"],
+    ["cli"],
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+APART = {("methods", "audit"), ("audit", "methods"), ("models", "data"), ("data", "models")}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "ignpx":
+            for alias in node.names:
+                if (ROOT / f"{alias.name}.py").exists() or (ROOT / alias.name).is_dir():
+                    yield alias.name
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ignpx."):
+            yield node.module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    assert part in RANK, f"give {part} a layer"
+    for other in imported(path):
+        assert RANK[other] <= RANK[part], f"{part} imports {other} from a layer above"
+        assert (part, other) not in APART

@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ignpx import loops
+
+
+def step(operands, carry, index):
+    carry = jnp.sin(carry * operands) + index
+    return carry, {"value": carry, "index": index}
+
+
+@pytest.mark.parametrize("way", ["called", "jit", "vmap", "accelerator"])
+def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
+    expected = []
+    carry = np.float32(0.3)
+    for index in range(5):
+        carry = np.sin(carry * np.float32(1.7)) + np.float32(index)
+        expected.append(carry)
+
+    def run(start):
+        return loops.iterate(step, jnp.float32(1.7), start, 5)
+
+    if way == "accelerator":
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    start = jnp.float32(0.3)
+    if way == "jit":
+        last, outputs = jax.jit(run)(start)
+    elif way == "vmap":
+        last, outputs = jax.tree.map(lambda leaf: leaf[0], jax.vmap(run)(start[None]))
+    else:
+        last, outputs = run(start)
+    np.testing.assert_allclose(last, expected[-1], rtol=1e-5)
+    np.testing.assert_allclose(outputs["value"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(outputs["index"], np.arange(5))
+
+
+def test_under_jit_the_loop_is_rolled_even_if_nothing_in_it_is_traced():
+    def outer(x):
+        return x + loops.iterate(step, jnp.float32(1.7), jnp.float32(0.3), 50)[0]
+
+    assert "scan" in str(jax.make_jaxpr(outer)(1.0))

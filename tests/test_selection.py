@@ -1,0 +1,124 @@
+"""Calibration against sorting, and its behaviour where sorting has no answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ignpx import InvalidArgumentError, selection
+
+
+def ratios(seed=0, spread=10.0, shapes=((40, 30), (77,), (5, 5, 9))):
+    rng = np.random.default_rng(seed)
+    return {str(i): jnp.asarray(rng.normal(size=s) * spread, jnp.float32) for i, s in enumerate(shapes)}
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    spread=st.sampled_from([1e-6, 1e-2, 1.0, 30.0]),
+    low=st.floats(0.002, 0.8),
+    width=st.floats(0.002, 0.1),
+)
+def test_finds_the_exact_quantile(seed, spread, low, width):
+    tree = ratios(seed, spread)
+    values = np.sort(flat(tree))[::-1]
+    found = selection.calibrate(tree, (low, low + width))
+    wanted = (2 * low + width) / 2 * values.size
+    count = int(selection.count(selection.mask(tree, found.log_alpha)))
+    assert bool(found.converged)
+    # No other threshold gives a count nearer to the middle of the range, as float32 has it.
+    assert abs(count - wanted) <= 0.5 + 1e-3
+    assert float(found.coverage) == pytest.approx(count / values.size)
+    # The threshold lies between the smallest selected and the largest unselected ratio.
+    assert values[count] <= float(found.log_alpha) < values[count - 1]
+
+
+def test_mask_is_equation_5():
+    rng = np.random.default_rng(0)
+    forget, retain = (rng.lognormal(sigma=5, size=1000).astype(np.float32) for _ in range(2))
+    log_ratios = selection.log_ratio(forget, retain)
+    for alpha in (1e-5, 0.3, 1.0, 1e4):
+        expected = forget.astype(np.float64) > alpha * retain.astype(np.float64)
+        np.testing.assert_array_equal(selection.mask(log_ratios, np.log(alpha)), expected)
+
+
+def test_zero_sensitivities():
+    forget = jnp.asarray([0.0, 0.0, 1.0, 1e-30])
+    retain = jnp.asarray([0.0, 1.0, 0.0, 1e30])
+    log_ratios = selection.log_ratio(forget, retain)
+    np.testing.assert_array_equal(np.isposinf(log_ratios), [False, False, True, False])
+    np.testing.assert_array_equal(np.isneginf(log_ratios), [True, True, False, False])
+    assert float(log_ratios[3]) == pytest.approx(-60 * np.log(10), rel=1e-5)
+
+
+def test_sensitivities_from_1e_minus_30_to_1e30():
+    rng = np.random.default_rng(0)
+    forget, retain = (
+        jnp.asarray(10 ** rng.uniform(-30, 30, size=4000), jnp.float32) for _ in range(2)
+    )
+    found = selection.calibrate(selection.log_ratio(forget, retain), (0.04, 0.05))
+    assert bool(found.converged)
+    assert float(found.coverage) == pytest.approx(0.045)
+    assert int(found.passes) <= 8
+
+
+def test_ties_that_straddle_the_range_are_reported_with_what_can_be_reached():
+    tied = {"a": jnp.concatenate([jnp.full(10, 5.0), jnp.full(200, 2.0), jnp.full(790, 1.0)])}
+    found = selection.calibrate(tied, (0.04, 0.05))
+    assert not bool(found.converged)
+    np.testing.assert_allclose(found.reachable, [0.01, 0.21], rtol=1e-6)
+    assert float(found.coverage) == pytest.approx(0.01)
+
+
+def test_more_zero_retain_sensitivities_than_the_range_allows():
+    tree = {"a": jnp.concatenate([jnp.full(100, jnp.inf), jnp.arange(900.0)])}
+    found = selection.calibrate(tree, (0.04, 0.05))
+    assert not bool(found.converged)
+    np.testing.assert_allclose(found.reachable, [0.1, 0.1])
+
+
+def test_fewer_candidates_than_the_range_asks_for():
+    tree = {"a": jnp.concatenate([jnp.full(990, -jnp.inf), jnp.arange(10.0)])}
+    found = selection.calibrate(tree, (0.04, 0.05))
+    assert not bool(found.converged)
+    np.testing.assert_allclose(found.reachable, [0.01, 0.01])
+
+
+@pytest.mark.parametrize("value", [-jnp.inf, jnp.inf, 0.0])
+def test_all_equal(value):
+    found = selection.calibrate({"a": jnp.full(50, value)}, (0.04, 0.05))
+    assert not bool(found.converged)
+    assert np.isfinite(float(found.log_alpha))
+
+
+def test_coverage_of_a_larger_whole():
+    tree = ratios()
+    size = flat(tree).size
+    found = selection.calibrate(tree, (0.04, 0.05), total=2 * size)
+    assert float(found.coverage) == pytest.approx(0.045, abs=1e-3)
+    assert int(selection.count(selection.mask(tree, found.log_alpha))) == pytest.approx(0.09 * size, abs=1)
+
+
+def test_runs_under_jit_and_vmap():
+    trees = [ratios(seed, spread) for seed, spread in ((0, 1e-3), (1, 1.0), (2, 50.0))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    mapped = jax.jit(jax.vmap(lambda t: selection.calibrate(t, (0.1, 0.12))))(stacked)
+    for index, tree in enumerate(trees):
+        alone = selection.calibrate(tree, (0.1, 0.12))
+        assert float(mapped.log_alpha[index]) == float(alone.log_alpha)
+        assert float(mapped.coverage[index]) == float(alone.coverage)
+
+
+@pytest.mark.parametrize(
+    "coverage", [(0.05, 0.04), (0.04, 0.04), (0.0, 0.1), (0.5, 1.0), (-1, 0.5), 0.05, "auto", (1,)]
+)
+def test_bad_ranges(coverage):
+    with pytest.raises(InvalidArgumentError, match="coverage="):
+        selection.check_coverage(coverage)

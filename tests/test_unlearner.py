@@ -1,0 +1,177 @@
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ignpx
+from ignpx import (
+    InvalidArgumentError,
+    Request,
+    Sees,
+    Unlearner,
+    UnlearningError,
+    UnlearningWarning,
+    stages,
+)
+from ignpx.audit import count_correct
+from ignpx.methods import ignp
+
+QUICK = {"samples": 10, "steps": 100, "held_out": 4}
+
+
+def test_request_masks():
+    request = Request.classes([2, 0], 5, forgotten=[4])
+    assert request.forget.tolist() == [True, False, True, False, False]
+    assert request.retain.tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("forget", "forgotten", "said"),
+    [
+        ([5], [], "forget=5: is not a class; the classes are 0 to 4"),
+        ([-1], [], "forget=-1"),
+        ([1, 1], [], "names a class twice"),
+        ([], [], "at least one"),
+        ([0, 1, 2, 3, 4], [], "leaves no class"),
+        ([0, 1], [2, 3, 4], "leaves no class"),
+        ([3], [3], "already forgotten"),
+        ([1], [9], "forgotten=9"),
+    ],
+)
+def test_bad_requests(forget, forgotten, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        Request.classes(forget, 5, forgotten=forgotten)
+    assert said in str(caught.value)
+
+
+def test_data_that_a_method_needs_must_be_there(mlp):
+    needy = Unlearner(Sees.BOTH, lambda *_: pytest.fail("was run"))
+    with pytest.raises(InvalidArgumentError, match="forget_data=None"):
+        ignpx.unlearn(needy, mlp, Request.classes([0], 4), jax.random.key(0))
+
+
+def test_forgets_digits_without_data(trained, digits):
+    before = count_correct(trained, digits.test)
+    edited, info = ignpx.unlearn(
+        ignp(**QUICK), trained, Request.classes([6], 10), jax.random.key(0)
+    )
+    after = count_correct(edited, digits.test)
+    assert before.accuracy([6]) > 0.9
+    assert after.accuracy([6]) == 0.0
+    assert after.accuracy_without([6]) >= before.accuracy_without([6]) - 0.02
+    assert bool(info.calibration.converged)
+    assert info.held_out[6] == 0
+    assert int(sum(jax.tree.leaves(info.selected))) == round(float(info.calibration.coverage) * 61706)
+
+
+def test_several_classes_at_once_and_in_sequence(trained, digits):
+    method = ignp(**QUICK, coverage=(0.04, 0.06))
+    both, _ = ignpx.unlearn(method, trained, Request.classes([0, 6], 10), jax.random.key(0))
+    assert count_correct(both, digits.test).accuracy([0, 6]) == 0.0
+    first, _ = ignpx.unlearn(method, trained, Request.classes([6], 10), jax.random.key(0))
+    second, info = ignpx.unlearn(
+        method, first, Request.classes([0], 10, forgotten=[6]), jax.random.key(1)
+    )
+    counts = count_correct(second, digits.test)
+    assert counts.accuracy([0, 6]) == 0.0
+    assert counts.accuracy_without([0, 6]) > 0.85
+
+
+def test_a_forgotten_class_weighs_nothing(mlp):
+    """The sensitivities of a request in sequence are those without that class."""
+    method = ignp(samples=3, steps=5, held_out=1, coverage=(0.05, 0.9), learning_rate=0.5)
+    key = jax.random.key(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlearningWarning)
+        with_it, _ = method.unlearn(mlp, Request.classes([0], 4), key)
+        without, _ = method.unlearn(mlp, Request.classes([0], 4, forgotten=[2]), key)
+    assert np.any(np.asarray(with_it.params["out"]["w"]) != np.asarray(without.params["out"]["w"]))
+
+
+def test_constant_model_is_refused(mlp):
+    dead = mlp.replace(params=jax.tree.map(jnp.zeros_like, mlp.params))
+    with pytest.raises(UnlearningError, match="did not reach their class"):
+        ignpx.unlearn(ignp(**QUICK), dead, Request.classes([1], 4), jax.random.key(0))
+
+
+def test_unreachable_coverage_is_an_error_with_the_figures(mlp):
+    # One parameter of 180 is 0.6 %: no count lies within this range.
+    method = ignp(**QUICK, coverage=(0.0200, 0.0201))
+    with pytest.raises(UnlearningError, match=r"nearest that can be reached are .*%"):
+        ignpx.unlearn(method, mlp, Request.classes([0], 4), jax.random.key(0))
+
+
+def test_parameters_that_are_not_finite(mlp):
+    broken = mlp.replace(
+        params={**mlp.params, "out": {"w": mlp.params["out"]["w"] * jnp.nan, "b": jnp.zeros(4)}}
+    )
+    with pytest.raises(InvalidArgumentError, match="params/out/w"):
+        ignpx.unlearn(ignp(**QUICK), broken, Request.classes([0], 4), jax.random.key(0))
+
+
+def test_a_method_that_breaks_the_parameters_is_stopped(mlp):
+    class Fine:
+        def check(self, request):
+            pass
+
+    breaks = Unlearner(
+        Sees.NOTHING,
+        lambda c, *_: (c.replace(params=jax.tree.map(lambda p: p / 0, c.params)), Fine()),
+    )
+    with pytest.raises(UnlearningError, match="not finite"):
+        ignpx.unlearn(breaks, mlp, Request.classes([0], 4), jax.random.key(0))
+
+
+def test_a_request_for_another_number_of_classes(mlp):
+    with pytest.raises(InvalidArgumentError, match="classifier has 4"):
+        ignpx.unlearn(ignp(**QUICK), mlp, Request.classes([0], 5), jax.random.key(0))
+
+
+def test_the_plain_objective_says_that_its_prototypes_are_noise(trained):
+    plain = ignp(**QUICK, total_variation=0.0)
+    with pytest.warns(UnlearningWarning, match="as rough as noise"):
+        ignpx.unlearn(plain, trained, Request.classes([6], 10), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"coverage": (0.05, 0.04)}, "coverage="),
+        ({"coverage": (0.0, 0.1)}, "coverage="),
+        ({"strength": 0}, "strength=0"),
+        ({"strength": float("nan")}, "strength=nan"),
+        ({"learning_rate": -0.1}, "learning_rate=-0.1"),
+        ({"samples": 0}, "samples=0"),
+        ({"steps": 2.5}, "steps=2.5"),
+        ({"diversity": -1.0}, "diversity=-1.0"),
+        ({"coverage_of": "layer"}, "coverage_of='layer'"),
+        ({"optimizer": "adamm"}, "optimizer='adamm'"),
+    ],
+)
+def test_bad_settings(setting, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        ignp(**setting)
+    assert said in str(caught.value)
+
+
+def test_a_target_that_matches_nothing(trained):
+    with pytest.raises(InvalidArgumentError, match="targets='conv9'"):
+        ignpx.unlearn(
+            ignp(**QUICK, targets=("conv9",)), trained, Request.classes([0], 10), jax.random.key(0)
+        )
+
+
+def test_stages_are_timed_apart(mlp):
+    method = ignp(samples=3, steps=5, held_out=1, coverage=(0.01, 0.9), learning_rate=0.5)
+    request = Request.classes([0], 4)
+    names = {"compile", "synthesis", "sensitivity", "calibration", "dampening", "diagnosis"}
+    with stages.recording() as cold:
+        method.unlearn(mlp, request, jax.random.key(0))
+    with stages.recording() as warm:
+        method.unlearn(mlp, request, jax.random.key(1))
+    assert set(cold) == set(warm) == names
+    assert cold["compile"] > 0
+    assert warm["compile"] == 0
+    assert all(seconds >= 0 for seconds in (cold | warm).values())
