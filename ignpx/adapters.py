@@ -1,4 +1,4 @@
-"""Flax NNX modules, Linen modules and plain functions as pure functions of params, state and inputs.
+"""NNX modules, Linen modules and plain functions as pure functions of parameters and inputs.
 
 The adapters are frozen dataclasses rather than closures, so that two handles on the same
 architecture compare equal and share one compilation.

@@ -107,8 +107,7 @@ def load(
             raise InvalidArgumentError(
                 "directory",
                 str(directory),
-                f"is damaged, or holds another model than the one asked for "
-                f"({_first_line(error)})",
+                f"is damaged, or holds another model than the one asked for ({_first_line(error)})",
             ) from error
     return like.replace(params=arrays["params"], state=arrays["state"]), config
 

@@ -22,8 +22,8 @@ class Samples(NamedTuple):
       labels: `(N,)` int32 class ids.
     """
 
-    images: jax.Array
-    labels: jax.Array
+    images: Any  # numpy or JAX array
+    labels: Any
 
 
 class Apply(Protocol):

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ignpx import config as configuration
-from ignpx import runs
 from ignpx import demo as demonstration
+from ignpx import runs
 from ignpx.errors import IgnpxError
 from ignpx.methods import METHODS
 from ignpx.training import Progress as Epoch

@@ -1,5 +1,6 @@
 """Typed configurations, their YAML files, and overrides from the command line."""
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -125,10 +126,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         value = yaml.safe_load(text)
         if isinstance(value, str):
             # YAML 1.1 takes 1e-3 for text; everyone else takes it for a number.
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         values[name] = value
     return values
 

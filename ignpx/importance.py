@@ -90,16 +90,19 @@ def sensitivity(
     labels: jax.Array,
     weights: jax.Array | None = None,
     *,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     patterns: tuple[str, ...] = (".*",),
     microbatch: int = 32,
 ) -> PyTree:
-    """Mean squared per-sample gradient of the cross-entropy, in evaluation mode.
+    """Mean squared per-sample gradient of a loss, in evaluation mode.
 
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
       labels: `(N,)` class ids.
       weights: see `mean_squared_gradients`.
+      loss: maps logits `(num_classes,)` and a label to a scalar: `ignpx.losses.cross_entropy`, as
+        in Equations 3 and 4, or `negative_log_odds`, which weighs all samples alike.
       patterns: the target layers (see `ignpx.targets`); nothing else is differentiated.
       microbatch: see `mean_squared_gradients`.
 
@@ -108,7 +111,7 @@ def sensitivity(
     """
     chosen, rest = targets.partition(classifier.params, patterns)
     return mean_squared_gradients(
-        _sample_loss,
+        _sample_loss(loss),
         chosen,
         (inputs, labels),
         weights,
@@ -117,9 +120,13 @@ def sensitivity(
     )
 
 
-def _sample_loss(
-    chosen: PyTree, sample: tuple[jax.Array, jax.Array], frozen: Classifier
-) -> jax.Array:
-    x, label = sample
-    classifier = frozen.replace(params=targets.combine(chosen, frozen.params))
-    return cross_entropy(classifier.logits(x[None])[0], label)
+@functools.lru_cache(maxsize=64)
+def _sample_loss(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Loss:
+    def sample_loss(
+        chosen: PyTree, sample: tuple[jax.Array, jax.Array], frozen: Classifier
+    ) -> jax.Array:
+        x, label = sample
+        classifier = frozen.replace(params=targets.combine(chosen, frozen.params))
+        return loss(classifier.logits(x[None])[0], label)
+
+    return sample_loss

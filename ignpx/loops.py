@@ -19,9 +19,7 @@ Carry = TypeVar("Carry")
 Step = Callable[[PyTree, Carry, jax.Array], tuple[Carry, PyTree]]
 
 
-def iterate(
-    step: Step[Carry], operands: PyTree, carry: Carry, length: int
-) -> tuple[Carry, PyTree]:
+def iterate(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:
     """Applies a step repeatedly.
 
     Args:
@@ -39,7 +37,7 @@ def iterate(
     compiled = _compiled(step)
     outputs = []
     for index in range(length):
-        carry, output = compiled(operands, carry, index)
+        carry, output = compiled(operands, carry, jnp.int32(index))
         outputs.append(output)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 

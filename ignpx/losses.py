@@ -19,7 +19,22 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       `(...)`, in nats, in the dtype of `logits`.
     """
+    return jax.nn.softplus(negative_log_odds(logits, labels))
+
+
+def negative_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """`log((1 - p) / p)` of the probability p of the right class, sample by sample.
+
+    Its gradient is that of the cross-entropy divided by `1 - p`: it weighs a sample that the model
+    is sure of as much as one that it is not. It neither saturates nor underflows.
+
+    Args:
+      logits: `(..., C)` with C at least 2.
+      labels: `(...)` integers.
+
+    Returns:
+      `(...)`, negative where the right class is more likely than all others together.
+    """
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
-    correct = jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
-    return jax.nn.softplus(others - correct)
+    return others - jnp.sum(jnp.where(chosen, logits, 0), axis=-1)

@@ -15,7 +15,6 @@ import numpy as np
 import ignpx
 from ignpx import checkpoint, data, models, pictures, stages, training, workdir
 from ignpx.audit import ClassCounts, count_correct
-from ignpx.classifier import Classifier
 from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError, UnlearningWarning, near_names
 from ignpx.methods import METHODS
@@ -29,11 +28,14 @@ class Where(NamedTuple):
     download: bool = False
 
 
+TFDS_DEFAULT = Where()  # TFDS's own directory, and nothing is fetched
+
+
 def train(
     config: TrainConfig,
     directory: pathlib.Path,
     *,
-    where: Where = Where(),
+    where: Where = TFDS_DEFAULT,
     overwrite: bool = False,
     on_epoch: Callable[[training.Progress], None] | None = None,
 ) -> dict[str, Any]:
@@ -117,7 +119,9 @@ def unlearner(method: str, settings: dict[str, Any]) -> Unlearner:
     try:
         return factory(**settings)
     except TypeError as error:
-        raise InvalidArgumentError("--set", settings, f"has a value of the wrong type ({error})") from error
+        raise InvalidArgumentError(
+            "--set", settings, f"has a value of the wrong type ({error})"
+        ) from error
 
 
 def forget(
@@ -129,7 +133,7 @@ def forget(
     settings: dict[str, Any] | None = None,
     seed: int = 0,
     score: bool = True,
-    where: Where = Where(),
+    where: Where = TFDS_DEFAULT,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Unlearns classes from the classifier of a run, and writes the result as a run of its own.

@@ -4,6 +4,7 @@ Ratios and thresholds are kept as logarithms: sensitivities span dozens of order
 neither their ratio nor alpha need be representable in float32.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -51,8 +52,8 @@ class Calibration(NamedTuple):
       coverage: share of parameters that it selects.
       passes: passes over the parameters that the search took.
       converged: whether the coverage lies in the range that was asked for.
-      reachable: the nearest coverages below and above the middle of the range that an alpha
-        reaches, `(2,)`; twice the same where there is none on one side.
+      reachable: the nearest coverages below and above the wanted one that an alpha reaches,
+        `(2,)`; twice the same where there is none on one side.
     """
 
     log_alpha: jax.Array
@@ -79,6 +80,7 @@ def calibrate(
     log_ratios: PyTree,
     coverage: tuple[float, float],
     *,
+    at: jax.Array | None = None,
     total: int | None = None,
     candidates: int = 63,
     max_passes: int = 20,
@@ -86,13 +88,13 @@ def calibrate(
     """Finds the alpha at which the wanted share of the parameters is selected (Equation 6).
 
     A bisection on log alpha that tries many candidates a pass and keeps the interval in which the
-    count crosses the middle of the range. It ends when the nearest count that any alpha reaches is
-    found, which makes alpha a function of the data alone: the quantile of the ratios at the middle
-    of the range.
+    count crosses the wanted one. It ends when the nearest count that any alpha reaches is found,
+    which makes alpha a function of the data alone: a quantile of the ratios.
 
     Args:
       log_ratios: see `log_ratio`; None leaves are not counted.
       coverage: the range `(lowest, highest)` of the share to select, each in (0, 1].
+      at: the share wanted within the range, by default its middle.
       total: what the share is of; by default the number of parameters in `log_ratios`.
       candidates: thresholds tried in one pass; each pass narrows the interval by one more than it.
       max_passes: a bound for data without any structure to find.
@@ -103,7 +105,7 @@ def calibrate(
     """
     leaves = [leaf.ravel() for leaf in jax.tree.leaves(log_ratios)]
     total = sum(leaf.size for leaf in leaves) if total is None else total
-    wanted = (coverage[0] + coverage[1]) / 2 * total
+    wanted = ((coverage[0] + coverage[1]) / 2 if at is None else at) * total
 
     def counts(thresholds: jax.Array) -> jax.Array:
         # One fused pass over each leaf: nothing of size (thresholds, parameters) is stored.
@@ -114,10 +116,14 @@ def calibrate(
 
     finite = [jnp.isfinite(leaf) for leaf in leaves]
     smallest = jnp.min(
-        jnp.stack([jnp.min(r, where=f, initial=jnp.inf) for r, f in zip(leaves, finite, strict=True)])
+        jnp.stack(
+            [jnp.min(r, where=f, initial=jnp.inf) for r, f in zip(leaves, finite, strict=True)]
+        )
     )
     largest = jnp.max(
-        jnp.stack([jnp.max(r, where=f, initial=-jnp.inf) for r, f in zip(leaves, finite, strict=True)])
+        jnp.stack(
+            [jnp.max(r, where=f, initial=-jnp.inf) for r, f in zip(leaves, finite, strict=True)]
+        )
     )
     any_finite = smallest <= largest
     low = jnp.where(any_finite, jnp.nextafter(smallest, -jnp.inf), 0.0)
@@ -161,9 +167,55 @@ def calibrate(
         log_alpha=jnp.where(use_low, bracket.low, bracket.high),
         coverage=reached,
         passes=bracket.passes,
-        converged=(chosen >= coverage[0] * total) & (chosen <= coverage[1] * total),
+        # To the nearest whole parameter.
+        converged=(chosen > coverage[0] * total - 1) & (chosen < coverage[1] * total + 1),
         reachable=jnp.stack([below, above]).astype(jnp.float32) / total,
     )
+
+
+class CoverageSearch(NamedTuple):
+    """What `search_coverage` saw.
+
+    Attributes:
+      coverages: `(G,)` that were tried, ascending.
+      recognised: `(G,)` share of the held-out forget prototypes still recognised at each.
+      smallest: the smallest coverage at which none was, and none at the next one either; the
+        largest where there is no such coverage.
+    """
+
+    coverages: jax.Array
+    recognised: jax.Array
+    smallest: jax.Array
+
+
+def search_coverage(
+    log_ratios: PyTree,
+    recognised: Callable[[jax.Array], jax.Array],
+    coverages: jax.Array,
+    *,
+    total: int | None = None,
+) -> CoverageSearch:
+    """Finds the smallest coverage that forgets, judged by prototypes that had no part in it.
+
+    Args:
+      log_ratios: see `log_ratio`.
+      recognised: maps a log alpha to the share of held-out forget prototypes that the model edited
+        at that threshold still recognises.
+      coverages: `(G,)` to try, ascending.
+      total: see `calibrate`.
+
+    Returns:
+      See `CoverageSearch`; one coverage is tried after another, so memory does not grow with them.
+    """
+
+    def attempt(coverage: jax.Array) -> jax.Array:
+        return recognised(calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha)
+
+    shares = jax.lax.map(attempt, coverages)
+    # One lucky coverage does not count: the next larger one has to forget as well.
+    good = (shares == 0) & (jnp.append(shares[1:], 0.0) == 0)
+    index = jnp.where(jnp.any(good), jnp.argmax(good), len(coverages) - 1)
+    return CoverageSearch(coverages, shares, coverages[index])
 
 
 def check_coverage(coverage: tuple[float, float]) -> tuple[float, float]:

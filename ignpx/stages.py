@@ -56,10 +56,10 @@ def stage(name: str, function: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
-def _on_duration(event: str, duration: float, **_: Any) -> None:
+def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
     seconds = _clock.get()
     if seconds is not None and event.startswith(_COMPILATION):
-        seconds["compile"] += duration
+        seconds["compile"] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_on_duration)

@@ -55,8 +55,8 @@ def partition(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
         raise InvalidArgumentError("targets", tuple(patterns), "name at least one pattern")
     pairs = list(zip(leaves, chosen, strict=True))
     return (
-        structure.unflatten([leaf if keep else None for leaf, keep in pairs]),
-        structure.unflatten([None if keep else leaf for leaf, keep in pairs]),
+        jax.tree.unflatten(structure, [leaf if keep else None for leaf, keep in pairs]),
+        jax.tree.unflatten(structure, [None if keep else leaf for leaf, keep in pairs]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Training a classifier by a recipe, keeping the best checkpoint, and picking up where it stopped."""
+"""Training a classifier by a recipe: the best checkpoint is kept, a stopped run is resumed."""
 
 import pathlib
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Everything that the next epoch depends on, so that a resumed run equals an undisturbed one."""
+    """All that the next epoch depends on, so that a resumed run equals an undisturbed one."""
 
     carry: descent.Descent
     best: PyTree  # (params, state) of the epoch with the highest validation accuracy

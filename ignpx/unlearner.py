@@ -85,7 +85,9 @@ class Request:
             )
         if len(set(forget) | set(forgotten)) == num_classes:
             raise InvalidArgumentError(
-                "forget", forget, "leaves no class to retain; a model of nothing needs no unlearning"
+                "forget",
+                forget,
+                "leaves no class to retain; a model of nothing needs no unlearning",
             )
         mask = np.zeros((2, num_classes), bool)
         mask[0, forget] = True
@@ -99,7 +101,7 @@ class Request:
         Raises:
           InvalidArgumentError: if the method needs data that the request does not carry.
         """
-        granted = {}
+        granted: dict[str, Any] = {}
         for name, part in (("forget_data", Sees.FORGET), ("retain_data", Sees.RETAIN)):
             data = getattr(self, name)
             if part in sees and data is None:

@@ -31,9 +31,9 @@ console = Console()
 def forget_each(unlearner: Unlearner, classifier: Classifier, key: jax.Array) -> tuple[Any, Any]:
     """The edited classifiers and diagnostics of forgetting each class, stacked on a new axis."""
     classes = jnp.eye(classifier.num_classes, dtype=bool)
-    return jax.vmap(
-        lambda forget: unlearner.unlearn(classifier, Request(forget, ~forget), key)
-    )(classes)
+    return jax.vmap(lambda forget: unlearner.unlearn(classifier, Request(forget, ~forget), key))(
+        classes
+    )
 
 
 def rows(classifier: Classifier, unlearner: Unlearner, seed: int, samples: Samples) -> list[dict]:

@@ -45,8 +45,7 @@ def mlp() -> Classifier:
 
 @pytest.fixture(scope="session")
 def tfds_dir() -> str:
-    """The TFDS directory with real data. Unset: the tests that need it are skipped. Set: they run,
-    and fail if it cannot be read."""
+    """TFDS's directory with real data: skips if unset, fails if it cannot be read."""
     directory = os.environ.get("TFDS_DATA_DIR")
     if not directory:
         pytest.skip("real data: set TFDS_DATA_DIR")

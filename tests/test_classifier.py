@@ -61,9 +61,7 @@ def test_linen():
 
 
 def test_plain_function():
-    classifier = Classifier.from_function(
-        lambda params, x: x @ params, jnp.ones((6, 3)), **FIELDS
-    )
+    classifier = Classifier.from_function(lambda params, x: x @ params, jnp.ones((6, 3)), **FIELDS)
     np.testing.assert_allclose(classifier.logits(INPUTS), INPUTS @ jnp.ones((6, 3)), rtol=1e-6)
 
 

@@ -1,7 +1,6 @@
 """The command line on the embedded digits: what it writes, and what it says to bad input."""
 
 import json
-import pathlib
 import shutil
 
 import pytest

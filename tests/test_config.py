@@ -22,7 +22,12 @@ def test_the_papers_recipes():
     """Table 6."""
     lenet = config.load(CONFIGS[0].with_stem("mnist_lenet")).training
     assert (lenet.optimizer, lenet.learning_rate, lenet.weight_decay) == ("adam", 1e-3, 5e-4)
-    assert (lenet.schedule, lenet.patience, lenet.epochs, lenet.batch_size) == ("plateau", 5, 200, 128)
+    assert (lenet.schedule, lenet.patience, lenet.epochs, lenet.batch_size) == (
+        "plateau",
+        5,
+        200,
+        128,
+    )
     resnet9 = config.load(CONFIGS[0].with_stem("cifar10_resnet9")).training
     assert (resnet9.optimizer, resnet9.learning_rate, resnet9.momentum) == ("sgd", 0.01, 0.9)
     assert (resnet9.schedule, resnet9.weight_decay) == ("cosine", 5e-4)
@@ -33,7 +38,9 @@ def test_the_papers_recipes():
 
 def test_overrides():
     path = CONFIGS[0].with_stem("mnist_lenet")
-    changed = config.load(path, ["training.epochs=3", "model.width=0.5", "training.learning_rate=1e-2"])
+    changed = config.load(
+        path, ["training.epochs=3", "model.width=0.5", "training.learning_rate=1e-2"]
+    )
     assert (changed.training.epochs, changed.model.width) == (3, 0.5)
     assert changed.training.learning_rate == 0.01
     assert changed.dataset == config.load(path).dataset
@@ -59,7 +66,7 @@ def test_bad_overrides(override, said):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="no such file; did you mean .*mnist_lenet"):
+    with pytest.raises(InvalidArgumentError, match=r"no such file; did you mean .*mnist_lenet"):
         config.load(CONFIGS[0].with_stem("mnist_lennet"))
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1")

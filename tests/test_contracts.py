@@ -1,5 +1,8 @@
-"""What every method promises. A new method is held to it by being in `METHODS`, plus one line in
-`QUICK` with settings that make it run in seconds."""
+"""What every method promises.
+
+A new method is held to it by being in `METHODS`, plus one line in `QUICK` with settings that make
+it run in seconds.
+"""
 
 import jax
 import jax.monitoring
@@ -13,8 +16,15 @@ from ignpx import Classifier, Request, Samples, Sees, targets
 from ignpx.methods import METHODS
 
 QUICK = {
-    "ignp": {"samples": 4, "steps": 20, "held_out": 2, "coverage": (0.01, 0.3), "learning_rate": 0.3}
+    "ignp": {
+        "samples": 4,
+        "steps": 20,
+        "held_out": 2,
+        "coverage": (0.01, 0.3),
+        "learning_rate": 0.3,
+    }
 }
+QUICK["ignp-paper"] = QUICK["ignp"]
 CLASSES = 4
 
 
@@ -80,8 +90,11 @@ def bits(tree):
 
 
 def assert_same_edit(before, expected, actual):
-    """Up to 2 % of the edit's length: another order of operations rounds differently, and moves a
-    parameter at the very threshold over it."""
+    """Equal up to 2 % of the edit's length.
+
+    Another order of operations rounds differently, and moves a parameter at the very threshold
+    over it.
+    """
     flat = [
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
         for tree in (before, expected, actual)

@@ -29,6 +29,8 @@ def test_normalisation_and_its_inverse(digits):
     assert inputs.std() == pytest.approx(1, abs=1e-4)
     back = digits.preprocess.inverse(inputs)
     np.testing.assert_allclose(back * 255, digits.train.images, atol=1e-3)
+    low, high = digits.preprocess.bounds
+    np.testing.assert_allclose([low[0], high[0]], [inputs.min(), inputs.max()], rtol=1e-6)
 
 
 def test_retained(digits):
@@ -44,7 +46,9 @@ def test_crops_are_windows_of_the_padded_image_and_flips_mirror():
     for image, before in zip(np.asarray(cropped), padded, strict=True):
         windows = [before[r : r + 4, c : c + 5] for r in range(5) for c in range(5)]
         assert any(np.array_equal(image, window) for window in windows)
-    flipped = np.asarray(crop_and_flip(jax.random.key(1), images.repeat(20, 0), padding=0, flip=True))
+    flipped = np.asarray(
+        crop_and_flip(jax.random.key(1), images.repeat(20, 0), padding=0, flip=True)
+    )
     same = [np.array_equal(a, b) for a, b in zip(flipped, images.repeat(20, 0), strict=True)]
     mirrored = [
         np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, images.repeat(20, 0), strict=True)
@@ -59,9 +63,7 @@ def test_exact_counts_do_not_depend_on_the_batch(trained, digits):
     predicted = np.asarray(
         jnp.argmax(trained.logits(trained.preprocess(jnp.asarray(digits.test.images))), axis=1)
     )
-    expected = [
-        int(np.sum((predicted == c) & (digits.test.labels == c))) for c in range(10)
-    ]
+    expected = [int(np.sum((predicted == c) & (digits.test.labels == c))) for c in range(10)]
     for batch_size in (7, 360, 500):
         counts = count_correct(trained, digits.test, batch_size=batch_size)
         assert counts.correct.tolist() == expected
@@ -70,8 +72,6 @@ def test_exact_counts_do_not_depend_on_the_batch(trained, digits):
     assert counts.accuracy_without([0]) == sum(expected[1:]) / counts.total[1:].sum()
     nothing = count_correct(trained, Samples(digits.test.images[:0], digits.test.labels[:0]))
     assert np.isnan(nothing.accuracy())
-
-
 
 
 @pytest.mark.parametrize(
@@ -118,5 +118,5 @@ class TestRealData:
         )
 
     def test_a_split_that_is_not_there(self, tfds_dir):
-        with pytest.raises(InvalidArgumentError, match="split='nothing'.*test, train"):
+        with pytest.raises(InvalidArgumentError, match=r"split='nothing'.*test, train"):
             data.load("mnist", "nothing", data_dir=tfds_dir)

@@ -15,7 +15,10 @@ def loss(params, state, batch, key):
 
 def problem():
     rng = np.random.default_rng(0)
-    data = jnp.asarray(rng.normal(size=(20, 3)), jnp.float32), jnp.asarray(rng.normal(size=20), jnp.float32)
+    data = (
+        jnp.asarray(rng.normal(size=(20, 3)), jnp.float32),
+        jnp.asarray(rng.normal(size=20), jnp.float32),
+    )
     indices = jnp.asarray(rng.integers(0, 20, size=(7, 4)))
     return data, indices, {"w": jnp.ones(3)}, {"seen": jnp.int32(0)}
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ignpx.losses import cross_entropy
+from ignpx.losses import cross_entropy, negative_log_odds
 
 
 @settings(deadline=None)
@@ -31,3 +31,17 @@ def test_small_losses_and_gradients_keep_their_relative_precision():
     # d/dz_y = -(1 - p_y), d/dz_j = p_j
     odds = np.exp(-margins) / (1 + 2 * np.exp(-margins))
     np.testing.assert_allclose(gradient, np.stack([-2 * odds, odds, odds], axis=1), rtol=1e-5)
+
+
+def test_log_odds_have_the_gradient_of_the_cross_entropy_without_its_factor():
+    logits = jax.random.normal(jax.random.key(0), (6, 5)) * 3
+    labels = jnp.arange(6) % 5
+    wrong = 1 - jax.nn.softmax(logits)[jnp.arange(6), labels]
+    plain, free = (
+        jax.grad(lambda z, loss=loss: loss(z, labels).sum())(logits)
+        for loss in (cross_entropy, negative_log_odds)
+    )
+    np.testing.assert_allclose(plain, free * wrong[:, None], rtol=1e-4)
+    np.testing.assert_allclose(
+        negative_log_odds(logits, labels), jnp.log(wrong / (1 - wrong)), rtol=1e-4, atol=1e-5
+    )

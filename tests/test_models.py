@@ -40,7 +40,9 @@ def test_kaiming_normal(name):
     classifier = models.create(name, input_shape=(32, 32, 3), num_classes=10)
     kernels = [
         leaf
-        for path, leaf in zip(targets.paths(classifier.params), jax.tree.leaves(classifier.params), strict=True)
+        for path, leaf in zip(
+            targets.paths(classifier.params), jax.tree.leaves(classifier.params), strict=True
+        )
         if path.endswith("kernel") and leaf.size > 5000
     ]
     assert kernels

@@ -12,7 +12,9 @@ from ignpx import InvalidArgumentError, selection
 
 def ratios(seed=0, spread=10.0, shapes=((40, 30), (77,), (5, 5, 9))):
     rng = np.random.default_rng(seed)
-    return {str(i): jnp.asarray(rng.normal(size=s) * spread, jnp.float32) for i, s in enumerate(shapes)}
+    return {
+        str(i): jnp.asarray(rng.normal(size=s) * spread, jnp.float32) for i, s in enumerate(shapes)
+    }
 
 
 def flat(tree):
@@ -103,7 +105,34 @@ def test_coverage_of_a_larger_whole():
     size = flat(tree).size
     found = selection.calibrate(tree, (0.04, 0.05), total=2 * size)
     assert float(found.coverage) == pytest.approx(0.045, abs=1e-3)
-    assert int(selection.count(selection.mask(tree, found.log_alpha))) == pytest.approx(0.09 * size, abs=1)
+    assert int(selection.count(selection.mask(tree, found.log_alpha))) == pytest.approx(
+        0.09 * size, abs=1
+    )
+
+
+def test_a_wanted_share_within_the_range():
+    tree = ratios()
+    for share in (0.02, 0.05, 0.1):
+        found = selection.calibrate(tree, (0.02, 0.1), at=share)
+        assert bool(found.converged)
+        assert float(found.coverage) == pytest.approx(share, abs=1 / flat(tree).size)
+
+
+def test_search_takes_the_first_coverage_that_forgets_twice_running():
+    tree = ratios()
+    tried = jnp.asarray([0.01, 0.02, 0.03, 0.04, 0.05])
+    by_share = dict(zip([0.01, 0.02, 0.03, 0.04, 0.05], [0.5, 0.0, 0.2, 0.0, 0.0], strict=True))
+    alphas = [float(selection.calibrate(tree, (0, 1), at=share).log_alpha) for share in by_share]
+    shares = jnp.asarray(list(by_share.values()))
+
+    def recognised(log_alpha):
+        return shares[jnp.argmin(jnp.abs(jnp.asarray(alphas) - log_alpha))]
+
+    search = selection.search_coverage(tree, recognised, tried)
+    np.testing.assert_allclose(search.recognised, shares)
+    assert float(search.smallest) == pytest.approx(0.04)
+    never = selection.search_coverage(tree, lambda _: jnp.float32(1.0), tried)
+    assert float(never.smallest) == pytest.approx(0.05)
 
 
 def test_runs_under_jit_and_vmap():

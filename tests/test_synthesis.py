@@ -39,8 +39,29 @@ def test_total_variation_of_a_step_edge():
     classifier = models.create("lenet", input_shape=(16, 16, 1), num_classes=2, width=0.2)
     inputs = jnp.zeros((2, 1, 16, 16, 1)).at[0, :, :, 8:].set(3.0)
     # One of 15 differences across is 3 in the first class, none in the second.
-    actual = synthesis.total_variation()(view(classifier, inputs))
+    actual = synthesis.total_variation(spread=1.0)(view(classifier, inputs))
     assert float(actual) == pytest.approx(3.0 / 15 / 2)
+    # Twenty equal inputs: the mean of the weights, 0.1 to 10 on a log scale.
+    many = jnp.repeat(inputs, 20, axis=1)
+    actual = synthesis.total_variation(spread=100.0)(view(classifier, many))
+    expected = np.mean(100 ** (np.linspace(0.025, 0.975, 20) - 0.5))
+    assert float(actual) == pytest.approx(3.0 / 15 / 2 * expected, rel=0.1)
+
+
+def test_inputs_stay_within_bounds(mlp):
+    bounds = (jnp.asarray([-0.5, -1, -1, -1, -1, -1.0]), jnp.float32(0.7))
+    made = synthesis.synthesise(
+        mlp,
+        jax.random.key(0),
+        terms=(synthesis.cross_entropy(),),
+        samples=3,
+        steps=20,
+        optimizer=optax.sgd(5.0),
+        bounds=bounds,
+    )
+    assert float(made.inputs[..., 0].min()) == -0.5
+    assert float(made.inputs[..., 1:].min()) == -1.0
+    assert float(made.inputs.max()) == pytest.approx(0.7)
 
 
 class LinenNet(linen.Module):
@@ -75,13 +96,16 @@ def test_batch_statistics_of_any_model_equal_the_formula(kind):
         classifier = Classifier.from_nnx(net, **fields)
         conv = classifier.params["conv"]
     inputs = jax.random.normal(jax.random.key(1), (3, 5, 8, 8, 2))
-    into_norm = jax.lax.conv_general_dilated(
-        inputs.reshape(-1, 8, 8, 2),
-        conv["kernel"],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    ) + conv["bias"]
+    into_norm = (
+        jax.lax.conv_general_dilated(
+            inputs.reshape(-1, 8, 8, 2),
+            conv["kernel"],
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        + conv["bias"]
+    )
     into_norm = np.asarray(into_norm, np.float64)
     mean, variance = into_norm.mean(axis=(0, 1, 2)), into_norm.var(axis=(0, 1, 2))
     # The running statistics of a new model: mean 0, variance 1.
@@ -137,7 +161,7 @@ def test_classes_do_not_influence_each_other(mlp):
 def test_the_default_terms_leave_no_class_saturated_and_no_prototype_rough(trained):
     """The two failures of the plain objective, and their cure."""
     plain = (synthesis.cross_entropy(), synthesis.diversity())
-    cured = (*plain, synthesis.total_variation(3.0))
+    cured = (*plain, synthesis.total_variation())
     rough, smooth = (
         synthesis.synthesise(trained, jax.random.key(0), terms=terms, samples=5)
         for terms in (plain, cured)

@@ -38,9 +38,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(small, tmp_path):
 
     where = tmp_path / "resume"
     with pytest.raises(StoppedError):
-        training.train(
-            fresh, samples, validation, RECIPE, seed=3, resume_dir=where, on_epoch=stop
-        )
+        training.train(fresh, samples, validation, RECIPE, seed=3, resume_dir=where, on_epoch=stop)
     epochs = []
     resumed = training.train(
         fresh,

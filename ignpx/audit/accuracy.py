@@ -39,7 +39,9 @@ class ClassCounts(NamedTuple):
         return [self.accuracy([c]) for c in range(len(self.total))]
 
 
-def count_correct(classifier: Classifier, samples: Samples, *, batch_size: int = 500) -> ClassCounts:
+def count_correct(
+    classifier: Classifier, samples: Samples, *, batch_size: int = 500
+) -> ClassCounts:
     """Counts, class by class, the samples whose largest logit is that of their label.
 
     Args:

@@ -28,6 +28,12 @@ class Normalise:
         mean, std = (jnp.asarray(values, jnp.float32) for values in (self.mean, self.std))
         return inputs * std + mean
 
+    @property
+    def bounds(self) -> tuple[jax.Array, jax.Array]:
+        """The smallest and the largest input that an image can give, `(channels,)` each."""
+        black = jnp.zeros((1, len(self.mean)), jnp.uint8)
+        return self(black)[0], self(black + 255)[0]
+
     @classmethod
     def fitted(cls, images: np.ndarray) -> "Normalise":
         """The normalisation that gives uint8 `images` zero mean and unit variance per channel."""

@@ -116,9 +116,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
     return builder
 
 
-def _source(
-    name: str, split: str, data_dir: str | os.PathLike[str] | None, download: bool
-) -> Any:
+def _source(name: str, split: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
     builder = _builder(name, data_dir, download)
     if split not in builder.info.splits:
         raise InvalidArgumentError(
@@ -134,7 +132,9 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     digits = load_digits()
     # 8x8 pictures of intensities 0 to 16, enlarged to the 32x32 that the models take.
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    enlarged = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in images]
+    enlarged = [
+        Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in images
+    ]
     return np.stack([np.asarray(image) for image in enlarged])[..., None], digits.target
 
 
@@ -154,7 +154,9 @@ def _fitted(images: np.ndarray, size: int) -> np.ndarray:
     height, width = images.shape[1:3]
     if max(height, width) > size:
         resized = [
-            np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.BICUBIC))
+            np.asarray(
+                Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.BICUBIC)
+            )
             for image in images
         ]
         return np.stack(resized).reshape(len(images), size, size, images.shape[-1])

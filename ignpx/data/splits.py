@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -53,7 +53,7 @@ def load_splits(
     Raises:
       InvalidArgumentError: as `sources.describe` and `sources.load`.
     """
-    where = {"data_dir": data_dir, "download": download}
+    where: dict[str, Any] = {"data_dir": data_dir, "download": download}
     info = describe(name, **where)
     images, labels = load(name, "train", image_size=image_size, **where)
     train, held_out = train_test_split(

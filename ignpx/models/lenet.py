@@ -22,7 +22,9 @@ class LeNet(nnx.Module):
         height, rows_width, channels = input_shape
         if min(height, rows_width) < 16:
             raise InvalidArgumentError(
-                "input_shape", input_shape, "LeNet needs inputs of at least 16x16; the paper's 32x32"
+                "input_shape",
+                input_shape,
+                "LeNet needs inputs of at least 16x16; the paper's 32x32",
             )
         features1, features2 = scaled(6, width), scaled(16, width)
         hidden1, hidden2 = scaled(120, width), scaled(84, width)

@@ -91,7 +91,13 @@ class ResNet18(nnx.Module):
         self.imagenet_stem = stem == "imagenet"
         if self.imagenet_stem:
             self.conv1 = Conv(
-                input_shape[-1], features[0], (7, 7), strides=2, padding=3, use_bias=False, rngs=rngs
+                input_shape[-1],
+                features[0],
+                (7, 7),
+                strides=2,
+                padding=3,
+                use_bias=False,
+                rngs=rngs,
             )
         else:
             self.conv1 = Conv3x3(input_shape[-1], features[0], rngs=rngs)

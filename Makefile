@@ -1,0 +1,36 @@
+# The two commands of the README set everything up: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint notebooks
+
+demo: .venv/installed
+	$(BIN)/ignpx demo
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n auto
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Runs the notebooks and writes the .ipynb with their pictures beside the text they are paired with.
+notebooks: .venv/installed-dev
+	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| (echo "ignpx needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." && exit 1)
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
