@@ -126,7 +126,8 @@ def calibrate(
         )
     )
     any_finite = smallest <= largest
-    low = jnp.where(any_finite, jnp.nextafter(smallest, -jnp.inf), 0.0)
+    # Below the smallest by more than the subnormal numbers that XLA flushes to zero.
+    low = jnp.where(any_finite, smallest - (1e-6 * jnp.abs(smallest) + 1e-30), 0.0)
     high = jnp.where(any_finite, largest, 0.0)
     ends = counts(jnp.stack([low, high]))
 
@@ -168,54 +169,67 @@ def calibrate(
         coverage=reached,
         passes=bracket.passes,
         # To the nearest whole parameter.
-        converged=(chosen > coverage[0] * total - 1) & (chosen < coverage[1] * total + 1),
+        converged=(chosen >= coverage[0] * total - 0.5) & (chosen <= coverage[1] * total + 0.5),
         reachable=jnp.stack([below, above]).astype(jnp.float32) / total,
     )
 
 
 class CoverageSearch(NamedTuple):
-    """What `search_coverage` saw.
+    """What `search_coverage` saw, and what it made of it.
 
     Attributes:
       coverages: `(G,)` that were tried, ascending.
-      recognised: `(G,)` share of the held-out forget prototypes still recognised at each.
-      smallest: the smallest coverage at which none was, and none at the next one either; the
-        largest where there is no such coverage.
+      forget: `(G,)` share of the held-out forget prototypes that are still recognised at each.
+      retain: `(G,)` share of the held-out retain prototypes that are still recognised at each.
+      chosen: half way, on a log scale, between the smallest coverage that forgets and the largest
+        that retains.
     """
 
     coverages: jax.Array
-    recognised: jax.Array
-    smallest: jax.Array
+    forget: jax.Array
+    retain: jax.Array
+    chosen: jax.Array
 
 
 def search_coverage(
     log_ratios: PyTree,
-    recognised: Callable[[jax.Array], jax.Array],
+    recognised: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     coverages: jax.Array,
     *,
     total: int | None = None,
+    keep: float = 0.99,
 ) -> CoverageSearch:
-    """Finds the smallest coverage that forgets, judged by prototypes that had no part in it.
+    """Chooses a coverage by prototypes that had no part in the sensitivities, without any data.
+
+    A coverage forgets if no held-out forget prototype is recognised at it, nor at the next larger
+    one. It retains if, up to it, at least a share `keep` of the held-out retain prototypes is. Real
+    samples are harder to forget, and easier to damage, than prototypes: hence half way between the
+    two limits. Where every coverage that forgets damages, the smallest of them is chosen; where
+    none forgets, the largest of all.
 
     Args:
       log_ratios: see `log_ratio`.
-      recognised: maps a log alpha to the share of held-out forget prototypes that the model edited
-        at that threshold still recognises.
+      recognised: maps a log alpha to the shares of held-out forget and of held-out retain
+        prototypes that the model edited at that threshold recognises.
       coverages: `(G,)` to try, ascending.
       total: see `calibrate`.
+      keep: see above, in 0 to 1.
 
     Returns:
       See `CoverageSearch`; one coverage is tried after another, so memory does not grow with them.
     """
 
-    def attempt(coverage: jax.Array) -> jax.Array:
+    def attempt(coverage: jax.Array) -> tuple[jax.Array, jax.Array]:
         return recognised(calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha)
 
-    shares = jax.lax.map(attempt, coverages)
-    # One lucky coverage does not count: the next larger one has to forget as well.
-    good = (shares == 0) & (jnp.append(shares[1:], 0.0) == 0)
-    index = jnp.where(jnp.any(good), jnp.argmax(good), len(coverages) - 1)
-    return CoverageSearch(coverages, shares, coverages[index])
+    forget, retain = jax.lax.map(attempt, coverages)
+    last = len(coverages) - 1
+    forgets = (forget == 0) & (jnp.append(forget[1:], 0.0) == 0)
+    smallest = jnp.where(jnp.any(forgets), jnp.argmax(forgets), last)
+    damages = retain < keep
+    largest = jnp.where(jnp.any(damages), jnp.argmax(damages) - 1, last)
+    limits = coverages[smallest], coverages[jnp.maximum(largest, smallest)]
+    return CoverageSearch(coverages, forget, retain, jnp.sqrt(limits[0] * limits[1]))
 
 
 def check_coverage(coverage: tuple[float, float]) -> tuple[float, float]:

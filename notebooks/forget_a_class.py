@@ -16,6 +16,7 @@
 # scikit-learn, forgets one of them with IGNP, and looks at what happened.
 
 # %%
+# %matplotlib inline
 import jax
 import numpy as np
 from IPython.display import display

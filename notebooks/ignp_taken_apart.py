@@ -16,6 +16,7 @@
 # by one, with a look at what passes between them. At the end one of them is swapped for another.
 
 # %%
+# %matplotlib inline
 import jax
 import jax.numpy as jnp
 import numpy as np

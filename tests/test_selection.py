@@ -118,21 +118,35 @@ def test_a_wanted_share_within_the_range():
         assert float(found.coverage) == pytest.approx(share, abs=1 / flat(tree).size)
 
 
-def test_search_takes_the_first_coverage_that_forgets_twice_running():
+TRIED = jnp.asarray([0.01, 0.02, 0.04, 0.08, 0.16])
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "expected"),
+    [
+        # Forgets from 0.04 on (0.01 was luck), retains to the end: half way from 0.04 to 0.16.
+        ([0.0, 0.1, 0.0, 0.0, 0.0], [1, 1, 1, 1, 1], 0.08),
+        # Retains up to 0.08.
+        ([0.5, 0.0, 0.0, 0.0, 0.0], [1, 1, 1, 0.99, 0.9], 0.04),
+        # What forgets damages: the smallest of those.
+        ([0.5, 0.5, 0.5, 0.0, 0.0], [1, 0.9, 0.9, 0.8, 0.7], 0.08),
+        ([0.5, 0.5, 0.0, 0.0, 0.0], [0.9, 0.9, 0.9, 0.8, 0.7], 0.04),
+        # Nothing forgets.
+        ([1.0, 1.0, 1.0, 1.0, 0.1], [1, 1, 1, 1, 1], 0.16),
+    ],
+)
+def test_search_goes_half_way_between_forgetting_and_damage(forget, retain, expected):
     tree = ratios()
-    tried = jnp.asarray([0.01, 0.02, 0.03, 0.04, 0.05])
-    by_share = dict(zip([0.01, 0.02, 0.03, 0.04, 0.05], [0.5, 0.0, 0.2, 0.0, 0.0], strict=True))
-    alphas = [float(selection.calibrate(tree, (0, 1), at=share).log_alpha) for share in by_share]
-    shares = jnp.asarray(list(by_share.values()))
+    alphas = jnp.stack([selection.calibrate(tree, (0, 1), at=c).log_alpha for c in TRIED])
 
     def recognised(log_alpha):
-        return shares[jnp.argmin(jnp.abs(jnp.asarray(alphas) - log_alpha))]
+        index = jnp.argmin(jnp.abs(alphas - log_alpha))
+        return jnp.asarray(forget)[index], jnp.asarray(retain, jnp.float32)[index]
 
-    search = selection.search_coverage(tree, recognised, tried)
-    np.testing.assert_allclose(search.recognised, shares)
-    assert float(search.smallest) == pytest.approx(0.04)
-    never = selection.search_coverage(tree, lambda _: jnp.float32(1.0), tried)
-    assert float(never.smallest) == pytest.approx(0.05)
+    search = selection.search_coverage(tree, recognised, TRIED)
+    np.testing.assert_allclose(search.forget, forget)
+    np.testing.assert_allclose(search.retain, retain)
+    assert float(search.chosen) == pytest.approx(expected, rel=1e-5)
 
 
 def test_runs_under_jit_and_vmap():
@@ -141,8 +155,8 @@ def test_runs_under_jit_and_vmap():
     mapped = jax.jit(jax.vmap(lambda t: selection.calibrate(t, (0.1, 0.12))))(stacked)
     for index, tree in enumerate(trees):
         alone = selection.calibrate(tree, (0.1, 0.12))
-        assert float(mapped.log_alpha[index]) == float(alone.log_alpha)
-        assert float(mapped.coverage[index]) == float(alone.coverage)
+        assert float(mapped.log_alpha[index]) == pytest.approx(float(alone.log_alpha), rel=1e-5)
+        assert float(mapped.coverage[index]) == pytest.approx(float(alone.coverage), rel=1e-6)
 
 
 @pytest.mark.parametrize(

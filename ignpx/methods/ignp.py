@@ -113,9 +113,8 @@ PAPER: dict[str, Any] = {
 
 def ignp(
     *,
-    coverage: tuple[float, float] = (0.03, 0.05),
+    coverage: tuple[float, float] = (0.01, 0.06),
     within: Literal["held_out", "middle"] = "held_out",
-    margin: float = 1.5,
     strength: float = 10.0,
     targets: tuple[str, ...] | None = None,
     samples: int = 20,
@@ -140,11 +139,9 @@ def ignp(
       coverage: the range that the share of edited parameters must lie in (Equation 6). The paper
         has (0.04, 0.05) for ten classes and (0.011, 0.013) for a hundred, chosen on test data, and
         1 to 5 % in general.
-      within: which coverage of the range is taken; any will do for Equation 6. `held_out` takes
-        the smallest at which no held-out prototype of the forget classes is recognised any more,
-        times `margin`; `middle` the middle of the range.
-      margin: how much more than that smallest coverage is taken: real samples are harder to forget
-        than prototypes.
+      within: which coverage of the range is taken; any will do for Equation 6. `held_out` lets
+        prototypes decide that took no part in the sensitivities (see
+        `ignpx.selection.search_coverage`); `middle` takes the middle of the range.
       strength: lambda of Equation 7: selected parameters shrink at least this many times.
       targets: patterns of the layers to edit; by default the classifier's own `targets`.
       samples: prototypes of each class that enter the sensitivities. The paper's "200 samples" are
@@ -177,11 +174,7 @@ def ignp(
     lowest, highest = coverage = selection.check_coverage(coverage)
     if within not in ("held_out", "middle"):
         raise InvalidArgumentError("within", within, "must be held_out or middle")
-    for name, value in (
-        ("margin", margin),
-        ("strength", strength),
-        ("learning_rate", learning_rate),
-    ):
+    for name, value in (("strength", strength), ("learning_rate", learning_rate)):
         if not value > 0:
             raise InvalidArgumentError(name, value, "must be above zero")
     for name, count in (
@@ -269,14 +262,13 @@ def ignp(
         if within == "middle":
             return ratios, None, selection.calibrate(ratios, coverage, total=total)
 
-        def still_recognised(log_alpha: jax.Array) -> jax.Array:
-            shares = recognised(dampen(classifier, ratios, log_alpha), prototypes)
-            return jnp.sum(jnp.where(request.forget, shares, 0.0))
+        def shares(log_alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
+            each = recognised(dampen(classifier, ratios, log_alpha), prototypes)
+            return _mean(each, request.forget), _mean(each, request.retain)
 
-        tried = jnp.geomspace(lowest / margin, highest, 16)
-        search = selection.search_coverage(ratios, still_recognised, tried, total=total)
-        wanted = jnp.clip(margin * search.smallest, lowest, highest)
-        return ratios, search, selection.calibrate(ratios, coverage, at=wanted, total=total)
+        tried = jnp.geomspace(lowest, highest, 16)
+        search = selection.search_coverage(ratios, shares, tried, total=total)
+        return ratios, search, selection.calibrate(ratios, coverage, at=search.chosen, total=total)
 
     def diagnose(
         edited: Classifier, prototypes: synthesis.Prototypes, ratios: PyTree, log_alpha: jax.Array
@@ -303,6 +295,10 @@ def ignp(
         return edited, IgnpInfo(prototypes, calibration, search, selected, shares)
 
     return Unlearner(Sees.NOTHING, unlearn)
+
+
+def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.sum(mask)
 
 
 def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
