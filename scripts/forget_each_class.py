@@ -93,7 +93,7 @@ def main(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 results = rows(classifier, unlearner, one_seed, samples)
-            about = {"settings": str(settings or "defaults"), "seed": one_seed, "split": split}
+            about = {"settings": str(settings or method), "seed": one_seed, "split": split}
             table += [{**about, **row} for row in results]
             console.print(summary(pd.DataFrame(table).query("settings == @about['settings']")))
     frame = pd.DataFrame(table)
