@@ -113,7 +113,7 @@ PAPER: dict[str, Any] = {
 
 def ignp(
     *,
-    coverage: tuple[float, float] = (0.01, 0.06),
+    coverage: tuple[float, float] = (0.015, 0.06),
     within: Literal["held_out", "middle"] = "held_out",
     strength: float = 10.0,
     targets: tuple[str, ...] | None = None,
