@@ -72,7 +72,9 @@ def main(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="name=value")] = None,
     vary: Annotated[list[str] | None, typer.Option(help="name=[value, value, ...]")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
-    split: Annotated[str, typer.Option(help="test, or validation to choose settings on.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="test; validation or train to choose settings on.")
+    ] = "test",
     data_dir: Annotated[str | None, typer.Option(envvar="TFDS_DATA_DIR")] = None,
 ) -> None:
     """Writes the rows and prints a summary by setting."""
@@ -82,7 +84,7 @@ def main(
         size = described["dataset"].get("image_size")
         samples = data.load(info.name, info.test_split, image_size=size, data_dir=data_dir)
     else:
-        samples = data.load_splits(**described["dataset"], data_dir=data_dir).validation
+        samples = getattr(data.load_splits(**described["dataset"], data_dir=data_dir), split)
     fixed = config.parse_overrides(overrides or ())
     varied = config.parse_overrides(vary or ())
     table = []

@@ -21,6 +21,7 @@ from ignpx import edits, importance, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.stages import stage
+from ignpx.targets import partition
 from ignpx.targets import size as parameter_count
 from ignpx.unlearner import Request, Sees, Unlearner
 
@@ -113,7 +114,7 @@ PAPER: dict[str, Any] = {
 
 def ignp(
     *,
-    coverage: tuple[float, float] = (0.015, 0.06),
+    coverage: tuple[float, float] = (0.01, 0.06),
     within: Literal["held_out", "middle"] = "held_out",
     strength: float = 10.0,
     targets: tuple[str, ...] | None = None,
@@ -285,6 +286,8 @@ def ignp(
     def unlearn(
         classifier: Classifier, request: Request, key: jax.Array
     ) -> tuple[Classifier, IgnpInfo]:
+        # Patterns that match nothing are found before anything long is done.
+        partition(classifier.params, patterns(classifier))
         prototypes = run_synthesis(classifier, key)
         forget, retain = run_sensitivity(classifier, prototypes, request)
         ratios, search, calibration = run_calibration(
