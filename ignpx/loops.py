@@ -1,7 +1,7 @@
 """One loop for every verb that takes steps: a compiled scan, or a compiled step called repeatedly.
 
 XLA for CPU gives a convolution to its fast kernels only if they take its layout, and rewrites
-layouts only outside of loops: within a scan the gradients of convolutions take up to five times as
+layouts only outside of loops: within a scan the gradients of convolutions take several times as
 long (`scripts/bench_loops.py`). So on a CPU the loop runs in Python over a compiled step, unless it
 is itself being traced. Everywhere else, and under `jit`, it is a `lax.scan`.
 """

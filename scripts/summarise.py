@@ -10,15 +10,15 @@ import pandas as pd
 import typer
 
 
-def summarised(path: pathlib.Path) -> dict[str, str]:
-    """One row: accuracies in per cent and changes in points, over all classes of a run."""
-    frame = pd.read_csv(path)
+def summarised(frame: pd.DataFrame) -> dict[str, str]:
+    """One row: accuracies in per cent and changes in points, over all classes and seeds."""
     change = 100 * (frame["retain_accuracy_after"] - frame["retain_accuracy_before"])
     forgotten = 100 * frame["forget_accuracy_after"]
     return {
         "run": frame["run"].iloc[0],
-        "method": frame["method"].iloc[0],
-        "classes": str(len(frame)),
+        "settings": frame["settings"].iloc[0],
+        "split": frame["split"].iloc[0],
+        "seeds": str(frame["seed"].nunique()),
         "retain before": f"{100 * frame['retain_accuracy_before'].mean():.2f}",
         "retain change, mean": f"{change.mean():+.2f}",
         "retain change, worst": f"{change.min():+.2f}",
@@ -30,7 +30,11 @@ def summarised(path: pathlib.Path) -> dict[str, str]:
 
 def main(files: Annotated[list[pathlib.Path], typer.Argument(help="CSV files.")]) -> None:
     """Prints the table."""
-    rows = [summarised(path) for path in files]
+    rows = [
+        summarised(group)
+        for path in files
+        for _, group in pd.read_csv(path).groupby("settings", sort=False)
+    ]
     print("| " + " | ".join(rows[0]) + " |")
     print("|" + " --- |" * len(rows[0]))
     for row in rows:
