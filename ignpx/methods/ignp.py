@@ -76,7 +76,7 @@ class IgnpInfo(NamedTuple):
         if rough.size:
             doubts.append(
                 f"the prototypes of classes {rough.tolist()} are as rough as noise (roughness "
-                f"{roughness[rough].max():.2f}, an image has 0.1 to 0.4): they reach their class "
+                f"{roughness[rough].max():.2f}, noise has 1): they reach their class "
                 "without resembling its data, and real samples may not be forgotten; raise "
                 "total_variation, or batch_statistics for a model with batch norm"
             )
