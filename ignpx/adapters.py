@@ -4,9 +4,10 @@ The adapters are frozen dataclasses rather than closures, so that two handles on
 architecture compare equal and share one compilation.
 """
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,12 @@ def _summarised(
     )
 
 
+def split_nnx(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
+    """The graph of a module, its parameters and its other arrays, both as nested dicts."""
+    graphdef, params, state = nnx.split(model, nnx.Param, ...)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+
+
 @dataclasses.dataclass(frozen=True)
 class NnxApply:
     """A Flax NNX module, split into its graph and its arrays."""
@@ -57,7 +64,7 @@ class NnxApply:
             return model(inputs), state
         model.train()
         logits = model(inputs)
-        return logits, nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
+        return logits, split_nnx(model)[2]
 
     def norm_statistics(
         self, params: PyTree, state: PyTree, inputs: jax.Array
@@ -65,29 +72,54 @@ class NnxApply:
         """See `ignpx.Classifier.norm_statistics`."""
         model = self._merged(params, state)
         model.eval()
-        norms = [node for _, node in nnx.iter_graph(model) if type(node) is nnx.BatchNorm]
-        for norm in norms:
-            # NNX has no interceptors; the merged model is ours to change and dropped afterwards.
-            object.__setattr__(norm, "__class__", _ObservedBatchNorm)
-            object.__setattr__(norm, "_observed", [])
-        if norms:
+        norms = _layers(model, nnx.BatchNorm)
+        if not norms:
+            return []
+        with _watched(norms) as calls:
             model(inputs)
-        return [
-            _summarised(x, norm.axis, norm.mean[...], norm.var[...])
-            for norm in norms
-            for x in norm._observed
-        ]
+        return [_summarised(x, norm.axis, norm.mean[...], norm.var[...]) for norm, x, _ in calls]
+
+    def observed(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
+        """See `ignpx.Classifier.observed`."""
+        model = self._merged(params, state)
+        model.train() if train else model.eval()
+        kind = nnx.BatchNorm if _layers(model, nnx.BatchNorm) else nnx.Conv
+        with _watched(_layers(model, kind)) as calls:
+            logits = model(inputs)
+        return logits, split_nnx(model)[2] if train else state, [y for _, _, y in calls]
 
     def _merged(self, params: PyTree, state: PyTree) -> Any:
         return nnx.merge(self.graphdef, nnx.State(params), nnx.State(state))
 
 
-class _ObservedBatchNorm(nnx.BatchNorm):
-    """Keeps what it is called with."""
+def _layers(model: nnx.Module, kind: type) -> list[Any]:
+    return [node for _, node in nnx.iter_graph(model) if type(node) is kind]
 
-    def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        self._observed.append(x)
-        return super().__call__(x, *args, **kwargs)
+
+@contextlib.contextmanager
+def _watched(layers: list[Any]) -> Iterator[list[tuple[Any, jax.Array, jax.Array]]]:
+    """Collects `(layer, input, output)` of every call of these layers.
+
+    NNX has no interceptors. The merged model is ours to change: its layers get a subclass while
+    they are watched, which a graph definition must not see and which is taken back.
+    """
+    calls: list[tuple[Any, jax.Array, jax.Array]] = []
+    kinds = [type(layer) for layer in layers]
+    for layer, kind in zip(layers, kinds, strict=True):
+
+        def call(self: Any, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+            y = super(type(self), self).__call__(x, *args, **kwargs)
+            calls.append((self, x, y))
+            return y
+
+        object.__setattr__(layer, "__class__", type(kind.__name__, (kind,), {"__call__": call}))
+    try:
+        yield calls
+    finally:
+        for layer, kind in zip(layers, kinds, strict=True):
+            object.__setattr__(layer, "__class__", kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +132,7 @@ class LinenApply:
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
     ) -> tuple[jax.Array, PyTree]:
         """See `ignpx.classifier.Apply`."""
-        arguments = inspect.signature(type(self.module).__call__).parameters
-        mode = {name: train for name in ("train", "training", "is_training") if name in arguments}
-        mode |= {
-            name: not train
-            for name in ("deterministic", "use_running_average")
-            if name in arguments
-        }
+        mode = linen_mode(self.module, train=train)
         variables = {"params": params, **state}
         if not train:
             return self.module.apply(variables, inputs, **mode), state
@@ -128,6 +154,46 @@ class LinenApply:
         with linen.intercept_methods(observe):
             self(params, state, inputs, train=False)
         return seen
+
+    def observed(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
+        """See `ignpx.Classifier.observed`."""
+        outputs: dict[type, list[jax.Array]] = {linen.BatchNorm: [], linen.Conv: []}
+
+        def observe(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            y = call(*args, **kwargs)
+            if context.method_name == "__call__" and type(context.module) in outputs:
+                outputs[type(context.module)].append(y)
+            return y
+
+        with linen.intercept_methods(observe):
+            logits, state = self(params, state, inputs, train=train)
+        return logits, state, outputs[linen.BatchNorm] or outputs[linen.Conv]
+
+
+def linen_mode(module: linen.Module, *, train: bool) -> dict[str, bool]:
+    """The arguments that put a Linen module into a mode, whichever of the usual names it has."""
+    arguments = inspect.signature(type(module).__call__).parameters
+    mode = {name: train for name in ("train", "training", "is_training") if name in arguments}
+    mode |= {
+        name: not train for name in ("deterministic", "use_running_average") if name in arguments
+    }
+    return mode
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenInitialise:
+    """A Linen module's own initialisation, as a `Classifier.initialise`."""
+
+    module: linen.Module
+    input_shape: tuple[int, ...]
+
+    def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh parameters, and the other collections."""
+        inputs = jnp.zeros((1, *self.input_shape))
+        variables = self.module.init(key, inputs, **linen_mode(self.module, train=False))
+        return variables["params"], {n: v for n, v in variables.items() if n != "params"}
 
 
 @dataclasses.dataclass(frozen=True)

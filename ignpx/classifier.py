@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ignpx.adapters import FunctionApply, LinenApply, NnxApply, NormStatistics
+from ignpx.adapters import (
+    FunctionApply,
+    LinenApply,
+    LinenInitialise,
+    NnxApply,
+    NormStatistics,
+    split_nnx,
+)
 from ignpx.errors import InvalidArgumentError
 
 PyTree = Any
@@ -32,13 +39,18 @@ class Apply(Protocol):
     With `train=False` the running statistics are used and `state` is returned as it came. With
     `train=True` batch statistics are used and the returned state is the updated one.
 
-    It may have a method `norm_statistics(params, state, inputs)` besides, which
-    `Classifier.norm_statistics` then calls.
+    It may have methods `norm_statistics(params, state, inputs)` and
+    `observed(params, state, inputs, *, train)` besides, which `Classifier.norm_statistics` and
+    `Classifier.observed` then call.
     """
 
     def __call__(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
     ) -> tuple[jax.Array, PyTree]: ...
+
+
+# key -> (params, state)
+Initialise = Callable[[jax.Array], tuple[PyTree, PyTree]]
 
 
 def identity(images: jax.Array) -> jax.Array:
@@ -61,6 +73,8 @@ class Classifier:
       preprocess: maps a batch of images to a batch of inputs; hashable.
       targets: patterns over parameter paths that name the layers which unlearning edits by default
         (see `ignpx.targets`).
+      initialise: maps a PRNG key to fresh `(params, state)`, as before any training; hashable. What
+        retraining and students start from. None where it is not known.
     """
 
     params: PyTree
@@ -72,6 +86,7 @@ class Classifier:
         default=identity, metadata={"static": True}
     )
     targets: tuple[str, ...] = dataclasses.field(default=(".*",), metadata={"static": True})
+    initialise: Initialise | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self, inputs: jax.Array) -> jax.Array:
         """Logits `(N, num_classes)` of preprocessed inputs `(N, *input_shape)`, evaluation mode."""
@@ -85,6 +100,36 @@ class Classifier:
         observe = getattr(self.apply, "norm_statistics", None)
         return [] if observe is None else observe(self.params, self.state, inputs)
 
+    def observed(
+        self, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
+        """Logits, state and the outputs of the layers that make feature maps, in their order.
+
+        These are the batch-norm layers, or the convolutions of a model without any; none at all for
+        models that are plain functions.
+        """
+        observe = getattr(self.apply, "observed", None)
+        if observe is None:
+            return *self.apply(self.params, self.state, inputs, train=train), []
+        return observe(self.params, self.state, inputs, train=train)
+
+    def fresh(self, key: jax.Array) -> "Classifier":
+        """The same architecture, newly initialised, in the dtypes that it has.
+
+        Raises:
+          InvalidArgumentError: if the classifier does not know how it is initialised.
+        """
+        if self.initialise is None:
+            raise InvalidArgumentError(
+                "initialise",
+                None,
+                "the method starts from a new model, and this classifier does not know how one is "
+                "made; give it a function from a PRNG key to (params, state)",
+            )
+        made = dict(zip(("params", "state"), self.initialise(key), strict=True))
+        had = {"params": self.params, "state": self.state}
+        return self.replace(**jax.tree.map(_of_the_dtype_of, had, made))
+
     def replace(self, **changes: Any) -> "Classifier":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -95,18 +140,14 @@ class Classifier:
 
         Args:
           model: the module; it is not changed, and not referred to afterwards.
-          **fields: `input_shape`, `num_classes`, and optionally `preprocess` and `targets`.
+          **fields: `input_shape`, `num_classes`, and optionally `preprocess`, `targets` and
+            `initialise`.
 
         Raises:
           InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
         """
-        graphdef, params, state = nnx.split(model, nnx.Param, ...)
-        handle = cls(
-            params=nnx.to_pure_dict(params),
-            state=nnx.to_pure_dict(state),
-            apply=NnxApply(graphdef),
-            **fields,
-        )
+        graphdef, params, state = split_nnx(model)
+        handle = cls(params=params, state=state, apply=NnxApply(graphdef), **fields)
         return validated(handle)
 
     @classmethod
@@ -125,6 +166,8 @@ class Classifier:
           InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
         """
         state = {name: value for name, value in variables.items() if name != "params"}
+        if "input_shape" in fields:
+            fields.setdefault("initialise", LinenInitialise(module, tuple(fields["input_shape"])))
         handle = cls(params=variables["params"], state=state, apply=LinenApply(module), **fields)
         return validated(handle)
 
@@ -143,6 +186,11 @@ class Classifier:
           InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
         """
         return validated(cls(params=params, state={}, apply=FunctionApply(function), **fields))
+
+
+def _of_the_dtype_of(old: jax.Array, new: jax.Array) -> jax.Array:
+    # PRNG keys, as of dropout, cannot be cast, not even to what they are.
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def validated(classifier: Classifier) -> Classifier:

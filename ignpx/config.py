@@ -3,12 +3,14 @@
 import contextlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 import yaml
 
 from ignpx.errors import InvalidArgumentError, near_names
+
+Section = TypeVar("Section", bound=pydantic.BaseModel)
 
 
 class _Section(pydantic.BaseModel):
@@ -35,8 +37,9 @@ class Recipe(_Section):
 
     Weight decay is added to the gradient before the optimiser, as PyTorch's Adam and SGD do.
     Schedules: `plateau` divides the learning rate by ten once validation accuracy has not improved
-    for more than `patience` epochs; `cosine` decays to zero over all epochs, after `warmup_epochs`
-    of linear increase.
+    for more than `patience` epochs; `cosine` decays to `final_share` of the rate over all epochs,
+    after `warmup_epochs` of linear increase; `constant` stays. With `early_stopping` training ends
+    once validation accuracy has not improved for so many epochs.
     """
 
     epochs: int = pydantic.Field(gt=0)
@@ -45,9 +48,11 @@ class Recipe(_Section):
     learning_rate: float = pydantic.Field(default=0.01, gt=0)
     momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
     weight_decay: float = pydantic.Field(default=5e-4, ge=0)
-    schedule: Literal["plateau", "cosine"] = "cosine"
+    schedule: Literal["plateau", "cosine", "constant"] = "cosine"
     patience: int = pydantic.Field(default=5, ge=0)
     warmup_epochs: int = pydantic.Field(default=0, ge=0)
+    final_share: float = pydantic.Field(default=0.0, ge=0, le=1)
+    early_stopping: int | None = pydantic.Field(default=None, gt=0)
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     crop_padding: int = pydantic.Field(default=0, ge=0)
     flip: bool = False
@@ -73,6 +78,24 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
       InvalidArgumentError: if the file is not there or not YAML, or a field is unknown or has a
         value of the wrong type or range.
     """
+    values = read_yaml(path)
+    for field, value in parse_overrides(overrides).items():
+        *sections, last = field.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise InvalidArgumentError("--set", field, f"{section} is not a section")
+        target[last] = value
+    return parse(TrainConfig, values)
+
+
+def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+      InvalidArgumentError: if it is not there, or holds something else.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
         known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
@@ -84,31 +107,24 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
         raise InvalidArgumentError("CONFIG", str(path), f"is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise InvalidArgumentError("CONFIG", str(path), "must hold a mapping of fields")
-    for field, value in parse_overrides(overrides).items():
-        *sections, last = field.split(".")
-        target = values
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise InvalidArgumentError("--set", field, f"{section} is not a section")
-        target[last] = value
-    return parse(values)
+    return values
 
 
-def parse(values: dict[str, Any]) -> TrainConfig:
-    """Checks a mapping of fields.
+def parse(model: type[Section], values: dict[str, Any]) -> Section:
+    """Checks a mapping of fields against a section.
 
     Raises:
       InvalidArgumentError: naming the first field that is unknown or has an unusable value.
     """
     try:
-        return TrainConfig.model_validate(values)
+        return model.model_validate(values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        # An unknown field before a missing one, of which it may be a misspelling.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         field = ".".join(str(part) for part in first["loc"])
         advice = first["msg"]
         if first["type"] == "extra_forbidden":
-            advice = f"there is no such field; {near_names(field, _field_names(TrainConfig))}"
+            advice = f"there is no such field; {near_names(field, _field_names(model))}"
         raise InvalidArgumentError(field, first["input"], advice) from error
 
 

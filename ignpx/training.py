@@ -1,11 +1,13 @@
-"""Training a classifier by a recipe: the best checkpoint is kept, a stopped run is resumed."""
+"""Training a classifier by a recipe: for so many epochs, or with validation and resumption."""
 
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -41,7 +43,35 @@ class _Run(NamedTuple):
     best: PyTree  # (params, state) of the epoch with the highest validation accuracy
     best_accuracy: np.ndarray
     epoch: np.ndarray
-    stale_epochs: np.ndarray  # since the last improvement, for the plateau schedule
+    best_epoch: np.ndarray
+    stale_epochs: np.ndarray  # since the last improvement or reduction, for the plateau schedule
+
+
+def fit(
+    classifier: Classifier, samples: Samples, recipe: Recipe, key: jax.Array
+) -> tuple[Classifier, jax.Array]:
+    """Trains a copy of a classifier for all epochs of a recipe, and returns the last one.
+
+    Args:
+      classifier: where to start; unchanged.
+      samples: images as the classifier's `preprocess` takes them, kept on the device.
+      recipe: see `Recipe`; with a schedule that needs no validation, `cosine` or `constant`.
+      key: PRNG key of the permutations and the augmentation.
+
+    Returns:
+      The classifier, and the training losses `(epochs, steps)`.
+    """
+    recipe, steps = _batches(recipe, len(samples.labels))
+    optimizer, loss = _optimizer(recipe, steps), _Loss.of(classifier, recipe)
+    data = jax.device_put(samples)
+    carry = descent.start(classifier.params, classifier.state, optimizer)
+    losses = []
+    for epoch in range(recipe.epochs):
+        carry, of_epoch = _epoch(
+            loss, optimizer, carry, data, recipe, steps, jax.random.fold_in(key, epoch)
+        )
+        losses.append(of_epoch)
+    return classifier.replace(params=carry.params, state=carry.state), jnp.stack(losses)
 
 
 def train(
@@ -50,7 +80,7 @@ def train(
     validation: Samples,
     recipe: Recipe,
     *,
-    seed: int,
+    seed: int | jax.Array,
     resume_dir: pathlib.Path | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> Classifier:
@@ -62,7 +92,7 @@ def train(
         permutation is left out.
       validation: picks the best epoch and drives the plateau schedule.
       recipe: see `Recipe`.
-      seed: of the permutations and the augmentation.
+      seed: of the permutations and the augmentation, a number or a PRNG key.
       resume_dir: where the run is saved after each epoch and resumed from; None saves nothing. A
         resumed run gives the same result, to the bit, as one that was never stopped.
       on_epoch: called after every epoch.
@@ -70,29 +100,25 @@ def train(
     Returns:
       The classifier with the parameters and state of its best epoch.
     """
-    steps = len(train_samples.labels) // recipe.batch_size
-    if steps == 0:
-        # Fewer samples than a batch: one batch of all of them.
-        recipe = recipe.model_copy(update={"batch_size": len(train_samples.labels)})
-        steps = 1
-    optimizer = _optimizer(recipe, steps)
-    loss = partial(_loss, classifier.apply, classifier.preprocess, recipe)
+    recipe, steps = _batches(recipe, len(train_samples.labels))
+    optimizer, loss = _optimizer(recipe, steps), _Loss.of(classifier, recipe)
     data = jax.device_put(train_samples)
     run = _Run(
         carry=descent.start(classifier.params, classifier.state, optimizer),
         best=(classifier.params, classifier.state),
         best_accuracy=np.asarray(-1.0),
         epoch=np.asarray(0),
+        best_epoch=np.asarray(0),
         stale_epochs=np.asarray(0),
     )
     if resume_dir is not None:
         run = checkpoint.load_latest(resume_dir, run) or run
-    while run.epoch < recipe.epochs:
-        key = jax.random.fold_in(jax.random.key(seed), int(run.epoch))
-        order_key, step_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, len(train_samples.labels))
-        indices = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
-        carry, losses = descent.descend(loss, optimizer, run.carry, data, indices, step_key)
+    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    patience = recipe.early_stopping or recipe.epochs
+    while run.epoch < recipe.epochs and run.epoch - run.best_epoch < patience:
+        carry, losses = _epoch(
+            loss, optimizer, run.carry, data, recipe, steps, jax.random.fold_in(key, int(run.epoch))
+        )
         candidate = classifier.replace(params=carry.params, state=carry.state)
         accuracy = count_correct(candidate, validation).accuracy()
         improved = accuracy > run.best_accuracy
@@ -102,6 +128,7 @@ def train(
             best=(carry.params, carry.state) if improved else run.best,
             best_accuracy=np.maximum(accuracy, run.best_accuracy),
             epoch=run.epoch + 1,
+            best_epoch=run.epoch + 1 if improved else run.best_epoch,
             stale_epochs=np.asarray(0 if improved else run.stale_epochs + 1),
         )
         if recipe.schedule == "plateau" and run.stale_epochs > recipe.patience:
@@ -124,6 +151,30 @@ def train(
     return classifier.replace(params=params, state=state)
 
 
+def _batches(recipe: Recipe, count: int) -> tuple[Recipe, int]:
+    """The recipe and the steps of an epoch; one batch of all samples if they are fewer."""
+    if count < recipe.batch_size:
+        return recipe.model_copy(update={"batch_size": count}), 1
+    return recipe, count // recipe.batch_size
+
+
+def _epoch(
+    loss: descent.Loss,
+    optimizer: optax.GradientTransformation,
+    carry: descent.Descent,
+    data: Samples,
+    recipe: Recipe,
+    steps: int,
+    key: jax.Array,
+) -> tuple[descent.Descent, jax.Array]:
+    order_key, step_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, len(data.labels))
+    indices = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
+    return descent.descend(loss, optimizer, carry, data, indices, step_key)
+
+
+# Cached, and compared by value below, so that a second run of the same shapes compiles nothing.
+@functools.lru_cache(maxsize=64)
 def _optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
     def transformation(learning_rate: Any) -> optax.GradientTransformation:
         rule = (
@@ -142,21 +193,29 @@ def _optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransforma
             peak_value=rate,
             warmup_steps=warmup,
             decay_steps=recipe.epochs * steps_per_epoch,
+            end_value=recipe.final_share * rate,
         )
     return optax.inject_hyperparams(transformation)(learning_rate=rate)
 
 
-def _loss(
-    apply: Any,
-    preprocess: Any,
-    recipe: Recipe,
-    params: PyTree,
-    state: PyTree,
-    batch: Samples,
-    key: jax.Array,
-) -> tuple[jax.Array, PyTree]:
-    images = crop_and_flip(key, batch.images, padding=recipe.crop_padding, flip=recipe.flip)
-    logits, state = apply(params, state, preprocess(images), train=True)
-    labels = jax.nn.one_hot(batch.labels, logits.shape[-1])
-    labels = optax.smooth_labels(labels, recipe.label_smoothing)
-    return optax.softmax_cross_entropy(logits, labels).mean(), state
+@dataclasses.dataclass(frozen=True)
+class _Loss:
+    """Cross-entropy of a batch of images in training mode, a `descent.Loss`."""
+
+    apply: Any
+    preprocess: Any
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, classifier: Classifier, recipe: Recipe) -> "_Loss":
+        return cls(classifier.apply, classifier.preprocess, recipe)
+
+    def __call__(
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        recipe = self.recipe
+        images = crop_and_flip(key, batch.images, padding=recipe.crop_padding, flip=recipe.flip)
+        logits, state = self.apply(params, state, self.preprocess(images), train=True)
+        labels = jax.nn.one_hot(batch.labels, logits.shape[-1])
+        labels = optax.smooth_labels(labels, recipe.label_smoothing)
+        return optax.softmax_cross_entropy(logits, labels).mean(), state

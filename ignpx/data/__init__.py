@@ -2,6 +2,15 @@
 
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import DatasetInfo, describe, load
-from ignpx.data.splits import Splits, load_splits, retained
+from ignpx.data.splits import Splits, load_splits, only, retained
 
-__all__ = ["DatasetInfo", "Normalise", "Splits", "describe", "load", "load_splits", "retained"]
+__all__ = [
+    "DatasetInfo",
+    "Normalise",
+    "Splits",
+    "describe",
+    "load",
+    "load_splits",
+    "only",
+    "retained",
+]

@@ -17,6 +17,8 @@ def crop_and_flip(key: jax.Array, images: jax.Array, *, padding: int, flip: bool
       An array like `images`.
     """
     crop_key, flip_key = jax.random.split(key)
+    if not (padding or flip):
+        return images  # of any shape: not all models are of images
     count, height, width, _ = images.shape
     if padding:
         padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))

@@ -68,6 +68,12 @@ def load_splits(
     )
 
 
+def only(samples: Samples, classes: Sequence[int]) -> Samples:
+    """The samples of these classes."""
+    keep = np.isin(samples.labels, list(classes))
+    return Samples(samples.images[keep], samples.labels[keep])
+
+
 def retained(samples: Samples, forget: Sequence[int]) -> Samples:
     """The samples of every class that is not in `forget`."""
     keep = ~np.isin(samples.labels, list(forget))

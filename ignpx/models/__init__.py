@@ -1,21 +1,42 @@
 """Our own models, Flax NNX modules, and the one function that builds any of them by name."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
 
-from ignpx.classifier import Classifier
+from ignpx.adapters import split_nnx
+from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.models.lenet import LeNet
 from ignpx.models.resnet import ResNet9, ResNet18, cifar_resnet18
+from ignpx.models.vit import VitTiny
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "lenet": LeNet,
     "resnet9": ResNet9,
     "resnet18": ResNet18,
     "cifar_resnet18": cifar_resnet18,
+    "vit_tiny": VitTiny,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialise:
+    """How one of our models is initialised, as a `Classifier.initialise`."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    width: float
+
+    def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh parameters and state, those of `create` for the same seed."""
+        build = MODELS[self.name]
+        model = build(self.input_shape, self.num_classes, width=self.width, rngs=nnx.Rngs(key))
+        return split_nnx(model)[1:]
 
 
 def create(
@@ -49,5 +70,6 @@ def create(
     if not width > 0:
         raise InvalidArgumentError("width", width, "must be above zero; 1.0 is the paper's size")
     model = MODELS[name](input_shape, num_classes, width=width, rngs=nnx.Rngs(seed))
-    fields.setdefault("targets", type(model).targets)
+    fields.setdefault("initialise", Initialise(name, input_shape, num_classes, width))
+    fields.setdefault("targets", model.targets)
     return Classifier.from_nnx(model, input_shape=input_shape, num_classes=num_classes, **fields)
