@@ -9,11 +9,12 @@ from ignpx.errors import (
     UnlearningError,
     UnlearningWarning,
 )
-from ignpx.unlearner import Info, Request, Sees, Unlearner, unlearn
+from ignpx.unlearner import Changes, Info, Request, Sees, Unlearner, unlearn
 
 __version__ = version("ignpx")
 
 __all__ = [
+    "Changes",
     "Classifier",
     "IgnpxError",
     "Info",

@@ -77,7 +77,7 @@ def run(
                 "forget": [FORGET],
                 "forget_accuracy": forgotten,
                 "retain_accuracy": retained,
-                **runs.summary(info),
+                **info.summary(),
                 "seconds": seconds,
                 "versions": runs.versions(),
             },

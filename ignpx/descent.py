@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from ignpx import loops
+from ignpx.errors import UnlearningError
 
 PyTree = Any
 # (params, state, batch, key) -> (scalar loss, new state)
@@ -31,6 +33,31 @@ class Descent(NamedTuple):
     params: PyTree
     state: PyTree
     opt_state: optax.OptState
+
+
+class DescentInfo(NamedTuple):
+    """Diagnostics of a method that fine-tunes.
+
+    Attributes:
+      losses: `(N,)` training losses, of steps or of epochs, in their order.
+    """
+
+    losses: Any  # numpy or JAX array
+
+    def check(self, request: Any) -> None:
+        """Raises if the descent diverged."""
+        losses = np.asarray(self.losses)
+        broken = np.flatnonzero(~np.isfinite(losses))
+        if broken.size:
+            first = int(broken[0])
+            raise UnlearningError(
+                f"the descent diverged: loss {first} of {len(losses)} is {losses[first]}, the one "
+                f"before {losses[first - 1] if first else 'none'}; lower the learning rate"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {"first_loss": float(self.losses[0]), "last_loss": float(self.losses[-1])}
 
 
 def start(params: PyTree, state: PyTree, optimizer: optax.GradientTransformation) -> Descent:

@@ -29,6 +29,30 @@ def dampening(log_ratios: PyTree, log_alpha: jax.Array, strength: float) -> PyTr
     return jax.tree.map(leaf, log_ratios)
 
 
+def capped_dampening(log_ratios: PyTree, log_alpha: jax.Array, strength: float) -> PyTree:
+    """The factor by which SSD scales each parameter, float32.
+
+    `min(strength * I_D / I_f, 1)` where `I_f > alpha * I_D`, and 1 elsewhere. A selected parameter
+    has `I_D / I_f < 1 / alpha`, so that the cap at 1 matters only for a strength above alpha.
+
+    Args:
+      log_ratios: logarithms of `I_f / I_D` (see `ignpx.selection.log_ratio`).
+      log_alpha: logarithm of the threshold.
+      strength: lambda of the paper, above zero.
+    """
+
+    def leaf(ratio: jax.Array) -> jax.Array:
+        capped = jnp.minimum(jnp.exp(jnp.log(strength) - ratio), 1.0)
+        return jnp.where(ratio > log_alpha, capped, 1.0)
+
+    return jax.tree.map(leaf, log_ratios)
+
+
+def zeroing(masks: PyTree) -> PyTree:
+    """The factor 0 for each selected parameter and 1 for the others, float32."""
+    return jax.tree.map(lambda mask: 1.0 - mask.astype(jnp.float32), masks)
+
+
 def scale(params: PyTree, factors: PyTree) -> PyTree:
     """Multiplies parameters by factors of their own shape; None leaves them untouched.
 

@@ -34,10 +34,19 @@ def iterate(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> t
     """
     if jax.default_backend() != "cpu" or _traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
-    compiled = _compiled(step)
+    return repeat(_compiled(step), operands, carry, length)
+
+
+def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:
+    """As `iterate`, for a step that calls `iterate` itself: on a CPU it is not compiled as a whole.
+
+    What such a step does besides is best compiled by itself.
+    """
+    if jax.default_backend() != "cpu" or _traced((operands, carry)):
+        return _scanned(step, length)(operands, carry)
     outputs = []
     for index in range(length):
-        carry, output = compiled(operands, carry, jnp.int32(index))
+        carry, output = step(operands, carry, jnp.int32(index))
         outputs.append(output)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 

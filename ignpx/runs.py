@@ -1,5 +1,6 @@
 """Whole runs on a directory: train a classifier, unlearn from a trained one."""
 
+import dataclasses
 import inspect
 import json
 import pathlib
@@ -15,6 +16,7 @@ import numpy as np
 import ignpx
 from ignpx import checkpoint, data, models, pictures, stages, training, workdir
 from ignpx.audit import ClassCounts, count_correct
+from ignpx.classifier import Samples
 from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError, UnlearningWarning, near_names
 from ignpx.methods import METHODS
@@ -36,10 +38,13 @@ def train(
     directory: pathlib.Path,
     *,
     where: Where = TFDS_DEFAULT,
+    without: Sequence[int] = (),
     overwrite: bool = False,
     on_epoch: Callable[[training.Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a classifier by a config, resuming an unfinished run of the same config.
+
+    `without` names classes that are left out of its data, though not of its outputs.
 
     Leaves in `directory`: `checkpoint`, `config.json`, `metrics.json`, and `epochs.jsonl` with a
     line an epoch.
@@ -51,9 +56,12 @@ def train(
       InvalidArgumentError: if the directory holds another run, or the dataset is not there.
     """
     description = config.model_dump(mode="json")
+    if without:
+        description["without"] = sorted(without)
     if not (_unfinished(directory, description) and not overwrite):
         workdir.check_free(directory, overwrite=overwrite)
     splits = data.load_splits(**description["dataset"], **where._asdict())
+    kept = [data.retained(part, without) for part in (splits.train, splits.validation)]
     if overwrite:
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
@@ -66,30 +74,40 @@ def train(
         seed=config.seed,
         preprocess=splits.preprocess,
     )
-    begin = time.perf_counter()
+    epochs = directory / "epochs.jsonl"
+    clock = {"training": time.perf_counter(), "compile": 0.0}
 
     def log(progress: training.Progress) -> None:
-        with (directory / "epochs.jsonl").open("a") as file:
-            file.write(json.dumps(progress._asdict()) + "\n")
+        now = {"training": time.perf_counter(), "compile": recorded["compile"]}
+        spent = {name: now[name] - clock[name] for name in clock}
+        spent["training"] -= spent["compile"]
+        clock.update(now)
+        with epochs.open("a") as file:
+            file.write(json.dumps({**progress._asdict(), "seconds": spent}) + "\n")
         if on_epoch is not None:
             on_epoch(progress)
 
-    classifier = training.train(
-        classifier,
-        splits.train,
-        splits.validation,
-        config.training,
-        seed=config.seed,
-        resume_dir=directory / "resume",
-        on_epoch=log,
-    )
-    seconds = time.perf_counter() - begin
+    with stages.recording() as recorded:
+        classifier = training.train(
+            classifier,
+            kept[0],
+            kept[1],
+            config.training,
+            seed=config.seed,
+            resume_dir=directory / "resume",
+            on_epoch=log,
+        )
+    # From the log, so that the epochs before an interruption count too. One that fell between the
+    # end of an epoch and its line leaves a line out.
+    lines = epochs.read_text().splitlines() if epochs.exists() else []
+    spent = [json.loads(line)["seconds"] for line in lines]
+    seconds = {name: sum(one[name] for one in spent) for name in clock}
     test = count_correct(classifier, splits.test)
     metrics = {
-        "validation_accuracy": count_correct(classifier, splits.validation).accuracy(),
+        "validation_accuracy": count_correct(classifier, kept[1]).accuracy(),
         "test_accuracy": test.accuracy(),
         "test_accuracy_by_class": _by_class(test),
-        "seconds": {"training": seconds},
+        "seconds": seconds,
         "versions": versions(),
     }
     workdir.write_json(directory / workdir.METRICS, metrics)
@@ -99,8 +117,13 @@ def train(
     return metrics
 
 
-def unlearner(method: str, settings: dict[str, Any]) -> Unlearner:
+def unlearner(
+    method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None
+) -> Unlearner:
     """Builds a method from its registered name and hyperparameters.
+
+    A method that takes a `recipe` gets the one that the classifier was trained by, with what
+    settings such as `recipe.epochs` change of it.
 
     Raises:
       InvalidArgumentError: if the method or a hyperparameter is unknown, or a value is unusable.
@@ -109,6 +132,12 @@ def unlearner(method: str, settings: dict[str, Any]) -> Unlearner:
         raise InvalidArgumentError("--method", method, near_names(method, METHODS))
     factory = METHODS[method]
     known = inspect.signature(factory).parameters
+    if "recipe" in known:
+        changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
+        settings = {n: v for n, v in settings.items() if n not in changed}
+        if recipe or changed:
+            fields = {n.removeprefix("recipe."): v for n, v in changed.items()}
+            settings.setdefault("recipe", {**(recipe or {"epochs": 200}), **fields})
     for name, value in settings.items():
         if name not in known:
             raise InvalidArgumentError(
@@ -138,7 +167,7 @@ def forget(
 ) -> dict[str, Any]:
     """Unlearns classes from the classifier of a run, and writes the result as a run of its own.
 
-    The dataset is opened for nothing but scoring.
+    For a method that sees no data, the dataset is opened for nothing but scoring.
 
     Args:
       source: directory of a run, by `train` or by `forget`.
@@ -161,10 +190,13 @@ def forget(
     """
     workdir.check_free(directory, overwrite=overwrite)
     settings = settings or {}
-    chosen = unlearner(method, settings)
+    unlearner(method, settings)  # a mistake is found before anything long is done
     classifier, config = checkpoint.load(source / workdir.CHECKPOINT)
+    chosen = unlearner(method, settings, config.get("training"))
     forgotten = list(config.get("forgotten", []))
     request = Request.classes(classes, classifier.num_classes, forgotten=forgotten)
+    if chosen.sees:
+        request = with_data(request, training_samples(config, where))
     test = None
     if score:
         dataset = config["dataset"]
@@ -189,10 +221,13 @@ def forget(
         "forget": list(classes),
         "forgotten_before": forgotten,
         "seed": seed,
-        **summary(info),
+        **info.summary(),
         "doubts": doubts,
     }
-    drawn = {"prototypes": pictures.prototypes(np.asarray(info.prototypes.inputs), names, classes)}
+    drawn = {}
+    if hasattr(info, "prototypes"):
+        inputs = np.asarray(info.prototypes.inputs)
+        drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
     if test is not None:
         begin = time.perf_counter()
         before, after = count_correct(classifier, test), count_correct(edited, test)
@@ -217,25 +252,17 @@ def forget(
     return metrics
 
 
-def summary(info: Any) -> dict[str, Any]:
-    """The diagnostics of IGNP as JSON values."""
-    calibration = info.calibration
-    log_alpha = float(calibration.log_alpha)
-    alpha = float(calibration.alpha)
-    selected = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): int(count)
-        for path, count in jax.tree_util.tree_leaves_with_path(info.selected)
-    }
-    return {
-        "alpha": alpha if np.isfinite(alpha) else None,
-        "log10_alpha": log_alpha / float(np.log(10)),
-        "coverage": float(calibration.coverage),
-        "calibration_passes": int(calibration.passes),
-        "selected_by_parameter": selected,
-        "prototype_loss": [float(v) for v in info.prototypes.loss],
-        "prototype_confidence": [float(v) for v in info.prototypes.confidence],
-        "held_out_recognised": [float(v) for v in info.held_out],
-    }
+def training_samples(config: dict[str, Any], where: Where = TFDS_DEFAULT) -> Samples:
+    """What the classifier of a run was trained on, without the classes it never saw."""
+    splits = data.load_splits(**config["dataset"], **where._asdict())
+    return data.retained(splits.train, config.get("without", ()))
+
+
+def with_data(request: Request, samples: Samples) -> Request:
+    """The request with the training samples of what it forgets and of what it retains."""
+    parts = (np.flatnonzero(mask) for mask in (request.forget, request.retain))
+    forget, retain = (data.only(samples, classes.tolist()) for classes in parts)
+    return dataclasses.replace(request, forget_data=forget, retain_data=retain)
 
 
 def scores(

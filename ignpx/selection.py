@@ -34,6 +34,26 @@ def log_ratio(forget: PyTree, retain: PyTree) -> PyTree:
     return jax.tree.map(leaf, forget, retain)
 
 
+def supporting(forget: PyTree, gradient: PyTree, params: PyTree) -> PyTree:
+    """Forget sensitivities of the parameters that speak for the forget class, 0 for the others.
+
+    Shrinking `theta` changes the loss by `-theta * dL/dtheta`, to first order. Where that is not
+    above zero, a smaller `theta` would keep the class alive. The squares of Equation 3 do not tell
+    the one from the other.
+
+    Args:
+      forget: pytree of non-negative sensitivities.
+      gradient: pytree of the same structure, the mean gradient of the loss on the forget set (see
+        `ignpx.importance.mean_gradient`).
+      params: the parameters, likewise.
+    """
+
+    def leaf(s: jax.Array, g: jax.Array, theta: jax.Array) -> jax.Array:
+        return jnp.where(g * theta.astype(jnp.float32) < 0, s, 0.0)
+
+    return jax.tree.map(leaf, forget, gradient, params)
+
+
 def mask(log_ratios: PyTree, log_alpha: jax.Array) -> PyTree:
     """`S_forget > alpha * S_retain` for each parameter (Equation 5), as booleans."""
     return jax.tree.map(lambda ratio: ratio > log_alpha, log_ratios)

@@ -42,13 +42,13 @@ def recording() -> Iterator[dict[str, float]]:
 def stage(name: str, function: Callable[..., T]) -> Callable[..., T]:
     """Wraps a function of pytrees so that its run time is recorded under `name`."""
 
-    def run(*args: Any) -> T:
+    def run(*args: Any, **kwargs: Any) -> T:
         seconds = _clock.get()
         with jax.named_scope(name):
             if seconds is None:
-                return function(*args)
+                return function(*args, **kwargs)
             begin, compiled = time.perf_counter(), seconds["compile"]
-            result = jax.block_until_ready(function(*args))
+            result = jax.block_until_ready(function(*args, **kwargs))
         spent = time.perf_counter() - begin - (seconds["compile"] - compiled)
         seconds[name] = seconds.get(name, 0.0) + spent
         return result

@@ -65,10 +65,23 @@ class Prototypes(NamedTuple):
 
 
 def cross_entropy(weight: float = 1.0) -> Term:
-    """Mean cross-entropy with the class to be reached (first term of Equation 2)."""
+    """Mean cross-entropy with the class to be reached (first term of Equation 2).
+
+    A negative weight makes the inputs of UNSIR, which maximise it.
+    """
 
     def term(view: View) -> jax.Array:
         return weight * jnp.mean(sample_cross_entropy(view.logits, view.labels[:, None]))
+
+    return term
+
+
+def energy(weight: float = 1.0) -> Term:
+    """Mean squared norm of the inputs; keeps error-maximising noise small (UNSIR)."""
+
+    def term(view: View) -> jax.Array:
+        squares = jnp.sum(jnp.square(view.inputs), axis=tuple(range(2, view.inputs.ndim)))
+        return weight * jnp.mean(squares)
 
     return term
 

@@ -23,6 +23,15 @@ class Sees(enum.Flag):
     BOTH = FORGET | RETAIN
 
 
+class Changes(enum.Flag):
+    """What a method may change of a classifier."""
+
+    TARGETS = enum.auto()
+    OTHER_LAYERS = enum.auto()
+    STATE = enum.auto()
+    ALL = TARGETS | OTHER_LAYERS | STATE
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -118,6 +127,9 @@ class Info(Protocol):
     def check(self, request: Request) -> None:
         """Raises `UnlearningError` with the figures if the method failed; warns of doubts."""
 
+    def summary(self) -> dict[str, Any]:
+        """The figures worth keeping, as JSON values."""
+
 
 class Unlearner(NamedTuple):
     """A method with its hyperparameters settled, as built by a factory such as `methods.ignp`.
@@ -126,10 +138,12 @@ class Unlearner(NamedTuple):
       sees: the real data that it is given; a data-free method sees `Sees.NOTHING`.
       unlearn: a pure function `(classifier, request, key) -> (classifier, info)`. It leaves its
         arguments alone, and says in `info` whether it succeeded.
+      changes: what it may change of the classifier; everything else comes back to the bit.
     """
 
     sees: Sees
     unlearn: Callable[[Classifier, Request, jax.Array], tuple[Classifier, Any]]
+    changes: Changes = Changes.TARGETS
 
 
 def unlearn(

@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +50,7 @@ def staged(workdir: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathli
     check_free(workdir, overwrite=overwrite)
     workdir = workdir.absolute()
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    staging = workdir.with_name(f".{workdir.name}.{os.getpid()}")
+    staging = _beside(workdir)
     staging.mkdir()
     try:
         yield staging
@@ -62,7 +62,20 @@ def staged(workdir: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathli
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that the file is either the old one or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    """Writes JSON, see `write_text`."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is either the old one or the new one, never half of it."""
+    temporary = _beside(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    """A hidden name that no other thread, process or machine takes for the same path."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")

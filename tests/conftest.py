@@ -1,8 +1,10 @@
 """Shared fixtures: small classifiers that train in seconds, and the real data where it is."""
 
 import os
+from collections.abc import Iterator
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,3 +52,17 @@ def tfds_dir() -> str:
     if not directory:
         pytest.skip("real data: set TFDS_DATA_DIR")
     return directory
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Grows with every compilation while the test runs; the test clears it where it counts from."""
+    events: list[str] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)

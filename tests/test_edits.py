@@ -45,3 +45,10 @@ def test_scale_keeps_dtypes_and_leaves_the_rest_alone(dtype):
     assert scaled["in"].dtype == dtype
     np.testing.assert_array_equal(scaled["in"].astype(jnp.float32), [0.0, 1.5, 3.0])
     assert jax.tree.structure(scaled) == jax.tree.structure(params)
+
+
+def test_zeroing():
+    masks = {"a": jnp.asarray([True, False]), "b": None}
+    factors = edits.zeroing(masks)
+    assert factors["a"].tolist() == [0.0, 1.0]
+    assert factors["b"] is None

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ignpx import importance, models, targets
+from ignpx import importance, models, selection, targets
 
 
 def usual_loss(classifier, params, x, label):
@@ -36,6 +36,7 @@ SMALL = {
     "resnet9": ((8, 8, 3), 0.03),
     "resnet18": ((16, 16, 3), 0.03),
     "cifar_resnet18": ((8, 8, 3), 0.03),
+    "vit_tiny": ((8, 8, 3), 0.1),
 }
 
 
@@ -107,3 +108,49 @@ def test_memory_does_not_grow_with_the_number_of_samples():
         return analysis.temp_size_in_bytes - inputs.size * 4
 
     assert temporary_bytes(2000) <= 1.1 * temporary_bytes(200)
+
+
+@pytest.mark.parametrize("microbatch", [1, 4, 7, 32])
+def test_mean_gradient_equals_one_gradient_of_the_weighted_mean(mlp, microbatch):
+    inputs = jax.random.normal(jax.random.key(1), (7, 6))
+    labels = jnp.arange(7) % 4
+    weights = jnp.linspace(0, 1, 7)
+
+    def loss(params):
+        losses = [
+            w * usual_loss(mlp, params, x, y)
+            for w, x, y in zip(weights, inputs, labels, strict=True)
+        ]
+        return sum(losses)
+
+    actual = importance.mean_gradient(mlp, inputs, labels, weights, microbatch=microbatch)
+    expected = jax.grad(loss)(mlp.params)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+def test_supporting_parameters_are_those_whose_shrinking_raises_the_loss(mlp):
+    """Against the loss itself, one shrunk parameter at a time."""
+    inputs = jax.random.normal(jax.random.key(2), (5, 6))
+    labels = jnp.zeros(5, jnp.int32)
+
+    @jax.jit
+    def loss(params):
+        return jnp.mean(jax.vmap(lambda x, y: usual_loss(mlp, params, x, y))(inputs, labels))
+
+    weights = jnp.full(5, 0.2)
+    squares = importance.sensitivity(mlp, inputs, labels, weights)
+    gradient = importance.mean_gradient(mlp, inputs, labels, weights)
+    chosen = selection.supporting(squares, gradient, mlp.params)
+    before = float(loss(mlp.params))
+    kept = 0
+    for layer in ("hidden", "out"):
+        weight, marked = mlp.params[layer]["w"], np.asarray(chosen[layer]["w"])
+        for index in np.ndindex(*weight.shape):
+            params = {**mlp.params, layer: {**mlp.params[layer]}}
+            params[layer]["w"] = weight.at[index].multiply(0.99)
+            change = float(loss(params)) - before
+            if abs(change) > 1e-5:  # beyond rounding
+                assert (marked[index] > 0) == (change > 0), (layer, index)
+                kept += marked[index] > 0
+    assert 5 < kept < 155

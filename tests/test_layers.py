@@ -12,13 +12,15 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors"],
-    ["adapters", "losses", "targets", "loops", "stages"],
+    ["checks", "adapters", "losses", "targets", "loops", "stages"],
     ["classifier"],
     ["synthesis", "importance", "selection", "edits", "descent"],
     ["unlearner", "models", "data"],
-    ["methods", "audit", "config", "checkpoint", "workdir", "pictures"],
+    ["audit", "config", "checkpoint", "workdir", "pictures"],
     ["training"],
+    ["methods"],
     ["runs"],
+    ["bench"],
     ["demo"],
     ["cli"],
 ]

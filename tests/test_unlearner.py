@@ -70,7 +70,7 @@ def test_forgets_digits_without_data(trained, digits):
 
 
 def test_several_classes_at_once_and_in_sequence(trained, digits):
-    method = ignp(**QUICK, coverage=(0.04, 0.06))
+    method = ignp(**QUICK)
     both, _ = ignpx.unlearn(method, trained, Request.classes([0, 6], 10), jax.random.key(0))
     assert count_correct(both, digits.test).accuracy([0, 6]) == 0.0
     first, _ = ignpx.unlearn(method, trained, Request.classes([6], 10), jax.random.key(0))

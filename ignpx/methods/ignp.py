@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import edits, importance, losses, selection, synthesis
+from ignpx import checks, edits, importance, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.stages import stage
-from ignpx.targets import partition
+from ignpx.targets import partition, paths
 from ignpx.targets import size as parameter_count
 from ignpx.unlearner import Request, Sees, Unlearner
 
@@ -66,6 +66,21 @@ class IgnpInfo(NamedTuple):
         for doubt in self.doubts(request):
             warnings.warn(doubt, UnlearningWarning, stacklevel=3)
 
+    def summary(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        log_alpha, alpha = float(self.calibration.log_alpha), float(self.calibration.alpha)
+        counts = zip(paths(self.selected), jax.tree.leaves(self.selected), strict=True)
+        return {
+            "alpha": alpha if np.isfinite(alpha) else None,
+            "log10_alpha": log_alpha / float(np.log(10)),
+            "coverage": float(self.calibration.coverage),
+            "calibration_passes": int(self.calibration.passes),
+            "selected_by_parameter": {name: int(count) for name, count in counts},
+            "prototype_loss": [float(v) for v in self.prototypes.loss],
+            "prototype_confidence": [float(v) for v in self.prototypes.confidence],
+            "held_out_recognised": [float(v) for v in self.held_out],
+        }
+
     def doubts(self, request: Request) -> list[str]:
         """What speaks against trusting the edit, as far as that shows without data."""
         forget, retain = np.asarray(request.forget), np.asarray(request.retain)
@@ -109,12 +124,17 @@ PAPER: dict[str, Any] = {
     "batch_statistics": 0.0,
     "pixel_range": False,
     "sensitivity_loss": "cross_entropy",
+    "direction": "any",
 }
+
+# Its ablation (Table 5): the parameters that matter most to the forget class are zeroed, whatever
+# they mean to the others.
+ZEROING: dict[str, Any] = {**PAPER, "ranking": "forget", "edit": "zero"}
 
 
 def ignp(
     *,
-    coverage: tuple[float, float] = (0.01, 0.06),
+    coverage: tuple[float, float] | Literal["auto"] = "auto",
     within: Literal["held_out", "middle"] = "held_out",
     strength: float = 10.0,
     targets: tuple[str, ...] | None = None,
@@ -129,6 +149,9 @@ def ignp(
     sensitivity_loss: Literal["log_odds", "cross_entropy"] = "log_odds",
     held_out: int = 20,
     coverage_of: Literal["model", "targets"] = "model",
+    ranking: Literal["ratio", "forget"] = "ratio",
+    direction: Literal["supporting", "any"] = "supporting",
+    edit: Literal["dampen", "zero"] = "dampen",
     microbatch: int = 32,
 ) -> Unlearner:
     """Builds the IGNP unlearner, which sees no data.
@@ -139,7 +162,8 @@ def ignp(
     Args:
       coverage: the range that the share of edited parameters must lie in (Equation 6). The paper
         has (0.04, 0.05) for ten classes and (0.011, 0.013) for a hundred, chosen on test data, and
-        1 to 5 % in general.
+        1 to 5 % in general. `auto` takes neither test data nor a setting for each dataset: a range
+        that follows from the number of classes (`auto_coverage`).
       within: which coverage of the range is taken; any will do for Equation 6. `held_out` lets
         prototypes decide that took no part in the sensitivities (see
         `ignpx.selection.search_coverage`); `middle` takes the middle of the range.
@@ -164,6 +188,13 @@ def ignp(
         coverage, and `IgnpInfo.held_out` tells by them how the edit went.
       coverage_of: whether coverage is a share of all parameters of the model, as Equation 6 reads,
         or of those in the target layers.
+      ranking: what alpha is a threshold on: the `ratio` of Equation 5, or the `forget` sensitivity
+        alone, as in the paper's ablation.
+      direction: `supporting` edits only parameters whose shrinking raises the loss of the forget
+        class, to first order: those with `theta * dL/dtheta < 0` on its prototypes. Squares do not
+        tell them from parameters that speak against the class, which Equation 5 (`any`) dampens
+        as well.
+      edit: `dampen` by Equation 7, or `zero`, as in the ablation.
       microbatch: prototypes differentiated at once; memory against speed, not the result.
 
     Returns:
@@ -172,38 +203,26 @@ def ignp(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    lowest, highest = coverage = selection.check_coverage(coverage)
-    if within not in ("held_out", "middle"):
-        raise InvalidArgumentError("within", within, "must be held_out or middle")
-    for name, value in (("strength", strength), ("learning_rate", learning_rate)):
-        if not value > 0:
-            raise InvalidArgumentError(name, value, "must be above zero")
-    for name, count in (
-        ("samples", samples),
-        ("steps", steps),
-        ("held_out", held_out),
-        ("microbatch", microbatch),
-    ):
-        if not (isinstance(count, int) and count >= 1):
-            raise InvalidArgumentError(name, count, "must be a whole number of at least 1")
+    if coverage != "auto":
+        coverage = selection.check_coverage(coverage)
+    checks.one_of(("held_out", "middle"), within=within)
+    checks.one_of(("model", "targets"), coverage_of=coverage_of)
+    checks.one_of(("ratio", "forget"), ranking=ranking)
+    checks.one_of(("supporting", "any"), direction=direction)
+    checks.one_of(("dampen", "zero"), edit=edit)
+    checks.positive(strength=strength, learning_rate=learning_rate)
+    checks.whole(samples=samples, steps=steps, held_out=held_out, microbatch=microbatch)
     weights = {
         "diversity": diversity,
         "total_variation": total_variation,
         "batch_statistics": batch_statistics,
     }
-    for name, value in weights.items():
-        if not value >= 0:
-            raise InvalidArgumentError(name, value, "must not be below zero; 0 leaves the term out")
-    if coverage_of not in ("model", "targets"):
-        raise InvalidArgumentError("coverage_of", coverage_of, "must be model or targets")
+    checks.not_negative(**weights)
     sensitivity_losses = {
         "log_odds": losses.negative_log_odds,
         "cross_entropy": losses.cross_entropy,
     }
-    if sensitivity_loss not in sensitivity_losses:
-        raise InvalidArgumentError(
-            "sensitivity_loss", sensitivity_loss, "must be log_odds or cross_entropy"
-        )
+    checks.one_of(tuple(sensitivity_losses), sensitivity_loss=sensitivity_loss)
     transformation = _optimizer(optimizer, learning_rate)
     terms = [synthesis.cross_entropy()]
     terms += [getattr(synthesis, name)(value) for name, value in weights.items() if value > 0]
@@ -239,6 +258,18 @@ def ignp(
             microbatch=microbatch,
         )
         forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
+        if direction == "supporting":
+            gradient = importance.mean_gradient(
+                classifier,
+                used.reshape(-1, *classifier.input_shape),
+                jnp.repeat(prototypes.labels, samples),
+                jnp.repeat(classes[0], samples),
+                loss=sensitivity_losses[sensitivity_loss],
+                patterns=patterns(classifier),
+                microbatch=microbatch,
+            )
+            chosen, _ = partition(classifier.params, patterns(classifier))
+            forget = selection.supporting(forget, gradient, chosen)
         return forget, retain
 
     def recognised(classifier: Classifier, prototypes: synthesis.Prototypes) -> jax.Array:
@@ -248,7 +279,10 @@ def ignp(
         return jnp.mean(right, axis=1)
 
     def dampen(classifier: Classifier, ratios: PyTree, log_alpha: jax.Array) -> Classifier:
-        factors = edits.dampening(ratios, log_alpha, strength)
+        if edit == "zero":
+            factors = edits.zeroing(selection.mask(ratios, log_alpha))
+        else:
+            factors = edits.dampening(ratios, log_alpha, strength)
         return classifier.replace(params=edits.scale(classifier.params, factors))
 
     def calibrate(
@@ -258,18 +292,20 @@ def ignp(
         forget: PyTree,
         retain: PyTree,
     ) -> tuple[PyTree, selection.CoverageSearch | None, selection.Calibration]:
+        if ranking == "forget":
+            retain = jax.tree.map(jnp.ones_like, retain)
         ratios = selection.log_ratio(forget, retain)
         total = parameter_count(classifier.params if coverage_of == "model" else ratios)
+        limits = auto_coverage(classifier.num_classes) if coverage == "auto" else coverage
         if within == "middle":
-            return ratios, None, selection.calibrate(ratios, coverage, total=total)
+            return ratios, None, selection.calibrate(ratios, limits, total=total)
 
         def shares(log_alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
             each = recognised(dampen(classifier, ratios, log_alpha), prototypes)
             return _mean(each, request.forget), _mean(each, request.retain)
 
-        tried = jnp.geomspace(lowest, highest, 16)
-        search = selection.search_coverage(ratios, shares, tried, total=total)
-        return ratios, search, selection.calibrate(ratios, coverage, at=search.chosen, total=total)
+        search = selection.search_coverage(ratios, shares, jnp.geomspace(*limits, 16), total=total)
+        return ratios, search, selection.calibrate(ratios, limits, at=search.chosen, total=total)
 
     def diagnose(
         edited: Classifier, prototypes: synthesis.Prototypes, ratios: PyTree, log_alpha: jax.Array
@@ -298,6 +334,11 @@ def ignp(
         return edited, IgnpInfo(prototypes, calibration, search, selected, shares)
 
     return Unlearner(Sees.NOTHING, unlearn)
+
+
+def auto_coverage(num_classes: int) -> tuple[float, float]:
+    """The range of coverages that `coverage="auto"` searches: 0.3 to 2.5 % for ten classes."""
+    return 0.03 / num_classes, 0.08 / num_classes**0.5
 
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:

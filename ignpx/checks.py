@@ -1,0 +1,31 @@
+"""Checks of the arguments that the methods share."""
+
+from ignpx.errors import InvalidArgumentError
+
+
+def positive(**values: float) -> None:
+    """Raises `InvalidArgumentError` for the first value that is not above zero."""
+    for name, value in values.items():
+        if not value > 0:
+            raise InvalidArgumentError(name, value, "must be above zero")
+
+
+def not_negative(**values: float) -> None:
+    """Raises `InvalidArgumentError` for the first value that is below zero."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise InvalidArgumentError(name, value, "must not be below zero")
+
+
+def whole(**values: int) -> None:
+    """Raises `InvalidArgumentError` for the first value that is not a whole number from 1."""
+    for name, value in values.items():
+        if not (isinstance(value, int) and value >= 1):
+            raise InvalidArgumentError(name, value, "must be a whole number of at least 1")
+
+
+def one_of(choices: tuple[str, ...], **values: str) -> None:
+    """Raises `InvalidArgumentError` for the first value that is not among the choices."""
+    for name, value in values.items():
+        if value not in choices:
+            raise InvalidArgumentError(name, value, f"must be {' or '.join(choices)}")
