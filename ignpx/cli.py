@@ -1,4 +1,4 @@
-"""The command line: `ignpx demo`, `ignpx train`, `ignpx unlearn`."""
+"""The command line: `ignpx demo`, `train`, `unlearn`, `bench` and `report`."""
 
 import pathlib
 import sys
@@ -12,6 +12,8 @@ from rich.table import Table
 from ignpx import config as configuration
 from ignpx import demo as demonstration
 from ignpx import runs
+from ignpx.bench import run as benchmark
+from ignpx.bench import submit as submission
 from ignpx.errors import IgnpxError
 from ignpx.methods import METHODS
 from ignpx.training import Progress as Epoch
@@ -131,12 +133,90 @@ def unlearn(
         console.print(_accuracies(metrics))
     seconds = metrics["seconds"]
     unlearning = sum(s for name, s in seconds.items() if name not in ("compile", "evaluation"))
-    console.print(
-        f"alpha 10^{metrics['log10_alpha']:.2f}, {metrics['coverage']:.2%} of the parameters "
-        f"dampened, {unlearning:.1f} s after {seconds['compile']:.1f} s of compilation; "
-        f"written to {workdir}",
-        soft_wrap=True,
+    found = [
+        text.format(metrics[name])
+        for name, text in (
+            ("log10_alpha", "alpha 10^{:.2f}"),
+            ("coverage", "{:.2%} of the parameters changed"),
+            ("last_loss", "last loss {:.4f}"),
+        )
+        if name in metrics
+    ]
+    found.append(f"{unlearning:.1f} s after {seconds['compile']:.1f} s of compilation")
+    console.print(f"{', '.join(found)}; written to {workdir}", soft_wrap=True)
+
+
+@app.command()
+def bench(
+    config: Annotated[pathlib.Path, typer.Argument(help="YAML file, see configs/paper/.")],
+    workdir: Annotated[pathlib.Path, typer.Option(help="Folder of the results; continued.")],
+    data_dir: DataDir = None,
+    download: Download = False,
+    shard: Annotated[str, typer.Option(help="i/n: run the i-th of n parts of the cells.")] = "1/1",
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
+    submit: Annotated[
+        str | None,
+        typer.Option(help="Run by submitit instead: slurm, or local for processes here."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="With --submit: number of jobs.")] = 1,
+    job: Annotated[
+        list[str] | None,
+        typer.Option("--job", help="With --submit: a job parameter, timeout_min=60. Repeatable."),
+    ] = None,
+) -> None:
+    """Run what is missing of a benchmark, then write its report. May be stopped at any moment.
+
+    Several processes may share the folder. Status 1 says that some cells failed.
+    """
+    where = runs.Where(data_dir, download)
+    if submit is not None:
+        handles = submission.submit(
+            config, workdir, where, submit, jobs, configuration.parse_overrides(job or ())
+        )
+        names = ", ".join(handle.job_id for handle in handles)
+        console.print(f"{len(handles)} jobs: {names}", soft_wrap=True)
+        return
+    columns = (
+        TextColumn("cell"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
     )
+    # The estimate takes all cells so far into account: they differ a lot.
+    with Progress(*columns, console=console, speed_estimate_period=1e9) as progress:
+        task = progress.add_task("loading", total=None)
+        ran = benchmark.run(
+            config,
+            workdir,
+            where=where,
+            shard=submission.parse_shard(shard),
+            retry=retry,
+            tell=lambda text: progress.update(task, description=text),
+            warn=lambda text: progress.console.print(f"[yellow]warning:[/] {text}"),
+            advance=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _report(workdir, ran)
+
+
+@app.command()
+def report(
+    directory: Annotated[pathlib.Path, typer.Argument(help="Folder of results, by bench.")],
+) -> None:
+    """Write the tables and the page of a benchmark, of as many cells as are finished."""
+    _report(directory, benchmark.collect(directory))
+
+
+def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
+    for path in benchmark.write_report(directory, ran):
+        console.print(f"  {path}", soft_wrap=True)
+    console.print(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
+    for cell, result in ran.results:
+        if result["error"] is not None:
+            named = f"{cell.run}, {cell.label}, forget {cell.described()['forget']}"
+            console.print(f"[red]failed:[/] {named}, seed {cell.seed}: {result['error']}")
+    if ran.failed:
+        raise typer.Exit(1)
 
 
 def _accuracies(metrics: dict[str, Any]) -> Table:

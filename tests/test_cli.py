@@ -217,3 +217,63 @@ def test_help_on_every_option(command):
         stripped = line.strip("│ ").rstrip()
         if stripped.startswith(("--", "*")) and "--help" not in stripped:
             assert len(stripped.split("  ")) > 1, line
+
+
+def test_methods_that_see_data_are_given_what_the_run_was_trained_on(trained_run, tmp_path):
+    settings = ["--set", "epochs=1", "--set", "batch_size=64"]
+    status, printed = run(
+        "unlearn", trained_run, "--forget", 0, "--method", "finetune",
+        *settings, "--workdir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, printed
+    assert "last loss" in printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["method"] == "finetune"
+    assert metrics["seconds"]["descent"] > 0
+    assert not (tmp_path / "out" / "prototypes.png").exists()
+
+
+def test_retrain_takes_the_recipe_of_the_run(trained_run, tmp_path):
+    status, printed = run(
+        "unlearn", trained_run, "--forget", 0, "--method", "retrain",
+        "--set", "recipe.epochs=8", "--workdir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["forget_accuracy_after"] == 0.0
+    # Eight epochs of the run's own recipe; of the method's default it would still be guessing.
+    assert metrics["retain_accuracy_after"] > 0.8
+
+
+BENCH = """
+title: A bench
+models: [{config: digits.yaml, set: {training.epochs: 1}}]
+methods:
+  original:
+  bad: {method: ssd, settings: {alpha: 1.0e+9}}
+forget: [0]
+"""
+
+
+def test_bench_and_report(tmp_path):
+    (tmp_path / "digits.yaml").write_text(CONFIG)
+    (tmp_path / "bench.yaml").write_text(BENCH)
+    out = tmp_path / "out"
+    status, printed = run("bench", tmp_path / "bench.yaml", "--workdir", out)
+    assert status == 1, printed
+    assert "2 of 2 cells are finished, 1 failed" in printed
+    assert "lower alpha" in printed
+    for path in out.glob("r*.*"):
+        path.unlink()
+    status, again = run("report", out)
+    assert status == 1
+    assert "lower alpha" in again
+    assert {"results.csv", "report.md", "report.html"} <= {p.name for p in out.iterdir()}
+    status, printed = run("report", tmp_path)
+    assert status == 2
+    assert "holds no results" in printed
+    (tmp_path / "bench.yaml").write_text(BENCH.replace("ssd", "sdd"))
+    status, printed = run("bench", tmp_path / "bench.yaml", "--workdir", tmp_path / "other")
+    assert status == 2
+    assert "did you mean ssd" in printed
+    assert not (tmp_path / "other").exists()

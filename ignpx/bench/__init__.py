@@ -1,0 +1,1 @@
+"""The benchmark: a config is expanded into cells, cells are run once, results become tables."""

@@ -1,0 +1,175 @@
+"""The cells of a benchmark: one method on one model, one request, one seed."""
+
+import hashlib
+import inspect
+import itertools
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from ignpx import config as configuration
+from ignpx import data
+from ignpx.bench.config import RETRAIN, BenchConfig, Steps, training_config, written
+from ignpx.config import TrainConfig
+from ignpx.errors import InvalidArgumentError
+from ignpx.methods import METHODS
+from ignpx.runs import TFDS_DEFAULT, Where
+from ignpx.unlearner import Request
+
+
+class Cell(NamedTuple):
+    """What is run once, and everything that its result depends on.
+
+    Attributes:
+      run: name of the training config, without its ending.
+      training: the training config, with the seed of the cell.
+      label: what the benchmark's config calls the method.
+      method: a key of `ignpx.methods.METHODS`, or `original`.
+      settings: of the method.
+      steps: groups of classes to forget, one group after the other.
+      seed: of the method, and of the training of its model.
+      measures: beside accuracy.
+    """
+
+    run: str
+    training: TrainConfig
+    label: str
+    method: str
+    settings: dict[str, Any]
+    steps: Steps
+    seed: int
+    measures: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """A hash of all that the result depends on, defaults included; the name of its file."""
+        depends = {n: v for n, v in self.stored().items() if n not in ("run", "label")}
+        return digest({**depends, "settings": {**_defaults(self.method), **self.settings}})
+
+    def stored(self) -> dict[str, Any]:
+        """The cell as JSON values."""
+        return {**self._asdict(), "training": self.training.model_dump(mode="json")}
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> "Cell":
+        """The inverse of `stored`."""
+        steps = tuple(tuple(group) for group in stored["steps"])
+        training = TrainConfig.model_validate(stored["training"])
+        measures = tuple(stored["measures"])
+        return cls(**{**stored, "training": training, "steps": steps, "measures": measures})
+
+    @property
+    def classes(self) -> list[int]:
+        """All classes that are gone at the end."""
+        return [index for group in self.steps for index in group]
+
+    @property
+    def models(self) -> list["Model"]:
+        """The trained models that it needs, the one to forget from first."""
+        needed = [Model(self.run, self.training)]
+        if self.method == RETRAIN:
+            changes = {n.removeprefix("recipe."): v for n, v in self.settings.items()}
+            recipe = self.training.training.model_dump()
+            changed = configuration.parse(configuration.Recipe, {**recipe, **changes})
+            training = self.training.model_copy(update={"training": changed})
+            needed.append(Model(self.run, training, tuple(sorted(self.classes))))
+        if "inversion" in self.measures:
+            # The judge of reconstructions: trained alike, by a seed that no cell has.
+            judge = self.training.model_copy(update={"seed": self.seed + 1000})
+            needed.append(Model(self.run, judge))
+        return needed
+
+    def described(self) -> dict[str, Any]:
+        """What identifies it in a table of results."""
+        return {
+            "run": self.run,
+            "dataset": self.training.dataset.name,
+            "model": self.training.model.name,
+            "width": self.training.model.width,
+            "epochs": self.training.training.epochs,
+            "method": self.method,
+            "label": self.label,
+            "settings": json.dumps(self.settings),
+            "forget": written(self.steps),
+            "seed": self.seed,
+        }
+
+
+class Model(NamedTuple):
+    """A model that is trained once and shared by cells."""
+
+    run: str
+    training: TrainConfig
+    without: tuple[int, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The name of its directory."""
+        description = {"training": self.training.model_dump(mode="json"), "without": self.without}
+        without = f"-without-{'-'.join(map(str, self.without))}" if self.without else ""
+        return f"{self.run}{without}-seed-{self.training.seed}-{digest(description)[:8]}"
+
+
+def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEFAULT) -> list[Cell]:
+    """All cells of a benchmark: by seed, and then in the order of its config.
+
+    So one that is stopped early has whole tables of the first seeds.
+
+    Args:
+      config: the benchmark.
+      directory: of the benchmark's config, which the paths in it are relative to.
+      where: the datasets are asked for their number of classes.
+
+    Raises:
+      InvalidArgumentError: if a name or a class is unknown, or two cells are the same.
+    """
+    cells = []
+    for seed, entry in itertools.product(config.seeds, config.models):
+        training = training_config(entry, directory)
+        info = data.describe(training.dataset.name, **where._asdict())
+        methods = config.entries(entry)
+        for steps in config.requests(info.num_classes):
+            _check_classes(steps, info.num_classes)
+            for label, method in methods.items():
+                cell = Cell(
+                    run=pathlib.Path(entry.config).stem,
+                    training=training.model_copy(update={"seed": seed}),
+                    label=label,
+                    method=method.method,
+                    settings=method.settings,
+                    steps=steps,
+                    seed=seed,
+                    measures=tuple(sorted(config.measures)),
+                )
+                cells.append(cell)
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.id in first:
+            same = " and ".join(
+                str({n: c.described()[n] for n in ("run", "label", "forget", "seed")})
+                for c in (first[cell.id], cell)
+            )
+            raise InvalidArgumentError(
+                "CONFIG", same, "are the same cell; take one of them out of the config"
+            )
+        first[cell.id] = cell
+    return cells
+
+
+def _check_classes(steps: Steps, num_classes: int) -> None:
+    gone: list[int] = []
+    for group in steps:
+        Request.classes(group, num_classes, forgotten=gone)
+        gone += group
+
+
+def _defaults(method: str) -> dict[str, Any]:
+    if method not in METHODS:
+        return {}
+    known = inspect.signature(METHODS[method]).parameters.values()
+    return {one.name: one.default for one in known if one.default is not one.empty}
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits that depend on a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

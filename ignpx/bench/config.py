@@ -1,0 +1,127 @@
+"""Benchmark configs: which models, methods, requests and seeds, and what is measured."""
+
+import itertools
+import pathlib
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from ignpx import config as configuration
+from ignpx import models as architectures
+from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.runs import unlearner
+
+# Not methods that edit a classifier: the model as it was trained, and one that never saw the
+# classes. Both are trained once and shared by all cells.
+ORIGINAL, RETRAIN = "original", "retrain"
+
+# One class at a time, in this order: each step is a group of classes that go at once.
+Steps = tuple[tuple[int, ...], ...]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelEntry(_Section):
+    """A training config, and what is different about it here."""
+
+    config: str
+    set: dict[str, Any] = {}
+    settings: dict[str, dict[str, Any]] = {}
+
+
+class MethodEntry(_Section):
+    """A method under a label, its settings, and settings to vary."""
+
+    method: str
+    settings: dict[str, Any] = {}
+    vary: dict[str, list[Any]] = {}
+
+
+class BenchConfig(_Section):
+    """A whole benchmark: `ignpx bench CONFIG`."""
+
+    title: str
+    published: list[str] = []
+    models: list[ModelEntry] = pydantic.Field(min_length=1)
+    methods: dict[str, MethodEntry | None] = pydantic.Field(min_length=1)
+    forget: Literal["each"] | list[int | list[int | list[int]]]
+    seeds: list[int] = pydantic.Field(default=[0], min_length=1)
+    measures: list[Literal["mia", "inversion"]] = []
+
+    @pydantic.field_validator("published", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    def entries(self, model: ModelEntry) -> dict[str, MethodEntry]:
+        """The methods by label as they are for one model, with what varies written out.
+
+        Raises:
+          InvalidArgumentError: if a method, or one of its settings, is unknown or out of range.
+        """
+        if unknown := set(model.settings) - set(self.methods):
+            name = min(unknown)
+            raise InvalidArgumentError("models.settings", name, near_names(name, self.methods))
+        entries = {}
+        for label, entry in self.methods.items():
+            entry = entry or MethodEntry(method=label)
+            settings = {**entry.settings, **model.settings.get(label, {})}
+            for values in itertools.product(*entry.vary.values()):
+                varied = dict(zip(entry.vary, values, strict=True))
+                chosen = MethodEntry(method=entry.method, settings={**settings, **varied})
+                _check(chosen)
+                name = " ".join([label, *(f"{key}={value}" for key, value in varied.items())])
+                entries[name] = chosen
+        return entries
+
+    def requests(self, num_classes: int) -> list[Steps]:
+        """What is to be forgotten, request by request."""
+        if self.forget == "each":
+            return [((index,),) for index in range(num_classes)]
+        return [_steps(request) for request in self.forget]
+
+
+def load(path: pathlib.Path) -> BenchConfig:
+    """Reads a YAML config.
+
+    Raises:
+      InvalidArgumentError: if the file is not there or not YAML, or a field is unknown or has a
+        value of the wrong type.
+    """
+    return configuration.parse(BenchConfig, configuration.read_yaml(path))
+
+
+def training_config(entry: ModelEntry, directory: pathlib.Path) -> configuration.TrainConfig:
+    """The training config of a model entry, whose path is relative to the benchmark's own file.
+
+    Raises:
+      InvalidArgumentError: as `ignpx.config.load`, and if the model is unknown.
+    """
+    overrides = [f"{name}={yaml.safe_dump(value)}" for name, value in entry.set.items()]
+    loaded = configuration.load(directory / entry.config, overrides)
+    if loaded.model.name not in architectures.MODELS:
+        raise InvalidArgumentError(
+            "model", loaded.model.name, near_names(loaded.model.name, architectures.MODELS)
+        )
+    return loaded
+
+
+def written(steps: Steps) -> str:
+    """`0` for one class, `0>1` for one after the other, `0+1` for both at once."""
+    return ">".join("+".join(map(str, group)) for group in steps)
+
+
+def _steps(request: int | list[int | list[int]]) -> Steps:
+    steps = request if isinstance(request, list) else [request]
+    return tuple(tuple(step) if isinstance(step, list) else (step,) for step in steps)
+
+
+def _check(entry: MethodEntry) -> None:
+    if entry.method == ORIGINAL:
+        if entry.settings:
+            raise InvalidArgumentError("settings", entry.settings, "original has no settings")
+        return
+    unlearner(entry.method, entry.settings)

@@ -1,0 +1,140 @@
+"""The report of a benchmark: two CSV files, Markdown, and one page that needs nothing else."""
+
+import base64
+import importlib.resources
+import io
+import json
+import pathlib
+from typing import Any
+
+import jinja2
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ignpx import workdir
+from ignpx.bench import charts, tables
+
+
+def write(
+    directory: pathlib.Path,
+    *,
+    cells: pd.DataFrame,
+    config: dict[str, Any],
+    hash: str,
+    versions: list[dict[str, Any]],
+) -> list[pathlib.Path]:
+    """Writes results.csv, summary.csv, report.md and report.html into `directory`.
+
+    Each file is either the old one or the new one, never half of it, and none is touched before
+    all are made. Pictures that lie in `directory/pictures` as PNG become part of the page.
+
+    Args:
+      directory: where to; it exists.
+      cells: a row a cell, see `tables`.
+      config: of the benchmark; `title` and `published` (of `tables.compare`) are read.
+      hash: of that config.
+      versions: of the software and the device of each process that ran cells.
+
+    Returns:
+      The paths of the files.
+
+    Raises:
+      InvalidArgumentError: if `published` names a table that the paper has not.
+    """
+    summary = pd.concat([tables.over_classes(cells), tables.summarise(cells)], ignore_index=True)
+    compared = tables.compare(summary, tables.published(), config["published"])
+    ran = _what_ran(cells, hash)
+    texts = {
+        "results.csv": cells.assign(config_hash=hash).to_csv(index=False),
+        "summary.csv": compared.assign(config_hash=hash).to_csv(index=False),
+        "report.md": _markdown(config, ran, versions, compared, cells),
+        "report.html": _html(directory, config, ran, versions, compared, cells),
+    }
+    paths = [directory / name for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        workdir.write_text(path, text)
+    return paths
+
+
+def _what_ran(cells: pd.DataFrame, hash: str) -> dict[str, str]:
+    failed = len(tables.failures(cells))
+
+    def distinct(column: str) -> str:
+        return ", ".join(str(value) for value in cells[column].drop_duplicates())
+
+    return {
+        "Config": hash,
+        "Cells": f"{len(cells) - failed} done, {failed} failed",
+        "Models": distinct("run"),
+        "Methods": distinct("method"),
+        "Epochs": distinct("epochs"),
+        "Seeds": distinct("seed"),
+    }
+
+
+def _processes(versions: list[dict[str, Any]]) -> list[str]:
+    """One line for each distinct process."""
+    lines = (", ".join(f"{name} {value}" for name, value in entry.items()) for entry in versions)
+    return list(dict.fromkeys(lines))
+
+
+NOTES = (
+    "Accuracies and MIA are in per cent of the test set, differences in points, ours minus the "
+    "paper's; ± is the standard deviation over seeds. Unlearning is timed alone and after "
+    "compilation; compilation stands beside it."
+)
+
+
+def _markdown(
+    config: dict[str, Any],
+    ran: dict[str, str],
+    versions: list[dict[str, Any]],
+    compared: pd.DataFrame,
+    cells: pd.DataFrame,
+) -> str:
+    lines = [f"- {name}: {text}" for name, text in ran.items()]
+    lines += [f"- Ran with: {text}" for text in _processes(versions)]
+    return "\n\n".join(
+        [f"# {config['title']}", "\n".join(lines), NOTES, tables.markdown(compared, cells)]
+    )
+
+
+def _html(
+    directory: pathlib.Path,
+    config: dict[str, Any],
+    ran: dict[str, str],
+    versions: list[dict[str, Any]],
+    compared: pd.DataFrame,
+    cells: pd.DataFrame,
+) -> str:
+    source = importlib.resources.files("ignpx.bench") / "report.html.j2"
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    found = sorted((directory / "pictures").glob("*.png"))
+    return environment.from_string(source.read_text(encoding="utf-8")).render(
+        title=config["title"],
+        notes=NOTES,
+        ran=ran,
+        processes=_processes(versions),
+        tables=tables.layout(compared),
+        failures=tables.failures(cells).to_dict("records"),
+        charts=[(caption, _svg(figure)) for caption, figure in charts.pictures(compared, cells)],
+        pictures=[(path.stem, _data_uri("image/png", path.read_bytes())) for path in found],
+        columns=list(cells.columns),
+        cells=cells.astype(object).where(cells.notna(), "").to_numpy().tolist(),
+        config=json.dumps(config, indent=2, default=str),
+    )
+
+
+def _svg(figure: Figure) -> str:
+    file = io.BytesIO()
+    # Without a date and with a fixed salt the same figure gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "ignpx"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return _data_uri("image/svg+xml", file.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

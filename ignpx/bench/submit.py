@@ -1,0 +1,73 @@
+"""Past one machine: the shards of a benchmark as jobs of submitit, here or on SLURM."""
+
+import pathlib
+from typing import Any
+
+from ignpx.bench.config import load
+from ignpx.bench.run import run
+from ignpx.errors import InvalidArgumentError
+from ignpx.runs import Where
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`2/8` to `(2, 8)`.
+
+    Raises:
+      InvalidArgumentError: if it is not of this form.
+    """
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit()):
+        raise InvalidArgumentError("--shard", text, "must have the form i/n, such as 2/8")
+    return int(part), int(parts)
+
+
+def submit(
+    config: pathlib.Path,
+    directory: pathlib.Path,
+    where: Where,
+    cluster: str,
+    jobs: int,
+    parameters: dict[str, Any],
+) -> list[Any]:
+    """Submits a job for each shard; they share the folder, which any of them may find occupied.
+
+    Args:
+      config: of the benchmark.
+      directory: of the results; the logs of the jobs go beside it, to `DIRECTORY.jobs`.
+      where: the datasets, which every job reads.
+      cluster: `slurm`, or `local` for processes on this machine.
+      jobs: number of shards.
+      parameters: of the jobs, as submitit names them: `timeout_min`, `slurm_partition`,
+        `gpus_per_node`.
+
+    Returns:
+      The jobs, as submitit's handles: `job_id`, `result()`.
+
+    Raises:
+      InvalidArgumentError: if submitit is not installed or does not know the cluster or a
+        parameter, or the config cannot be used.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise InvalidArgumentError(
+            "--submit", cluster, "needs submitit; install it with pip install 'ignpx[slurm]'"
+        ) from error
+    if cluster not in ("slurm", "local"):
+        raise InvalidArgumentError("--submit", cluster, "must be slurm or local")
+    if jobs < 1:
+        raise InvalidArgumentError("--jobs", jobs, "must be at least 1")
+    load(config)
+    # Beside the folder and not in it: the first job must find that empty.
+    executor = submitit.AutoExecutor(folder=f"{directory.absolute()}.jobs", cluster=cluster)
+    try:
+        executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
+    except (NameError, TypeError) as error:
+        raise InvalidArgumentError("--job", parameters, str(error)) from error
+    with executor.batch():
+        return [
+            executor.submit(
+                run, config.absolute(), directory.absolute(), where=where, shard=(part, jobs)
+            )
+            for part in range(1, jobs + 1)
+        ]
