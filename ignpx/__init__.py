@@ -9,13 +9,14 @@ from ignpx.errors import (
     UnlearningError,
     UnlearningWarning,
 )
-from ignpx.unlearner import Changes, Info, Request, Sees, Unlearner, unlearn
+from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
 
 __version__ = version("ignpx")
 
 __all__ = [
     "Changes",
     "Classifier",
+    "Forgets",
     "IgnpxError",
     "Info",
     "InvalidArgumentError",

@@ -211,7 +211,7 @@ class _Loss:
         return cls(classifier.apply, classifier.preprocess, recipe)
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
     ) -> tuple[jax.Array, PyTree]:
         recipe = self.recipe
         images = crop_and_flip(key, batch.images, padding=recipe.crop_padding, flip=recipe.flip)

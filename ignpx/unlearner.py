@@ -32,6 +32,14 @@ class Changes(enum.Flag):
     ALL = TARGETS | OTHER_LAYERS | STATE
 
 
+class Forgets(enum.Flag):
+    """What a method can be asked to forget."""
+
+    CLASSES = enum.auto()  # whole classes, named by their ids
+    SAMPLES = enum.auto()  # a set of samples: a part of a class, or some of every class
+    ANY = CLASSES | SAMPLES
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -42,7 +50,8 @@ class Request:
     forgets each class in turn.
 
     Attributes:
-      forget: `(num_classes,)` bool, the classes to forget.
+      forget: `(num_classes,)` bool, the classes to forget; none of them if it is samples that are
+        to be forgotten.
       retain: `(num_classes,)` bool, the classes to keep. A class in neither is one that the model
         has forgotten before.
       forget_data: samples of what is to be forgotten, or None.
@@ -104,11 +113,31 @@ class Request:
         mask[1, forget + forgotten] = False
         return cls(jnp.asarray(mask[0]), jnp.asarray(mask[1]), forget_data, retain_data)
 
+    @classmethod
+    def samples(
+        cls, num_classes: int, forget_data: Samples, retain_data: Samples | None = None
+    ) -> "Request":
+        """A request to forget samples that are not whole classes, which all stay.
+
+        Args:
+          num_classes: of the classifier.
+          forget_data: what to forget: a part of a class, or samples drawn at random.
+          retain_data: the rest of the training samples, or None.
+        """
+        none = jnp.zeros(num_classes, bool)
+        return cls(none, ~none, forget_data, retain_data)
+
+    @property
+    def asks(self) -> Forgets:
+        """Whether whole classes are to be forgotten or samples; not under `jit`."""
+        return Forgets.CLASSES if bool(self.forget.any()) else Forgets.SAMPLES
+
     def granted(self, sees: Sees) -> "Request":
         """The request with only the data that a method which `sees` this much is given.
 
         Raises:
-          InvalidArgumentError: if the method needs data that the request does not carry.
+          InvalidArgumentError: if the method needs data that the request does not carry, or that
+            is empty.
         """
         granted: dict[str, Any] = {}
         for name, part in (("forget_data", Sees.FORGET), ("retain_data", Sees.RETAIN)):
@@ -116,6 +145,10 @@ class Request:
             if part in sees and data is None:
                 raise InvalidArgumentError(
                     name, None, "the method needs these samples; put them into the request"
+                )
+            if part in sees and not len(data.labels):
+                raise InvalidArgumentError(
+                    name, "no samples", "the method needs at least one; is the class in the data?"
                 )
             granted[name] = data if part in sees else None
         return dataclasses.replace(self, **granted)
@@ -139,11 +172,13 @@ class Unlearner(NamedTuple):
       unlearn: a pure function `(classifier, request, key) -> (classifier, info)`. It leaves its
         arguments alone, and says in `info` whether it succeeded.
       changes: what it may change of the classifier; everything else comes back to the bit.
+      forgets: the requests that it can serve.
     """
 
     sees: Sees
     unlearn: Callable[[Classifier, Request, jax.Array], tuple[Classifier, Any]]
     changes: Changes = Changes.TARGETS
+    forgets: Forgets = Forgets.CLASSES
 
 
 def unlearn(
@@ -162,7 +197,7 @@ def unlearn(
 
     Raises:
       InvalidArgumentError: if the classifier has parameters that are not finite, or the request
-        does not fit it or lacks data.
+        does not fit it, lacks data, or is of a kind that the method cannot serve.
       UnlearningError: if the method failed; the message has the figures.
     """
     if request.forget.shape != (classifier.num_classes,):
@@ -170,6 +205,14 @@ def unlearn(
             "request",
             request.forget.shape,
             f"is for another number of classes; the classifier has {classifier.num_classes}",
+        )
+    if request.asks not in unlearner.forgets:
+        able = "whole classes" if Forgets.CLASSES in unlearner.forgets else "samples"
+        raise InvalidArgumentError(
+            "request",
+            str(request.asks.name).lower(),
+            f"is more than the method can do, which forgets {able} only; `ignpx methods` lists "
+            "what each method can forget",
         )
     if broken := _not_finite(classifier):
         raise InvalidArgumentError(

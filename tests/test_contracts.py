@@ -11,7 +11,7 @@ import pytest
 from flax import linen, nnx
 
 import ignpx
-from ignpx import Changes, Classifier, Request, Samples, Sees, targets
+from ignpx import Changes, Classifier, Forgets, Request, Samples, Sees, targets
 from ignpx.methods import METHODS
 
 QUICK = {
@@ -174,6 +174,18 @@ class TestContract:
             one = jax.tree.map(lambda leaf, c=c: leaf[c], mapped.params)
             assert_same_edit(classifier.params, alone[c].params, one)
         assert_same_edit(classifier.params, alone[1].params, jitted.params)
+
+    def test_samples(self, method, classifier):
+        """Part of a class, down to a single sample, or an error before anything runs."""
+        single = Samples(*(array[:1] for array in samples(0)))
+        for forget in (samples(0), single):
+            request = Request.samples(CLASSES, forget, samples(1))
+            if Forgets.SAMPLES in method.forgets:
+                edited, _ = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+                assert bits(edited) != bits(classifier)
+            else:
+                with pytest.raises(ignpx.InvalidArgumentError, match="whole classes only"):
+                    ignpx.unlearn(method, classifier, request, jax.random.key(0))
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
     def test_finite_and_of_the_same_dtype(self, method, dtype):

@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ignpx import descent
 
 
-def loss(params, state, batch, key):
+def loss(params, state, batch, key, given):
     x, y = batch
     noise = 0.1 * jax.random.normal(key, y.shape)
     return jnp.mean((x @ params["w"] - y + noise) ** 2), {"seen": state["seen"] + len(y)}
@@ -38,7 +40,7 @@ def test_equals_a_plain_loop(traced):
     for step in range(7):
         batch = tuple(array[indices[step]] for array in data)
         (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(
-            expected, state, batch, jax.random.fold_in(key, step)
+            expected, state, batch, jax.random.fold_in(key, step), {}
         )
         updates, opt_state = optimizer.update(gradient, opt_state, expected)
         expected = optax.apply_updates(expected, updates)
@@ -53,3 +55,52 @@ def test_the_carry_survives():
     carry = descent.start(params, state, optimizer)
     descent.descend(loss, optimizer, carry, data, indices, jax.random.key(0))
     np.testing.assert_array_equal(carry.params["w"], np.ones(3))
+
+
+def test_streams_of_their_own_batch_sizes_and_what_is_given():
+    data = {"a": jnp.arange(5.0), "b": jnp.arange(7.0)}
+    indices = {"a": jnp.array([[0, 4], [1, 2]]), "b": jnp.array([[6], [3]])}
+
+    def loss(params, state, batch, key, given):
+        return given["scale"] * params * (batch["a"].sum() + batch["b"].sum()), state
+
+    carry = descent.start(jnp.float32(0.0), {}, optimizer := optax.sgd(1.0))
+    carry, _ = descent.descend(
+        loss, optimizer, carry, data, indices, jax.random.key(0), {"scale": jnp.float32(2.0)}
+    )
+    assert float(carry.params) == -2.0 * (0 + 4 + 6 + 1 + 2 + 3)
+
+
+def test_a_mask_holds_against_momentum_and_weight_decay():
+    data, indices, params, state = problem()
+    optimizer = optax.chain(
+        optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9), descent.masked()
+    )
+    mask = {"w": jnp.array([True, False, True])}
+    carry, _ = descent.descend(
+        loss,
+        optimizer,
+        descent.start(params, state, optimizer),
+        data,
+        indices,
+        jax.random.key(0),
+        {"mask": mask},
+    )
+    moved = np.asarray(carry.params["w"] != params["w"])
+    np.testing.assert_array_equal(moved, [True, False, True])
+
+
+@settings(deadline=None, max_examples=25)
+@given(count=st.integers(1, 30), size=st.integers(1, 12), epochs=st.integers(1, 3))
+def test_every_epoch_is_a_permutation_without_its_remainder(count, size, epochs):
+    rows = np.asarray(descent.batches(jax.random.key(0), count, size, epochs))
+    size = min(size, count)
+    assert rows.shape == (epochs * (count // size), size)
+    for epoch in np.split(rows.ravel(), epochs):
+        assert len(set(epoch)) == len(epoch)
+        assert set(epoch) <= set(range(count))
+
+
+def test_a_stream_starts_over():
+    rows = descent.cycled(jnp.array([[0], [1], [2]]), 5)
+    np.testing.assert_array_equal(rows[:, 0], [0, 1, 2, 0, 1])

@@ -8,7 +8,7 @@ from ignpx import checks, config, training
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
 from ignpx.stages import stage
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 
 def finetune(
@@ -66,4 +66,4 @@ def finetune(
         tuned, losses = run(classifier, request.retain_data, recipe, key)
         return tuned, DescentInfo(losses.mean(axis=1))
 
-    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL)
+    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL, Forgets.ANY)

@@ -11,7 +11,7 @@ from ignpx.classifier import Classifier, Samples
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
 from ignpx.stages import stage
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 
 def retrain(
@@ -75,4 +75,4 @@ def retrain(
         )
         return trained, DescentInfo(np.asarray(losses))
 
-    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL)
+    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL, Forgets.ANY)

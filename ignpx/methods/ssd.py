@@ -15,7 +15,7 @@ from ignpx.classifier import Classifier, PyTree, Samples
 from ignpx.errors import UnlearningError
 from ignpx.stages import stage
 from ignpx.targets import paths, size
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 
 class SsdInfo(NamedTuple):
@@ -103,4 +103,4 @@ def ssd(
             everything = Samples(*(array[order] for array in everything))
         return run_dampening(classifier, *run_sensitivity(classifier, forget, everything))
 
-    return Unlearner(Sees.BOTH, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS)
+    return Unlearner(Sees.BOTH, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS, Forgets.ANY)
