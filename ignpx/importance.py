@@ -2,19 +2,79 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import loops, targets
+from ignpx import factors, loops, targets
 from ignpx.classifier import Classifier, Samples
 from ignpx.losses import cross_entropy
 
 PyTree = Any
 # (params, one sample, constants) -> scalar
 Loss = Callable[[PyTree, PyTree, PyTree], jax.Array]
+
+
+class Moments(NamedTuple):
+    """Moments of the gradients of single samples, see `gradient_moments`.
+
+    Attributes:
+      square: weighted sum of their squares, a pytree like the parameters with float32 leaves of
+        shape `groups + leaf.shape`.
+      mean: weighted sum of the gradients, likewise; None if it was not asked for.
+    """
+
+    square: PyTree
+    mean: PyTree | None
+
+
+def gradient_moments(
+    loss: Loss,
+    params: PyTree,
+    samples: PyTree,
+    weights: jax.Array,
+    mean_weights: jax.Array | None = None,
+    *,
+    constants: PyTree = None,
+    microbatch: int = 32,
+    per_sample: bool = False,
+) -> Moments:
+    """Weighted sums of the gradients of single samples and of their squares, in one pass.
+
+    Args:
+      loss: maps parameters, one sample and the constants to a scalar. The same function object
+        compiles once.
+      params: pytree of arrays; None leaves are passed through.
+      samples: pytree of arrays with leading axis N.
+      weights: `(..., N)` float, of the squares; several weightings share the pass.
+      mean_weights: `(..., N)` float, of the gradients themselves.
+      constants: what the loss needs besides, not differentiated.
+      microbatch: samples differentiated at once. Memory grows with it and not with N; the result
+        changes by rounding only.
+      per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
+        (`ignpx.factors`): the same numbers, many times as slow. It is the reference.
+    """
+    count = jax.tree.leaves(samples)[0].shape[0]
+    microbatch = min(microbatch, count)
+    # Padding has no weight.
+    weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})
+    weighings = {
+        name: jnp.moveaxis(microbatches(jnp.moveaxis(one, -1, 0), microbatch, zero=True), 1, -1)
+        for name, one in weighings.items()
+    }
+    zeros = {
+        name: jax.tree.map(
+            lambda p, w=w: jnp.zeros((*w.shape[1:-1], *p.shape), jnp.float32), params
+        )
+        for name, w in weighings.items()
+    }
+    chunks = jax.tree.map(lambda array: microbatches(array, microbatch), samples)
+    operands = (params, chunks, weighings, constants)
+    steps = jax.tree.leaves(chunks)[0].shape[0]
+    total = loops.iterate(_step(loss, per_sample), operands, zeros, steps)[0]
+    return Moments(total["square"], total.get("mean"))
 
 
 def mean_squared_gradients(
@@ -31,64 +91,119 @@ def mean_squared_gradients(
     `S_i = sum_k w_k (d loss(params, sample_k) / d params_i)^2`, with `w_k = 1/N` unless given:
     Equations 3 and 4 of the IGNP paper. This is not the square of the mean gradient.
 
-    Several weightings share one pass: weights `(G, N)` give G results, stacked.
-
     Args:
-      loss: maps parameters, one sample and the constants to a scalar. The same function object
-        compiles once.
-      params: pytree of arrays; None leaves are passed through.
-      samples: pytree of arrays with leading axis N.
-      weights: `(..., N)`, float; a sample of weight zero does not count.
-      constants: what the loss needs besides, not differentiated.
-      microbatch: samples differentiated at once. Memory grows with it and not with N; the result
-        changes by rounding only.
+      loss: see `gradient_moments`, likewise the others.
+      params: see there.
+      samples: see there.
+      weights: `(..., N)` float; a sample of weight zero does not count.
+      constants: see there.
+      microbatch: see there.
 
     Returns:
       A pytree like `params` with float32 leaves of shape `weights.shape[:-1] + leaf.shape`.
     """
-    count = jax.tree.leaves(samples)[0].shape[0]
     if weights is None:
+        count = jax.tree.leaves(samples)[0].shape[0]
         weights = jnp.full((count,), 1.0 / count, jnp.float32)
-    microbatch = min(microbatch, count)
-    steps = -(-count // microbatch)
-    padding = steps * microbatch - count
+    return gradient_moments(
+        loss, params, samples, weights, constants=constants, microbatch=microbatch
+    ).square
 
-    def batched(array: jax.Array) -> jax.Array:
-        # Padding repeats a real sample, whose gradient is as finite as that of the others.
-        array = jnp.concatenate([array, jnp.repeat(array[:1], padding, axis=0)])
-        return array.reshape(steps, microbatch, *array.shape[1:])
 
-    groups = weights.shape[:-1]
-    weights = jnp.concatenate([weights, jnp.zeros((*groups, padding), weights.dtype)], axis=-1)
-    weights = jnp.moveaxis(weights.reshape(*groups, steps, microbatch), -2, 0)
+def microbatches(array: Any, size: int, *, zero: bool = False) -> Any:
+    """Cuts `(N, ...)` into `(steps, size, ...)`, numpy or JAX; the last one is filled up.
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros((*groups, *leaf.shape), jnp.float32), params)
-    operands = (params, jax.tree.map(batched, samples), weights, constants)
-    return loops.iterate(_step(loss), operands, zeros, steps)[0]
+    What fills it are copies of the first entry, which are as sound as the others, or zeros.
+    """
+    xp = np if isinstance(array, np.ndarray) else jnp
+    steps = -(-array.shape[0] // size)
+    filling = xp.repeat(array[:1], steps * size - array.shape[0], axis=0)
+    filled = xp.concatenate([array, xp.zeros_like(filling) if zero else filling])
+    return filled.reshape(steps, size, *array.shape[1:])
 
 
 @functools.lru_cache(maxsize=64)
-def _step(loss: Loss) -> loops.Step[PyTree]:
+def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
     def step(operands: PyTree, total: PyTree, index: jax.Array) -> tuple[PyTree, None]:
-        params, samples, weights, constants = operands
+        params, samples, weighings, constants = operands
         chunk = jax.tree.map(lambda array: array[index], samples)
-        gradient = jax.grad(loss)
-        if weights.shape[-1] == 1:
-            # Under vmap the convolutions would be grouped ones, which are slow.
-            alone = gradient(params, jax.tree.map(lambda array: array[0], chunk), constants)
-            gradients = jax.tree.map(lambda array: array[None], alone)
+        weighed = {name: weights[index] for name, weights in weighings.items()}
+        if per_sample:
+            gradients = jax.vmap(jax.grad(loss), in_axes=(None, 0, None))(params, chunk, constants)
+            found = dict(enumerate(_direct(weighed, g) for g in jax.tree.leaves(gradients)))
         else:
-            gradients = jax.vmap(gradient, in_axes=(None, 0, None))(params, chunk, constants)
-
-        def add(running: jax.Array, gradient: jax.Array) -> jax.Array:
-            squares = jnp.square(gradient.astype(jnp.float32))
-            return running + jnp.tensordot(
-                weights[index], squares, axes=1, precision=jax.lax.Precision.HIGHEST
-            )
-
-        return jax.tree.map(add, total, gradients), None
+            first = jax.tree.map(lambda array: array[0], chunk)
+            plan = factors.read(loss, params, first, constants)
+            products, direct = plan.gradients(params, chunk, constants)
+            found = {leaf: _direct(weighed, gradients) for leaf, gradients in direct}
+            for tap, pair in zip(plan.taps, products, strict=True):
+                found[tap.leaf] = {
+                    name: tap.fold(total) for name, total in _factored(weighed, pair).items()
+                }
+        structure = jax.tree.structure(params)
+        added = {
+            name: jax.tree.unflatten(structure, [found[leaf][name] for leaf in sorted(found)])
+            for name in weighed
+        }
+        return jax.tree.map(jnp.add, total, added), None
 
     return step
+
+
+_POWERS: dict[str, Callable[[jax.Array], jax.Array]] = {"square": jnp.square, "mean": lambda g: g}
+
+
+def _direct(weighed: dict[str, jax.Array], gradients: jax.Array) -> dict[str, jax.Array]:
+    """The weighted sums over the samples of gradients `(B, *shape)`."""
+    gradients = gradients.astype(jnp.float32)
+    return {
+        name: jnp.tensordot(
+            weights, _POWERS[name](gradients), axes=1, precision=jax.lax.Precision.HIGHEST
+        )
+        for name, weights in weighed.items()
+    }
+
+
+def _factored(weighed: dict[str, jax.Array], pair: factors.Factors) -> dict[str, jax.Array]:
+    """As `_direct`, of the products of factors: `(..., I, O)`."""
+    inputs, cotangents = pair
+    einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    if inputs.shape[1] == 1:
+        # With a single position the square of the product is the product of the squares.
+        return {
+            name: einsum(
+                "...b,bi,bo->...io",
+                weights,
+                _POWERS[name](inputs[:, 0]),
+                _POWERS[name](cotangents[:, 0]),
+            )
+            for name, weights in weighed.items()
+        }
+
+    def add(total: dict[str, jax.Array], block: PyTree) -> tuple[dict[str, jax.Array], None]:
+        weighed, (inputs, cotangents) = block
+        product = einsum("bpi,bpo->bio", inputs, cotangents)
+        return {name: total[name] + one for name, one in _direct(weighed, product).items()}, None
+
+    size = _block(inputs.shape[0], inputs.shape[-1] * cotangents.shape[-1])
+    blocks = jax.tree.map(lambda array: microbatches(array, size), pair)
+    weights = {
+        name: jnp.moveaxis(microbatches(jnp.moveaxis(one, -1, 0), size, zero=True), 1, -1)
+        for name, one in weighed.items()
+    }
+    shape = (inputs.shape[-1], cotangents.shape[-1])
+    zeros = {name: jnp.zeros((*one.shape[:-1], *shape)) for name, one in weighed.items()}
+    return jax.lax.scan(add, zeros, (weights, blocks))[0]
+
+
+def _block(samples: int, entries: int) -> int:
+    """How many samples' products are formed at once.
+
+    On a CPU one, which stays in its cache; elsewhere as many as 256 MiB hold, to keep it busy.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(1, min(samples, 2**26 // entries))
 
 
 def sensitivity(
@@ -111,20 +226,68 @@ def sensitivity(
       loss: maps logits `(num_classes,)` and a label to a scalar: `ignpx.losses.cross_entropy`, as
         in Equations 3 and 4, or `negative_log_odds`, which weighs all samples alike.
       patterns: the target layers (see `ignpx.targets`); nothing else is differentiated.
-      microbatch: see `mean_squared_gradients`.
+      microbatch: see `gradient_moments`.
 
     Returns:
       A pytree like `classifier.params`, with None outside of the target layers.
     """
+    if weights is None:
+        weights = jnp.full((len(labels),), 1.0 / len(labels), jnp.float32)
+    return sensitivity_moments(
+        classifier, inputs, labels, weights, loss=loss, patterns=patterns, microbatch=microbatch
+    ).square
+
+
+def sensitivity_moments(
+    classifier: Classifier,
+    inputs: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    mean_weights: jax.Array | None = None,
+    *,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    patterns: tuple[str, ...] = (".*",),
+    microbatch: int = 32,
+    per_sample: bool = False,
+) -> Moments:
+    """`sensitivity`, and in the same pass the gradients that are squared in it, not squared.
+
+    The product of a mean gradient with a parameter, negated, is what the loss changes by, to first
+    order, when that parameter is set to zero.
+
+    Args:
+      classifier: see `sensitivity`, likewise the others.
+      inputs: see there.
+      labels: see there.
+      weights: `(..., N)` float, of the squares.
+      mean_weights: `(..., N)` float, of the gradients; None leaves their sums out.
+      loss: see there.
+      patterns: see there.
+      microbatch: see `gradient_moments`.
+      per_sample: see `gradient_moments`.
+    """
     chosen, rest = targets.partition(classifier.params, patterns)
-    return mean_squared_gradients(
+    return gradient_moments(
         _sample_loss(loss),
         chosen,
         (inputs, labels),
         weights,
+        mean_weights,
         constants=classifier.replace(params=rest),
         microbatch=microbatch,
+        per_sample=per_sample,
     )
+
+
+def not_factored(classifier: Classifier, patterns: tuple[str, ...] = (".*",)) -> dict[str, str]:
+    """The parameters whose gradients `sensitivity` takes sample by sample, with the reason.
+
+    Biases and the like are small and always among them; a large one costs time and memory.
+    """
+    chosen, rest = targets.partition(classifier.params, patterns)
+    sample = (jnp.zeros(classifier.input_shape), jnp.int32(0))
+    frozen = classifier.replace(params=rest)
+    return factors.read(_sample_loss(cross_entropy), chosen, sample, frozen).direct
 
 
 def mean_gradient(
@@ -137,10 +300,9 @@ def mean_gradient(
     patterns: tuple[str, ...] = (".*",),
     microbatch: int = 32,
 ) -> PyTree:
-    """Gradient of the weighted mean loss, in evaluation mode: the first moment to `sensitivity`.
+    """Gradient of the weighted sum of the losses of samples, in evaluation mode.
 
-    Its product with a parameter, negated, is what the loss changes by, to first order, when that
-    parameter is set to zero.
+    As `sensitivity_moments` has it beside the squares, by an ordinary backward pass.
 
     Args:
       classifier: the model.
@@ -154,23 +316,15 @@ def mean_gradient(
     Returns:
       A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
     """
-    count = len(labels)
-    steps = -(-count // microbatch)
-    padding = steps * microbatch - count
-
-    def batched(array: jax.Array) -> jax.Array:
-        array = jnp.concatenate([array, jnp.repeat(array[:1], padding, axis=0)])
-        return array.reshape(steps, microbatch, *array.shape[1:])
-
-    weights = jnp.concatenate([weights, jnp.zeros(padding, weights.dtype)])
     chosen, rest = targets.partition(classifier.params, patterns)
-    operands = (
-        chosen,
-        (batched(inputs), batched(labels), weights.reshape(steps, microbatch)),
-        classifier.replace(params=rest),
+    samples = (
+        microbatches(inputs, microbatch),
+        microbatches(labels, microbatch),
+        microbatches(weights, microbatch, zero=True),
     )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), chosen)
-    return loops.iterate(_gradient_step(loss), operands, zeros, steps)[0]
+    operands = (chosen, samples, classifier.replace(params=rest))
+    return loops.iterate(_gradient_step(loss), operands, zeros, len(samples[0]))[0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -223,21 +377,13 @@ def squared_batch_gradients(
     Returns:
       A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
     """
-    count = len(samples.labels)
-    batches = -(-count // batch_size)
-    padding = batches * batch_size - count
-
-    def batched(array: Any) -> np.ndarray:
-        array = np.asarray(array)
-        array = np.concatenate([array, np.repeat(array[:1], padding, axis=0)])
-        return array.reshape(batches, batch_size, *array.shape[1:])
-
-    real = np.arange(batches * batch_size) < count
+    images, labels = (microbatches(np.asarray(array), batch_size) for array in samples)
+    real = microbatches(np.ones(len(samples.labels), bool), batch_size, zero=True)
     chosen, rest = targets.partition(classifier.params, patterns)
     return mean_squared_gradients(
         _batch_loss,
         chosen,
-        (batched(samples.images), batched(samples.labels), real.reshape(batches, batch_size)),
+        (images, labels, real),
         constants=classifier.replace(params=rest),
         # About as many samples at once, whatever the size of a batch.
         microbatch=max(1, 64 // batch_size),

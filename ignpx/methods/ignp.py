@@ -247,29 +247,22 @@ def ignp(
         classes = jnp.stack([request.forget, request.retain]).astype(jnp.float32)
         # The mean over the samples of all forget classes, and that over all retained ones.
         classes = classes / (samples * jnp.sum(classes, axis=1, keepdims=True))
-        used = prototypes.inputs[:, :samples]
-        both = importance.sensitivity(
+        weights = jnp.repeat(classes, samples, axis=1)
+        supported = direction == "supporting"
+        moments = importance.sensitivity_moments(
             classifier,
-            used.reshape(-1, *classifier.input_shape),
+            prototypes.inputs[:, :samples].reshape(-1, *classifier.input_shape),
             jnp.repeat(prototypes.labels, samples),
-            jnp.repeat(classes, samples, axis=1),
+            weights,
+            weights[0] if supported else None,
             loss=sensitivity_losses[sensitivity_loss],
             patterns=patterns(classifier),
             microbatch=microbatch,
         )
-        forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
-        if direction == "supporting":
-            gradient = importance.mean_gradient(
-                classifier,
-                used.reshape(-1, *classifier.input_shape),
-                jnp.repeat(prototypes.labels, samples),
-                jnp.repeat(classes[0], samples),
-                loss=sensitivity_losses[sensitivity_loss],
-                patterns=patterns(classifier),
-                microbatch=microbatch,
-            )
+        forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], moments.square) for i in (0, 1))
+        if supported:
             chosen, _ = partition(classifier.params, patterns(classifier))
-            forget = selection.supporting(forget, gradient, chosen)
+            forget = selection.supporting(forget, moments.mean, chosen)
         return forget, retain
 
     def recognised(classifier: Classifier, prototypes: synthesis.Prototypes) -> jax.Array:
