@@ -173,16 +173,24 @@ class Unlearner(NamedTuple):
         arguments alone, and says in `info` whether it succeeded.
       changes: what it may change of the classifier; everything else comes back to the bit.
       forgets: the requests that it can serve.
+      prepare: a pure function `(classifier, key) -> prepared` of what does not depend on the
+        request, where there is such a thing. `unlearn` takes it as a fourth argument, and gives
+        what it gives without, with the same key.
     """
 
     sees: Sees
-    unlearn: Callable[[Classifier, Request, jax.Array], tuple[Classifier, Any]]
+    unlearn: Callable[..., tuple[Classifier, Any]]
     changes: Changes = Changes.TARGETS
     forgets: Forgets = Forgets.CLASSES
+    prepare: Callable[[Classifier, jax.Array], Any] | None = None
 
 
 def unlearn(
-    unlearner: Unlearner, classifier: Classifier, request: Request, key: jax.Array
+    unlearner: Unlearner,
+    classifier: Classifier,
+    request: Request,
+    key: jax.Array,
+    prepared: Any = None,
 ) -> tuple[Classifier, Any]:
     """Runs a method on nothing but what it may see, and turns its failures into exceptions.
 
@@ -191,6 +199,8 @@ def unlearn(
       classifier: the model; unchanged.
       request: what to forget; data that the method does not declare is withheld.
       key: PRNG key; the same key gives the same result, to the bit, on one device.
+      prepared: what `unlearner.prepare` made of this classifier, to forget any class of it at a
+        fraction of the time; None prepares anew.
 
     Returns:
       The classifier that has forgotten, and the method's diagnostics.
@@ -218,7 +228,14 @@ def unlearn(
         raise InvalidArgumentError(
             "classifier", broken, "has values that are not finite; restore a sound checkpoint"
         )
-    edited, info = unlearner.unlearn(classifier, request.granted(unlearner.sees), key)
+    if prepared is not None and unlearner.prepare is None:
+        raise InvalidArgumentError(
+            "prepared",
+            type(prepared).__name__,
+            "is of no use to this method, which prepares nothing",
+        )
+    arguments = (classifier, request.granted(unlearner.sees), key)
+    edited, info = unlearner.unlearn(*arguments, *([] if prepared is None else [prepared]))
     info.check(request)
     if broken := _not_finite(edited):
         raise UnlearningError(f"the edited parameters are not finite: {broken}")

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ignpx import InvalidArgumentError, Request, importance, losses
+import ignpx
+from ignpx import InvalidArgumentError, Request, importance, losses, selection
 from ignpx.methods import METHODS, ignp
 from ignpx.methods.ignp import auto_coverage
 
+pytestmark = pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
 QUICK = {"samples": 4, "held_out": 2, "steps": 20, "coverage": (0.05, 0.2)}
 
 
@@ -43,6 +45,68 @@ def test_the_rule_of_the_paper_takes_others_too(mlp):
     changed = before != after
     gradient = on_forget_prototypes(importance.mean_gradient, mlp, info)
     assert (gradient[changed] * before[changed] > 0).any()
+
+
+@pytest.mark.parametrize("forgotten", [[], [1]])
+@pytest.mark.parametrize("forget", [[2], [0, 3]])
+def test_sensitivities_are_means_over_what_is_forgotten_and_what_is_retained(
+    mlp, forget, forgotten, monkeypatch
+):
+    """Against a pass over the retained prototypes themselves, which are never visited alone."""
+    seen = []
+    monkeypatch.setattr(
+        selection, "log_ratio", lambda f, r: seen.append((f, r)) or jax.tree.map(jnp.log, f)
+    )
+    unlearner = ignp(**QUICK, direction="any")
+    request = Request.classes(forget, 4, forgotten=forgotten)
+    with jax.disable_jit():
+        _, info = unlearner.unlearn(mlp, request, jax.random.key(0))
+    for mask, actual in zip((request.forget, request.retain), seen[0], strict=True):
+        classes = np.flatnonzero(mask)
+        expected = importance.sensitivity(
+            mlp,
+            info.prototypes.inputs[classes, :4].reshape(-1, 6),
+            jnp.repeat(classes, 4),
+            loss=losses.negative_log_odds,
+        )
+        for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6 * float(e.max()))
+
+
+def test_prepared_once_forgets_any_class(mlp):
+    unlearner, key = ignp(**QUICK), jax.random.key(0)
+    prepared = unlearner.prepare(mlp, key)
+    for forget in ([0], [3], [1, 2]):
+        request = Request.classes(forget, 4)
+        expected, _ = ignpx.unlearn(unlearner, mlp, request, key)
+        actual, _ = ignpx.unlearn(unlearner, mlp, request, key, prepared)
+        for a, e in zip(
+            jax.tree.leaves(actual.params), jax.tree.leaves(expected.params), strict=True
+        ):
+            np.testing.assert_array_equal(a, e)
+
+
+def test_a_prepared_method_maps_over_requests(mlp):
+    unlearner, key = ignp(**QUICK), jax.random.key(0)
+    prepared = unlearner.prepare(mlp, key)
+
+    @jax.jit
+    @jax.vmap
+    def forget(classes):
+        return unlearner.unlearn(mlp, Request(classes, ~classes), key, prepared)[0].params
+
+    every = forget(jnp.eye(4, dtype=bool))
+    for c in range(4):
+        alone, _ = ignpx.unlearn(unlearner, mlp, Request.classes([c], 4), key, prepared)
+        for a, e in zip(jax.tree.leaves(every), jax.tree.leaves(alone.params), strict=True):
+            # Where the retained classes add little to the sum, taking the rest from it again
+            # multiplies what is rounded differently.
+            np.testing.assert_allclose(a[c], e, rtol=1e-3, atol=1e-6)
+
+
+def test_a_method_that_prepares_nothing_takes_nothing_prepared(mlp):
+    with pytest.raises(InvalidArgumentError, match="prepares nothing"):
+        ignpx.unlearn(METHODS["gkt"](), mlp, Request.classes([0], 4), jax.random.key(0), "prepared")
 
 
 def test_the_ablation_zeroes_what_matters_most_to_the_class(mlp):

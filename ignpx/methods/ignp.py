@@ -7,6 +7,9 @@
    and on the retain prototypes (Equations 3, 4);
 3. select those whose ratio exceeds alpha, with alpha calibrated to a coverage (Equations 5, 6);
 4. scale the selected ones by `alpha / strength * S_retain / S_forget` (Equation 7).
+
+The prototypes of all classes, and the sum of their sensitivities, do not depend on the request:
+they are prepared once, and a request takes from that sum what it does not retain.
 """
 
 import warnings
@@ -24,6 +27,19 @@ from ignpx.stages import stage
 from ignpx.targets import partition, paths
 from ignpx.targets import size as parameter_count
 from ignpx.unlearner import Request, Sees, Unlearner
+
+
+class Prepared(NamedTuple):
+    """What `ignp` needs of a model whatever is to be forgotten.
+
+    Attributes:
+      prototypes: of every class.
+      total: sum over the classes of the mean squared gradients of a class's prototypes, a pytree
+        like `params` with float32 leaves and None outside the targets.
+    """
+
+    prototypes: synthesis.Prototypes
+    total: PyTree
 
 
 class IgnpInfo(NamedTuple):
@@ -241,28 +257,56 @@ def ignp(
             bounds=getattr(classifier.preprocess, "bounds", None) if pixel_range else None,
         )
 
-    def weigh(
-        classifier: Classifier, prototypes: synthesis.Prototypes, request: Request
-    ) -> tuple[PyTree, PyTree]:
-        classes = jnp.stack([request.forget, request.retain]).astype(jnp.float32)
-        # The mean over the samples of all forget classes, and that over all retained ones.
-        classes = classes / (samples * jnp.sum(classes, axis=1, keepdims=True))
-        weights = jnp.repeat(classes, samples, axis=1)
-        supported = direction == "supporting"
-        moments = importance.sensitivity_moments(
+    def moments(
+        classifier: Classifier,
+        prototypes: synthesis.Prototypes,
+        classes: Any,
+        weights: jax.Array,
+        mean_weights: jax.Array | None = None,
+    ) -> importance.Moments:
+        """Of the prototypes of some classes `(K,)`, with weights `(..., K)`."""
+        return importance.sensitivity_moments(
             classifier,
-            prototypes.inputs[:, :samples].reshape(-1, *classifier.input_shape),
-            jnp.repeat(prototypes.labels, samples),
-            weights,
-            weights[0] if supported else None,
+            prototypes.inputs[classes, :samples].reshape(-1, *classifier.input_shape),
+            jnp.repeat(prototypes.labels[classes], samples),
+            jnp.repeat(weights, samples, axis=-1),
+            None if mean_weights is None else jnp.repeat(mean_weights, samples, axis=-1),
             loss=sensitivity_losses[sensitivity_loss],
             patterns=patterns(classifier),
             microbatch=microbatch,
         )
-        forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], moments.square) for i in (0, 1))
-        if supported:
+
+    def weigh_all(classifier: Classifier, prototypes: synthesis.Prototypes) -> PyTree:
+        every = np.arange(classifier.num_classes)
+        return moments(classifier, prototypes, every, jnp.full(len(every), 1.0 / samples)).square
+
+    def weigh(
+        classifier: Classifier, prepared: Prepared, request: Request
+    ) -> tuple[PyTree, PyTree]:
+        # Classes forgotten before count among neither, and have to be taken from the sum as well.
+        if isinstance(request.retain, jax.core.Tracer):
+            classes = np.arange(classifier.num_classes)
+        else:
+            classes = np.flatnonzero(~np.asarray(request.retain))
+        forgets = request.forget[classes] / (samples * jnp.sum(request.forget))
+        gone = ~request.retain[classes] / samples
+        found = moments(
+            classifier,
+            prepared.prototypes,
+            classes,
+            jnp.stack([forgets, gone]),
+            forgets if direction == "supporting" else None,
+        )
+        forget, taken = (jax.tree.map(lambda leaf, i=i: leaf[i], found.square) for i in (0, 1))
+        retain = jax.tree.map(
+            # Rounding, where the retained classes add next to nothing.
+            lambda total, part: jnp.maximum(total - part, 0.0) / jnp.sum(request.retain),
+            prepared.total,
+            taken,
+        )
+        if direction == "supporting":
             chosen, _ = partition(classifier.params, patterns(classifier))
-            forget = selection.supporting(forget, moments.mean, chosen)
+            forget = selection.supporting(forget, found.mean, chosen)
         return forget, retain
 
     def recognised(classifier: Classifier, prototypes: synthesis.Prototypes) -> jax.Array:
@@ -307,18 +351,27 @@ def ignp(
         return selected, recognised(edited, prototypes)
 
     run_synthesis = stage("synthesis", synthesise)
+    run_total = stage("sensitivity", weigh_all)
     run_sensitivity = stage("sensitivity", weigh)
     run_calibration = stage("calibration", jax.jit(calibrate))
     run_dampening = stage("dampening", jax.jit(dampen))
     run_diagnosis = stage("diagnosis", jax.jit(diagnose))
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, IgnpInfo]:
+    def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
         # Patterns that match nothing are found before anything long is done.
         partition(classifier.params, patterns(classifier))
         prototypes = run_synthesis(classifier, key)
-        forget, retain = run_sensitivity(classifier, prototypes, request)
+        return Prepared(prototypes, run_total(classifier, prototypes))
+
+    def unlearn(
+        classifier: Classifier,
+        request: Request,
+        key: jax.Array,
+        prepared: Prepared | None = None,
+    ) -> tuple[Classifier, IgnpInfo]:
+        prepared = prepare(classifier, key) if prepared is None else prepared
+        prototypes = prepared.prototypes
+        forget, retain = run_sensitivity(classifier, prepared, request)
         ratios, search, calibration = run_calibration(
             classifier, prototypes, request, forget, retain
         )
@@ -326,7 +379,7 @@ def ignp(
         selected, shares = run_diagnosis(edited, prototypes, ratios, calibration.log_alpha)
         return edited, IgnpInfo(prototypes, calibration, search, selected, shares)
 
-    return Unlearner(Sees.NOTHING, unlearn)
+    return Unlearner(Sees.NOTHING, unlearn, prepare=prepare)
 
 
 def auto_coverage(num_classes: int) -> tuple[float, float]:
