@@ -50,9 +50,23 @@ def split_nnx(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
 
 @dataclasses.dataclass(frozen=True)
 class NnxApply:
-    """A Flax NNX module, split into its graph and its arrays."""
+    """A Flax NNX module, split into its graph and its arrays.
+
+    Attributes:
+      graphdef: of the module.
+      held: see `holding`.
+    """
 
     graphdef: Any
+    held: frozenset[str] = frozenset()
+
+    def holding(self, paths: frozenset[str]) -> "NnxApply":
+        """The same model, some of whose batch-norm layers are in evaluation mode at all times.
+
+        Args:
+          paths: of their running statistics in the state, as `ignpx.targets.paths` has them.
+        """
+        return dataclasses.replace(self, held=paths)
 
     def __call__(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
@@ -62,7 +76,7 @@ class NnxApply:
         if not train:
             model.eval()
             return model(inputs), state
-        model.train()
+        self._train(model)
         logits = model(inputs)
         return logits, split_nnx(model)[2]
 
@@ -84,7 +98,7 @@ class NnxApply:
     ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
         """See `ignpx.Classifier.observed`."""
         model = self._merged(params, state)
-        model.train() if train else model.eval()
+        self._train(model) if train else model.eval()
         kind = nnx.BatchNorm if _layers(model, nnx.BatchNorm) else nnx.Conv
         with _watched(_layers(model, kind)) as calls:
             logits = model(inputs)
@@ -92,6 +106,12 @@ class NnxApply:
 
     def _merged(self, params: PyTree, state: PyTree) -> Any:
         return nnx.merge(self.graphdef, nnx.State(params), nnx.State(state))
+
+    def _train(self, model: Any) -> None:
+        model.train()
+        for path, node in nnx.iter_graph(model) if self.held else ():
+            if isinstance(node, nnx.BatchNorm) and "/".join(map(str, (*path, "mean"))) in self.held:
+                node.use_running_average = True
 
 
 def _layers(model: nnx.Module, kind: type) -> list[Any]:
@@ -124,9 +144,19 @@ def _watched(layers: list[Any]) -> Iterator[list[tuple[Any, jax.Array, jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class LinenApply:
-    """A Flax Linen module; its mode argument may have any of the usual names."""
+    """A Flax Linen module; its mode argument may have any of the usual names.
+
+    Attributes:
+      module: the module.
+      held: see `NnxApply.holding`.
+    """
 
     module: linen.Module
+    held: frozenset[str] = frozenset()
+
+    def holding(self, paths: frozenset[str]) -> "LinenApply":
+        """See `NnxApply.holding`."""
+        return dataclasses.replace(self, held=paths)
 
     def __call__(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
@@ -136,7 +166,8 @@ class LinenApply:
         variables = {"params": params, **state}
         if not train:
             return self.module.apply(variables, inputs, **mode), state
-        return self.module.apply(variables, inputs, mutable=list(state), **mode)
+        with linen.intercept_methods(self._hold) if self.held else contextlib.nullcontext():
+            return self.module.apply(variables, inputs, mutable=list(state), **mode)
 
     def norm_statistics(
         self, params: PyTree, state: PyTree, inputs: jax.Array
@@ -170,6 +201,21 @@ class LinenApply:
         with linen.intercept_methods(observe):
             logits, state = self(params, state, inputs, train=train)
         return logits, state, outputs[linen.BatchNorm] or outputs[linen.Conv]
+
+    def _hold(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        norm = context.module
+        if not isinstance(norm, linen.BatchNorm) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if "/".join(("batch_stats", *norm.path, "mean")) not in self.held:
+            return call(*args, **kwargs)
+        # The mode may be an attribute or an argument, and must not be both.
+        mode = norm.use_running_average
+        object.__setattr__(norm, "use_running_average", True)
+        try:
+            kwargs = {name: value for name, value in kwargs.items() if name == "mask"}
+            return call(*args[:1], **kwargs)
+        finally:
+            object.__setattr__(norm, "use_running_average", mode)
 
 
 def linen_mode(module: linen.Module, *, train: bool) -> dict[str, bool]:

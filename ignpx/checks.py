@@ -24,6 +24,13 @@ def whole(**values: int) -> None:
             raise InvalidArgumentError(name, value, "must be a whole number of at least 1")
 
 
+def share(**values: float) -> None:
+    """Raises `InvalidArgumentError` for the first value that is not in (0, 1]."""
+    for name, value in values.items():
+        if not 0 < value <= 1:
+            raise InvalidArgumentError(name, value, "must be a share, above 0 and at most 1")
+
+
 def one_of(choices: tuple[str, ...], **values: str) -> None:
     """Raises `InvalidArgumentError` for the first value that is not among the choices."""
     for name, value in values.items():

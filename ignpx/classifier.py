@@ -1,6 +1,7 @@
 """`Classifier`: the handle that every function of the library takes and returns."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ignpx import targets
 from ignpx.adapters import (
     FunctionApply,
     LinenApply,
@@ -41,7 +43,8 @@ class Apply(Protocol):
 
     It may have methods `norm_statistics(params, state, inputs)` and
     `observed(params, state, inputs, *, train)` besides, which `Classifier.norm_statistics` and
-    `Classifier.observed` then call.
+    `Classifier.observed` then call, and `holding(paths)`, which methods that freeze layers need of
+    a model with state (see `ignpx.adapters.NnxApply.holding`).
     """
 
     def __call__(
@@ -129,6 +132,31 @@ class Classifier:
         made = dict(zip(("params", "state"), self.initialise(key), strict=True))
         had = {"params": self.params, "state": self.state}
         return self.replace(**jax.tree.map(_of_the_dtype_of, had, made))
+
+    def head(self) -> tuple[str, ...]:
+        """Patterns (see `ignpx.targets`) of the layer that makes the logits.
+
+        That is the kernel that is used last, and the bias that is added after it, if there is one.
+
+        Raises:
+          InvalidArgumentError: if there is no kernel whose last axis is that of the classes.
+        """
+        inputs = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        found = targets.uses(lambda p, x: self.replace(params=p).logits(x), self.params, inputs)
+        kernels = [place for place, use in enumerate(found) if use.of_kernel]
+        after = found[kernels[-1] + 1 :] if kernels else []
+        names = [found[place].path for place in kernels[-1:]]
+        names += [use.path for use in after if use.operation == "add"]
+        arrays = zip(targets.paths(self.params), jax.tree.leaves(self.params), strict=True)
+        shapes = {name: jnp.shape(array) for name, array in arrays if name in names}
+        if not names or any(shape[-1:] != (self.num_classes,) for shape in shapes.values()):
+            raise InvalidArgumentError(
+                "classifier",
+                shapes,
+                "the parameters that are used last are not those of a layer that has the "
+                f"{self.num_classes} classes as its last axis; the method needs one",
+            )
+        return tuple(re.escape(name) for name in names)
 
     def replace(self, **changes: Any) -> "Classifier":
         """A copy with some fields changed."""

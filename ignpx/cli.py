@@ -1,5 +1,6 @@
-"""The command line: `ignpx demo`, `train`, `unlearn`, `bench` and `report`."""
+"""The command line: `ignpx demo`, `train`, `unlearn`, `methods`, `bench` and `report`."""
 
+import json
 import pathlib
 import sys
 from typing import Annotated, Any
@@ -8,14 +9,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ignpx import config as configuration
 from ignpx import demo as demonstration
 from ignpx import runs
 from ignpx.bench import run as benchmark
 from ignpx.bench import submit as submission
-from ignpx.errors import IgnpxError
-from ignpx.methods import METHODS
+from ignpx.errors import IgnpxError, InvalidArgumentError
+from ignpx.methods import METHODS, describe
+from ignpx.scenarios import Classes, Random, Scenario, Subclass
 from ignpx.training import Progress as Epoch
 
 app = typer.Typer(
@@ -98,29 +101,42 @@ def train(
 @app.command()
 def unlearn(
     directory: Annotated[pathlib.Path, typer.Argument(help="A run, by train or by unlearn.")],
-    forget: Annotated[list[int], typer.Option(help="Class to forget. May be repeated.")],
     workdir: Workdir,
+    forget: Annotated[
+        list[int] | None, typer.Option(help="Class to forget. May be repeated.")
+    ] = None,
+    forget_subclass: Annotated[
+        int | None,
+        typer.Option(help="Fine class to forget, inside one of the run's (dataset.coarse)."),
+    ] = None,
+    forget_random: Annotated[
+        int | None, typer.Option(help="Number of training samples to forget, drawn by --seed.")
+    ] = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "ignp",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the method: strength=10. May be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the method, and of --forget-random.")] = 0,
     score: Annotated[
         bool,
-        typer.Option(help="Measure test accuracy afterwards. Not a part of unlearning."),
+        typer.Option(help="Measure accuracy afterwards. Not a part of unlearning."),
     ] = True,
     data_dir: DataDir = None,
     download: Download = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Forget classes. A data-free method opens the dataset for nothing but the scoring after."""
-    with console.status(f"forgetting {', '.join(map(str, forget))} by {method}"):
+    """Forget classes, a part of a class, or random samples: name one of the three.
+
+    A data-free method opens the dataset for nothing but the scoring after.
+    """
+    scenario = _scenario(forget, forget_subclass, forget_random, seed)
+    with console.status(f"forgetting {scenario} by {method}"):
         metrics = runs.forget(
             directory,
             workdir,
             method=method,
-            classes=forget,
+            scenario=scenario,
             settings=configuration.parse_overrides(overrides or ()),
             seed=seed,
             score=score,
@@ -144,6 +160,24 @@ def unlearn(
     ]
     found.append(f"{unlearning:.1f} s after {seconds['compile']:.1f} s of compilation")
     console.print(f"{', '.join(found)}; written to {workdir}", soft_wrap=True)
+
+
+@app.command()
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="As a list of JSON objects.")] = False,
+) -> None:
+    """List the methods: what they see, forget and change, their papers and their defaults."""
+    described = [describe(name) for name in METHODS]
+    if as_json:
+        typer.echo(json.dumps([one._asdict() for one in described], indent=2, default=str))
+        return
+    table = Table("method", "sees", "forgets", "changes", "paper, and settings with defaults")
+    for one in described:
+        settings = ", ".join(f"{name}={value}" for name, value in one.defaults.items())
+        about = Text.assemble(one.paper, "\n", (settings, "dim"))
+        table.add_row(one.name, one.sees, one.forgets, ", ".join(one.changes), about)
+        table.add_section()
+    console.print(table)
 
 
 @app.command()
@@ -219,11 +253,30 @@ def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
         raise typer.Exit(1)
 
 
+def _scenario(
+    classes: list[int] | None, subclass: int | None, count: int | None, seed: int
+) -> Scenario:
+    given = [
+        Classes(tuple(classes)) if classes else None,
+        None if subclass is None else Subclass(subclass),
+        None if count is None else Random(count, seed),
+    ]
+    named = [scenario for scenario in given if scenario is not None]
+    if len(named) != 1:
+        raise InvalidArgumentError(
+            "--forget",
+            " and ".join(map(str, named)) or None,
+            "name one thing to forget, by --forget, --forget-subclass or --forget-random",
+        )
+    return named[0]
+
+
 def _accuracies(metrics: dict[str, Any]) -> Table:
     table = Table("test accuracy (%)", "before", "after")
-    for part in ("forget", "retain"):
+    forget = "forget (of training)" if "forget_random" in metrics else "forget"
+    for label, part in ((forget, "forget"), ("retain", "retain")):
         values = (metrics[f"{part}_accuracy_{when}"] for when in ("before", "after"))
-        table.add_row(part, *(f"{100 * value:.2f}" for value in values))
+        table.add_row(label, *(f"{100 * value:.2f}" for value in values))
     return table
 
 

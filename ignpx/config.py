@@ -2,10 +2,11 @@
 
 import contextlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import pydantic
+import pydantic_core
 import yaml
 
 from ignpx.errors import InvalidArgumentError, near_names
@@ -18,11 +19,34 @@ class _Section(pydantic.BaseModel):
 
 
 class DatasetConfig(_Section):
-    """Which images, and at which size (see `ignpx.data.load`)."""
+    """Which images, at which size, and how their classes are grouped (see `ignpx.data`).
+
+    `coarse: [[0, 1, 2], [3, 4]]` trains on groups of classes, `coarse: coarse_label` on those that
+    the dataset has itself, here cifar100; a part of a class can then be forgotten.
+    """
 
     name: str
     image_size: int | None = pydantic.Field(default=None, ge=1)
     validation_share: float = pydantic.Field(default=0.1, gt=0, lt=1)
+    coarse: tuple[tuple[int, ...], ...] | str | None = None
+
+    @pydantic.field_validator("coarse", mode="wrap")
+    @classmethod
+    def _lists_or_a_name(cls, value: Any, check: Callable[[Any], Any]) -> Any:
+        try:
+            return check(value)
+        except pydantic.ValidationError as error:
+            raise pydantic_core.PydanticCustomError(
+                "coarse",
+                "must be lists of classes, such as [[0, 1], [2, 3, 4]], or the name of a feature",
+            ) from error
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_before(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # What groups nothing is written as it was before there were groups: the identity of runs
+        # and results, which is that of their configs, stays.
+        values = dump(self)
+        return {n: v for n, v in values.items() if n != "coarse" or v is not None}
 
 
 class ModelConfig(_Section):

@@ -8,18 +8,20 @@ What differs from request to request (a teacher, a mask) is not closed over but 
 to the loss and to the transformation alike, so that the next request compiles nothing.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import loops
-from ignpx.classifier import Classifier
+from ignpx import loops, sharding
+from ignpx.classifier import Classifier, Samples
 from ignpx.errors import UnlearningError
+from ignpx.losses import cross_entropy
 
 PyTree = Any
 # (params, state, batch, key, given) -> (scalar loss, new state)
@@ -93,7 +95,7 @@ def descend(
         their own sizes.
       key: PRNG key, one fresh key a step is derived from it.
       given: named pytrees of arrays that no step changes. The loss gets them as a dict, the
-        transformation as keyword arguments of its update.
+        transformation as keyword arguments of its update, with the `batch` as one more.
 
     Returns:
       The carry after the last step, and the losses `(steps,)`.
@@ -113,13 +115,13 @@ def _step(loss: Loss, optimizer: optax.GradientTransformation) -> loops.Step[Des
         def drawn(rows: jax.Array, part: PyTree) -> PyTree:
             return jax.tree.map(lambda array: array[rows[index]], part)
 
-        batch = jax.tree.map(drawn, indices, data)
+        batch = sharding.over_data(jax.tree.map(drawn, indices, data))
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, state), gradients = gradient(
             carry.params, carry.state, batch, jax.random.fold_in(key, index), given
         )
         updates, opt_state = transformation.update(
-            gradients, carry.opt_state, carry.params, **given
+            gradients, carry.opt_state, carry.params, batch=batch, **given
         )
         return Descent(optax.apply_updates(carry.params, updates), state, opt_state), value
 
@@ -145,19 +147,120 @@ def tune(
     return classifier.replace(params=carry.params, state=carry.state), losses
 
 
-def batches(key: jax.Array, count: int, batch_size: int, epochs: int = 1) -> jax.Array:
+class Pass(NamedTuple):
+    """A part of a descent with a loss and data of its own, see `descend`."""
+
+    loss: Loss
+    data: PyTree
+    indices: PyTree
+
+
+def in_turn(
+    passes: Iterable[Pass],
+    optimizer: optax.GradientTransformation,
+    classifier: Classifier,
+    key: jax.Array,
+    given: dict[str, PyTree] | None = None,
+    after: Callable[[int, Classifier], None] | None = None,
+) -> tuple[Classifier, jax.Array]:
+    """Tunes through one pass after another; the optimiser's state goes on from each to the next.
+
+    Args:
+      passes: each with a loss, data and batches of its own.
+      optimizer: see `descend`.
+      classifier: where to start.
+      key: PRNG key, from which each pass has its own.
+      given: see `descend`.
+      after: called after each pass with its number, from 0, and the classifier.
+
+    Returns:
+      The classifier after the last pass, and the losses of all steps.
+    """
+    carry = start(classifier.params, classifier.state, optimizer)
+    losses = []
+    for number, (loss, data, indices) in enumerate(passes):
+        step_key = jax.random.fold_in(key, number)
+        data = jax.device_put(data)
+        carry, of_pass = descend(loss, optimizer, carry, data, indices, step_key, given)
+        losses.append(of_pass)
+        if after is not None:
+            after(number, classifier.replace(params=carry.params, state=carry.state))
+    tuned = classifier.replace(params=carry.params, state=carry.state)
+    return tuned, jnp.concatenate(losses)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Mean cross-entropy of a batch of `Samples` in training mode, a `Loss`."""
+
+    apply: Any
+    preprocess: Any
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> Self:
+        """The loss of this classifier's architecture."""
+        return cls(classifier.apply, classifier.preprocess)
+
+    def __call__(
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
+    ) -> tuple[jax.Array, PyTree]:
+        """See `Loss`."""
+        inputs = self.preprocess(batch.images)
+        logits, state = self.apply(params, state, inputs, train=True)
+        return cross_entropy(logits.astype(jnp.float32), batch.labels).mean(), state
+
+
+@functools.lru_cache(maxsize=64)
+def optimizer(
+    rule: Literal["adam", "sgd"],
+    learning_rate: float,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    drops: tuple[int, ...] = (),
+    mask: bool = False,
+) -> optax.GradientTransformation:
+    """Adam or SGD as PyTorch has them, the same object for the same arguments.
+
+    Args:
+      rule: `adam` or `sgd`.
+      learning_rate: of the first step.
+      momentum: of `sgd`.
+      weight_decay: added to the gradient, before the rule.
+      drops: after each of these numbers of steps the learning rate falls to a tenth.
+      mask: chains `masked` last.
+    """
+    rate: Any = learning_rate
+    if drops:
+        rate = optax.piecewise_constant_schedule(rate, {step: 0.1 for step in drops})
+    stepping = optax.adam(rate) if rule == "adam" else optax.sgd(rate, momentum=momentum or None)
+    chain = [optax.add_decayed_weights(weight_decay), stepping]
+    return optax.chain(*chain, *([masked()] if mask else []))
+
+
+def batches(
+    key: jax.Array, count: int, batch_size: int, epochs: int = 1, *, whole: bool = False
+) -> jax.Array:
     """Rows of `descend`'s indices: every epoch is a permutation of `count` samples, cut up.
 
     The last, incomplete batch of an epoch is left out; fewer samples than a batch make one.
+
+    Args:
+      key: PRNG key.
+      count: of the samples.
+      batch_size: samples of a batch.
+      epochs: permutations.
+      whole: fills the last batch up with the first samples of its epoch instead, so that every
+        epoch has every sample: what is to be forgotten should not be left out by chance.
 
     Returns:
       `(epochs * steps, batch)` integers.
     """
     size = min(batch_size, count)
-    steps = count // size
+    steps = -(-count // size) if whole else count // size
 
     def epoch(key: jax.Array) -> jax.Array:
-        return jax.random.permutation(key, count)[: steps * size].reshape(steps, size)
+        return jnp.resize(jax.random.permutation(key, count), (steps, size))
 
     return jnp.concatenate([epoch(one) for one in jax.random.split(key, epochs)])
 
@@ -180,3 +283,49 @@ def masked() -> optax.GradientTransformationExtraArgs:
         return kept, state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+class Account(NamedTuple):
+    """The state of `ledger`.
+
+    Attributes:
+      updates: for each set of classes, the sum of the updates of the steps whose batch held a
+        sample of one of them: a pytree like the parameters, float32, with a leading axis of sets.
+      steps: `(sets,)` the number of those steps.
+    """
+
+    updates: PyTree
+    steps: jax.Array
+
+
+@functools.lru_cache(maxsize=64)
+def ledger(count: int) -> optax.GradientTransformationExtraArgs:
+    """Keeps an `Account` of the final updates, which it passes on as they are; chained last.
+
+    `sets`, among what is `given` to `descend`, is a `(count, num_classes)` bool array, whose rows
+    are sets of classes. The data are `Samples`. Memory is that of `count` copies of the parameters.
+    """
+
+    def init(params: PyTree) -> Account:
+        sums = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), jnp.float32), params)
+        return Account(sums, jnp.zeros(count, jnp.int32))
+
+    def update(
+        updates: PyTree,
+        state: Account,
+        params: PyTree = None,
+        *,
+        batch: Samples,
+        sets: jax.Array,
+        **_: Any,
+    ) -> tuple[PyTree, Account]:
+        held = sets[:, batch.labels].any(axis=1)
+
+        def add(total: jax.Array, leaf: jax.Array) -> jax.Array:
+            counts = held.reshape(count, *[1] * leaf.ndim)
+            return total + jnp.where(counts, leaf.astype(jnp.float32), 0.0)
+
+        sums = jax.tree.map(add, state.updates, updates)
+        return updates, Account(sums, state.steps + held)
+
+    return optax.GradientTransformationExtraArgs(init, update)

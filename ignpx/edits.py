@@ -70,3 +70,47 @@ def scale(params: PyTree, factors: PyTree) -> PyTree:
         return (value.astype(jnp.float32) * factor).astype(value.dtype)
 
     return jax.tree.map(leaf, factors, params, is_leaf=lambda node: node is None)
+
+
+def mix(params: PyTree, others: PyTree, masks: PyTree, *, keep: float, scale: float) -> PyTree:
+    """`keep * theta + scale * other` where the mask is set, `theta` elsewhere.
+
+    A keep of 0 replaces parameters, one of `1 - scale` interpolates.
+
+    Args:
+      params: pytree of arrays.
+      others: what is mixed in, such as newly initialised parameters; a pytree like `params`.
+      masks: pytree of booleans like `params`.
+      keep: factor of what was there.
+      scale: factor of what is mixed in.
+
+    Returns:
+      The mixture in the dtypes of `params`.
+    """
+
+    def leaf(theta: jax.Array, other: jax.Array, mask: jax.Array) -> jax.Array:
+        mixed = keep * theta.astype(jnp.float32) + scale * other.astype(jnp.float32)
+        return jnp.where(mask, mixed.astype(theta.dtype), theta)
+
+    return jax.tree.map(leaf, params, others, masks)
+
+
+def draw(key: jax.Array, means: PyTree, variances: PyTree) -> PyTree:
+    """Draws each parameter from a normal distribution of its own.
+
+    Args:
+      key: PRNG key.
+      means: pytree of arrays.
+      variances: pytree of float32 arrays of the same shapes.
+
+    Returns:
+      The draw in the dtypes of `means`.
+    """
+    leaves, structure = jax.tree.flatten(means)
+    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+
+    def leaf(mean: jax.Array, variance: jax.Array, key: jax.Array) -> jax.Array:
+        noise = jnp.sqrt(variance) * jax.random.normal(key, mean.shape, jnp.float32)
+        return (mean.astype(jnp.float32) + noise).astype(mean.dtype)
+
+    return jax.tree.map(leaf, means, variances, keys)

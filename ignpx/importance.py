@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from ignpx import factors, loops, targets
+from ignpx import factors, loops, sharding, targets
 from ignpx.classifier import Classifier, Samples
 from ignpx.losses import cross_entropy
 
@@ -57,7 +58,8 @@ def gradient_moments(
         (`ignpx.factors`): the same numbers, many times as slow. It is the reference.
     """
     count = jax.tree.leaves(samples)[0].shape[0]
-    microbatch = min(microbatch, count)
+    parts = sharding.data_parts()
+    microbatch = parts * -(-min(microbatch, count) // parts)
     # Padding has no weight.
     weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})
     weighings = {
@@ -128,6 +130,12 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
         params, samples, weighings, constants = operands
         chunk = jax.tree.map(lambda array: array[index], samples)
         weighed = {name: weights[index] for name, weights in weighings.items()}
+        added = _divided(moments)(params, chunk, weighed, constants)
+        return jax.tree.map(jnp.add, total, added), None
+
+    def moments(
+        params: PyTree, chunk: PyTree, weighed: dict[str, jax.Array], constants: PyTree
+    ) -> dict[str, PyTree]:
         if per_sample:
             gradients = jax.vmap(jax.grad(loss), in_axes=(None, 0, None))(params, chunk, constants)
             found = dict(enumerate(_direct(weighed, g) for g in jax.tree.leaves(gradients)))
@@ -141,13 +149,42 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
                     name: tap.fold(total) for name, total in _factored(weighed, pair).items()
                 }
         structure = jax.tree.structure(params)
-        added = {
+        return {
             name: jax.tree.unflatten(structure, [found[leaf][name] for leaf in sorted(found)])
             for name in weighed
         }
-        return jax.tree.map(jnp.add, total, added), None
 
     return step
+
+
+def _divided(moments: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Each device takes its part of the samples, one by one, and the sums are added up."""
+    if sharding.data_parts() == 1:
+        return moments
+
+    def part(
+        params: PyTree, chunk: PyTree, weighed: dict[str, jax.Array], constants: PyTree
+    ) -> PyTree:
+        return jax.lax.psum(moments(params, chunk, weighed, constants), sharding.DATA)
+
+    def run(
+        params: PyTree, chunk: PyTree, weighed: dict[str, jax.Array], constants: PyTree
+    ) -> PyTree:
+        weights = {
+            name: PartitionSpec(*[None] * (one.ndim - 1), sharding.DATA)
+            for name, one in weighed.items()
+        }
+        specs = (PartitionSpec(), PartitionSpec(sharding.DATA), weights, PartitionSpec())
+        return jax.shard_map(
+            part,
+            in_specs=specs,
+            out_specs=PartitionSpec(),
+            axis_names={sharding.DATA},
+            # What is the same on all devices is differentiated on each by itself.
+            check_vma=False,
+        )(params, chunk, weighed, constants)
+
+    return run
 
 
 _POWERS: dict[str, Callable[[jax.Array], jax.Array]] = {"square": jnp.square, "mean": lambda g: g}
@@ -397,3 +434,45 @@ def _batch_loss(
     classifier = frozen.replace(params=targets.combine(chosen, frozen.params))
     losses = cross_entropy(classifier.logits(classifier.preprocess(images)), labels)
     return jnp.sum(jnp.where(real, losses, 0.0)) / jnp.sum(real)
+
+
+def fisher_information(
+    classifier: Classifier, images: Any, *, patterns: tuple[str, ...] = (".*",)
+) -> PyTree:
+    """The diagonal of the Fisher information, in evaluation mode.
+
+    `F_i = mean over x of sum_y p_y(x) (d CE(f(x), y) / d params_i)^2`: the expectation is over the
+    labels that the model itself gives, all of them. That takes a backward pass for each class of
+    each image.
+
+    Args:
+      classifier: the model.
+      images: `(N, ...)` as its `preprocess` takes them.
+      patterns: the target layers (see `ignpx.targets`).
+
+    Returns:
+      A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
+    """
+    size = min(len(images), max(1, 1024 // classifier.num_classes))
+    real = microbatches(np.full(len(images), 1.0 / len(images), np.float32), size, zero=True)
+    total = None
+    for chunk, share in zip(microbatches(images, size), real, strict=True):
+        inputs, labels, weights = _own_labels(classifier, chunk, share)
+        part = sensitivity(classifier, inputs, labels, weights, patterns=patterns)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return total
+
+
+@jax.jit
+def _own_labels(
+    classifier: Classifier, images: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Every input with every label, and its weight times the probability of that label."""
+    inputs = classifier.preprocess(images)
+    probabilities = jax.nn.softmax(classifier.logits(inputs).astype(jnp.float32))
+    count, classes = probabilities.shape
+    return (
+        jnp.repeat(inputs, classes, axis=0),
+        jnp.tile(jnp.arange(classes), count),
+        (weights[:, None] * probabilities).ravel(),
+    )

@@ -1,5 +1,7 @@
 """Losses on logits, in forms that keep their precision where they are small."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -38,3 +40,48 @@ def negative_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
     return others - jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
+
+
+def kl_divergence(
+    teacher_logits: jax.Array, student_logits: jax.Array, temperature: float = 1.0
+) -> jax.Array:
+    """`KL(softmax(teacher / T) || softmax(student / T))`, sample by sample.
+
+    It is the sum over classes, where some public code takes their mean. Distillation multiplies it
+    by `T^2`, so that its gradients do not shrink with the temperature; this function does not.
+
+    Args:
+      teacher_logits: `(..., C)`.
+      student_logits: `(..., C)`.
+      temperature: T, above zero.
+
+    Returns:
+      `(...)`, in nats, in the dtype of the logits.
+    """
+    teacher = jax.nn.log_softmax(teacher_logits / temperature)
+    student = jax.nn.log_softmax(student_logits / temperature)
+    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+
+
+def jensen_shannon(first_logits: jax.Array, second_logits: jax.Array) -> jax.Array:
+    """Jensen-Shannon divergence of two predictions, sample by sample.
+
+    `1/2 KL(p || m) + 1/2 KL(q || m)` with `m = (p + q) / 2`, to base 2, so that it lies in 0 to 1.
+
+    Args:
+      first_logits: `(..., C)`.
+      second_logits: `(..., C)`.
+
+    Returns:
+      `(...)`, in bits, in the dtype of the logits.
+    """
+    first, second = jax.nn.log_softmax(first_logits), jax.nn.log_softmax(second_logits)
+    middle = jnp.logaddexp(first, second) - math.log(2.0)
+    halves = jnp.exp(first) * (first - middle) + jnp.exp(second) * (second - middle)
+    return jnp.sum(halves, axis=-1) / math.log(4.0)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+    """Entropy of the softmax of logits `(..., C)`, sample by sample: `(...)`, in nats."""
+    logarithms = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(logarithms) * logarithms, axis=-1)

@@ -1,6 +1,5 @@
 """Whole runs on a directory: train a classifier, unlearn from a trained one."""
 
-import dataclasses
 import inspect
 import json
 import pathlib
@@ -14,13 +13,14 @@ import jax
 import numpy as np
 
 import ignpx
-from ignpx import checkpoint, data, models, pictures, stages, training, workdir
+from ignpx import checkpoint, data, models, pictures, scenarios, stages, training, workdir
 from ignpx.audit import ClassCounts, count_correct
-from ignpx.classifier import Samples
+from ignpx.classifier import Classifier, Samples
 from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError, UnlearningWarning, near_names
 from ignpx.methods import METHODS
-from ignpx.unlearner import Request, Unlearner, unlearn
+from ignpx.scenarios import Classes, Random, Scenario
+from ignpx.unlearner import Unlearner, check_served, unlearn
 
 
 class Where(NamedTuple):
@@ -158,26 +158,27 @@ def forget(
     directory: pathlib.Path,
     *,
     method: str,
-    classes: Sequence[int],
+    scenario: Scenario,
     settings: dict[str, Any] | None = None,
     seed: int = 0,
     score: bool = True,
     where: Where = TFDS_DEFAULT,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Unlearns classes from the classifier of a run, and writes the result as a run of its own.
+    """Unlearns from the classifier of a run, and writes the result as a run of its own.
 
-    For a method that sees no data, the dataset is opened for nothing but scoring.
+    For a method that sees no data, the dataset is opened for nothing but scoring. `config.json`
+    records what was forgotten; what `source` has forgotten before is not retained.
 
     Args:
       source: directory of a run, by `train` or by `forget`.
       directory: of the new run.
       method: a key of `METHODS`.
-      classes: to forget; those that `source` has forgotten before stay forgotten and do not count
-        as retained.
+      scenario: what to forget, see `ignpx.scenarios`.
       settings: hyperparameters of the method.
       seed: of the method.
-      score: whether to measure accuracy on the test split, before and after.
+      score: whether to measure accuracies, before and after: on the test split, but for samples
+        drawn at random.
       where: see `Where`.
       overwrite: replaces a run that is there.
 
@@ -193,23 +194,22 @@ def forget(
     unlearner(method, settings)  # a mistake is found before anything long is done
     classifier, config = checkpoint.load(source / workdir.CHECKPOINT)
     chosen = unlearner(method, settings, config.get("training"))
-    forgotten = list(config.get("forgotten", []))
-    request = Request.classes(classes, classifier.num_classes, forgotten=forgotten)
-    if chosen.sees:
-        request = with_data(request, training_samples(config, where))
-    test = None
+    check_served(chosen, scenario.asks)
+    past = [scenarios.read(step) for step in config.get("unlearning", [])]
+    # Without data as far as that goes, so that a mistake is found before any are read.
+    splits = None
+    if isinstance(scenario, Classes):
+        scenarios.request(scenario, classifier.num_classes, past=past)
+    if chosen.sees or not isinstance(scenario, Classes):
+        splits = data.load_splits(**config["dataset"], **where._asdict())
+    request = scenarios.request(
+        scenario, classifier.num_classes, splits, past=past, without=config.get("without", ())
+    )
+    names = tuple(str(index) for index in range(classifier.num_classes))
     if score:
-        dataset = config["dataset"]
-        info = data.describe(dataset["name"], **where._asdict())
-        test = data.load(
-            dataset["name"],
-            info.test_split,
-            image_size=dataset.get("image_size"),
-            **where._asdict(),
-        )
-        names = info.class_names
-    else:
-        names = tuple(str(index) for index in range(classifier.num_classes))
+        test, fine, dataset = _tested(config, where, splits)
+        names = dataset.class_names
+        parts = scenarios.scored(scenario, test, fine, past)
 
     with warnings.catch_warnings(record=True) as caught, stages.recording() as seconds:
         warnings.simplefilter("always", UnlearningWarning)
@@ -218,31 +218,34 @@ def forget(
 
     metrics: dict[str, Any] = {
         "method": method,
-        "forget": list(classes),
-        "forgotten_before": forgotten,
+        **scenario.described(),
+        "forgotten_before": scenarios.forgotten(past),
         "seed": seed,
         **info.summary(),
         "doubts": doubts,
     }
     drawn = {}
+    classes = scenario.ids if isinstance(scenario, Classes) else ()
     if hasattr(info, "prototypes"):
         inputs = np.asarray(info.prototypes.inputs)
         drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
-    if test is not None:
+    if score:
         begin = time.perf_counter()
-        before, after = count_correct(classifier, test), count_correct(edited, test)
+        instead = request.forget_data if isinstance(scenario, Random) else None
+        accuracies, counts = _scores({"before": classifier, "after": edited}, parts, instead)
         seconds["evaluation"] = time.perf_counter() - begin
-        metrics |= scores(before, after, list(classes), forgotten)
+        metrics |= accuracies
         drawn["class_accuracies"] = pictures.class_accuracies(
-            {"before": before.per_class(), "after": after.per_class()}, names, classes
+            {when: count.per_class() for when, count in counts.items()}, names, classes
         )
     metrics |= {"seconds": seconds, "versions": versions()}
 
-    described = {**config, "forgotten": forgotten + list(classes)}
-    described["unlearning"] = [
-        *config.get("unlearning", []),
-        {"method": method, "forget": list(classes), "settings": settings, "seed": seed},
-    ]
+    step = {"method": method, **scenario.described(), "settings": settings, "seed": seed}
+    described = {
+        **config,
+        "forgotten": scenarios.forgotten([*past, scenario]),
+        "unlearning": [*config.get("unlearning", []), step],
+    }
     with workdir.staged(directory, overwrite=overwrite) as staging:
         workdir.write_json(staging / workdir.CONFIG, described)
         workdir.write_json(staging / workdir.METRICS, metrics)
@@ -252,33 +255,37 @@ def forget(
     return metrics
 
 
-def training_samples(config: dict[str, Any], where: Where = TFDS_DEFAULT) -> Samples:
-    """What the classifier of a run was trained on, without the classes it never saw."""
-    splits = data.load_splits(**config["dataset"], **where._asdict())
-    return data.retained(splits.train, config.get("without", ()))
+def _tested(
+    config: dict[str, Any], where: Where, splits: data.Splits | None
+) -> tuple[Samples, np.ndarray, data.DatasetInfo]:
+    """What the classifier of a run is tested on: samples, fine labels, and the dataset."""
+    if splits is not None:
+        return splits.test, splits.fine.test, splits.info
+    fields = {name: config["dataset"].get(name) for name in ("name", "image_size", "coarse")}
+    return data.load_test(**fields, **where._asdict())
 
 
-def with_data(request: Request, samples: Samples) -> Request:
-    """The request with the training samples of what it forgets and of what it retains."""
-    parts = (np.flatnonzero(mask) for mask in (request.forget, request.retain))
-    forget, retain = (data.only(samples, classes.tolist()) for classes in parts)
-    return dataclasses.replace(request, forget_data=forget, retain_data=retain)
+def _scores(
+    classifiers: dict[str, Classifier],
+    parts: tuple[Samples, Samples, Samples],
+    instead: Samples | None,
+) -> tuple[dict[str, Any], dict[str, ClassCounts]]:
+    """Accuracies as fractions of exact counts, and the counts over the whole test set.
 
-
-def scores(
-    before: ClassCounts, after: ClassCounts, classes: list[int], forgotten: list[int]
-) -> dict[str, Any]:
-    """Accuracies before and after, as fractions of exact test counts."""
-    gone = [*classes, *forgotten]
-    return {
-        "retain_accuracy_before": before.accuracy_without(gone),
-        "retain_accuracy_after": after.accuracy_without(gone),
-        "forget_accuracy_before": before.accuracy(classes),
-        "forget_accuracy_after": after.accuracy(classes),
-        "accuracy_by_class_before": _by_class(before),
-        "accuracy_by_class_after": _by_class(after),
-        "test_samples_by_class": [int(v) for v in before.total],
-    }
+    `parts` are those of `scenarios.scored`, which make up the test set; `instead` of the first of
+    them, it may be training samples whose accuracy is that of what was forgotten.
+    """
+    metrics: dict[str, Any] = {}
+    whole = {}
+    for when, classifier in classifiers.items():
+        counts = [count_correct(classifier, part) for part in parts]
+        forget = counts[0] if instead is None else count_correct(classifier, instead)
+        whole[when] = ClassCounts(*np.sum(counts, axis=0))
+        metrics[f"retain_accuracy_{when}"] = counts[1].accuracy()
+        metrics[f"forget_accuracy_{when}"] = forget.accuracy()
+        metrics[f"accuracy_by_class_{when}"] = _by_class(whole[when])
+        metrics["test_samples_by_class"] = whole[when].total.tolist()
+    return metrics, whole
 
 
 def versions() -> dict[str, str]:

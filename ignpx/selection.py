@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ignpx.errors import InvalidArgumentError
 
@@ -57,6 +58,57 @@ def supporting(forget: PyTree, gradient: PyTree, params: PyTree) -> PyTree:
 def mask(log_ratios: PyTree, log_alpha: jax.Array) -> PyTree:
     """`S_forget > alpha * S_retain` for each parameter (Equation 5), as booleans."""
     return jax.tree.map(lambda ratio: ratio > log_alpha, log_ratios)
+
+
+def top_share(scores: PyTree, share: float) -> PyTree:
+    """The share of all parameters that has the highest scores, as booleans.
+
+    Their number is exact, `share` of all to the nearest whole one, and at least one. Of equal
+    scores the earlier parameters are taken: leaf by leaf, each in its row-major order.
+
+    Args:
+      scores: pytree of arrays; None leaves are passed through and not counted.
+      share: in (0, 1].
+    """
+    leaves, structure = jax.tree.flatten(scores)
+    flat = jnp.concatenate([leaf.ravel() for leaf in leaves])
+    chosen = jnp.argsort(-flat)[: max(1, round(share * flat.size))]
+    mask = jnp.zeros(flat.shape, bool).at[chosen].set(True)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(mask, ends)
+    return jax.tree.unflatten(
+        structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    )
+
+
+def normalised(scores: PyTree) -> PyTree:
+    """`(s - min) / (max - min)` over all parameters together, 0 to 1 (UISPS, Equation 11).
+
+    As most of the lowest scores are next to zero, that is about a division by the largest of all.
+    Scores that are all equal become 0.
+
+    Args:
+      scores: pytree of arrays; None leaves are passed through and not counted.
+    """
+    leaves = jax.tree.leaves(scores)
+    lowest = jnp.min(jnp.stack([jnp.min(leaf) for leaf in leaves]))
+    spread = jnp.max(jnp.stack([jnp.max(leaf) for leaf in leaves])) - lowest
+    divisor = jnp.where(spread > 0, spread, 1.0)
+    return jax.tree.map(lambda leaf: (leaf - lowest) / divisor, scores)
+
+
+def outweighed(forget: PyTree, retain: PyTree, alpha: float) -> PyTree:
+    """`normalised(retain) > alpha * normalised(forget)`, as booleans (UISPS, Equation 12).
+
+    These are the parameters to spare: they matter more to what is kept than to what is forgotten.
+    Where both sides are equal, which the paper leaves open, a parameter is not among them.
+
+    Args:
+      forget: pytree of non-negative importances.
+      retain: pytree of the same structure.
+      alpha: threshold, above zero. A larger one spares fewer.
+    """
+    return jax.tree.map(lambda f, r: r > alpha * f, normalised(forget), normalised(retain))
 
 
 def count(masks: PyTree) -> jax.Array:

@@ -2,8 +2,8 @@
 
 The objective is a sum of terms. A term is a function of a `View` of the current inputs to a scalar;
 those below cover the IGNP paper (cross-entropy and diversity) and two priors that keep prototypes
-from being noise: total variation, and the batch-norm statistics of models that have them. Any
-function of the same form joins them.
+from being noise: total variation, and the batch-norm statistics of models that have them. The
+energy is UNSIR's, the entropy is that of UISPS. Any function of the same form joins them.
 """
 
 import functools
@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ignpx import loops
+from ignpx import loops, sharding
 from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import cross_entropy as sample_cross_entropy
+from ignpx.losses import entropy as sample_entropy
 
 
 class View(NamedTuple):
@@ -148,12 +149,32 @@ def batch_statistics(weight: float = 1.0) -> Term:
     """
 
     def term(view: View) -> jax.Array:
-        inputs = view.inputs.reshape(-1, *view.inputs.shape[2:])
+        inputs = _flat(view.inputs)
         distance = jnp.float32(0.0)
         for layer in view.classifier.norm_statistics(inputs):
             distance += _norm(layer.mean - layer.running_mean)
             distance += _norm(layer.variance - layer.running_variance)
         return weight * distance
+
+    return term
+
+
+def entropy(weight: float = 1.0, *, share: float = 1.0) -> Term:
+    """Negative mean entropy of the predictions for a part of the inputs (UISPS, L_ET).
+
+    `-weight * mean of H(softmax(logits))`: a positive weight makes the model less sure of these
+    inputs and moves them towards its decision boundaries, while the others stay typical of their
+    class. The paper's Equations 4 and 5 *add* the entropy, which would have the opposite effect to
+    the one that its text describes and its figure shows; the sign here is that of the text.
+
+    Args:
+      weight: lambda_2 of the paper.
+      share: of the inputs of each class that the term is for, in (0, 1]: the first of them.
+    """
+
+    def term(view: View) -> jax.Array:
+        chosen = max(1, round(share * view.logits.shape[1]))
+        return -weight * jnp.mean(sample_entropy(view.logits[:, :chosen]))
 
     return term
 
@@ -242,8 +263,13 @@ def _judged(
 
 
 def _logits(classifier: Classifier, inputs: jax.Array) -> jax.Array:
-    flat = classifier.logits(inputs.reshape(-1, *classifier.input_shape))
+    flat = classifier.logits(_flat(inputs))
     return flat.reshape(*inputs.shape[:2], -1)
+
+
+def _flat(inputs: jax.Array) -> jax.Array:
+    """The inputs of all classes as one batch, divided among the devices."""
+    return sharding.over_data(inputs.reshape(-1, *inputs.shape[2:]))
 
 
 def _class_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -5,11 +5,13 @@ matches a path from its start up to a slash or its end: `conv2` matches `conv2/k
 `conv21/kernel`, and `layer[34]` or `.*/kernel` do what they look like.
 """
 
+import itertools
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Literal
 
 from ignpx.errors import InvalidArgumentError
 
@@ -70,3 +72,85 @@ def combine(chosen: PyTree, rest: PyTree) -> PyTree:
 def size(params: PyTree) -> int:
     """The number of scalars in a pytree of arrays; None counts nothing."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+class Use(NamedTuple):
+    """How a function first applies a leaf of its parameters to its inputs.
+
+    Attributes:
+      path: of the leaf, as `paths` has it.
+      operation: name of the JAX primitive: `dot_general` of a dense kernel, `conv_general_dilated`
+        of a convolution's, `add` of a bias, `mul` of a scale.
+    """
+
+    path: str
+    operation: str
+
+    @property
+    def of_kernel(self) -> bool:
+        """Whether the leaf is the kernel of a dense layer or of a convolution."""
+        return self.operation in ("dot_general", "conv_general_dilated")
+
+
+def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: PyTree) -> list[Use]:
+    """The leaves that a function applies to its inputs, in the order in which it does.
+
+    That is the order of a model's layers, whatever its leaves are called and however they are
+    sorted. It is read from the jaxpr, and nothing is computed. A leaf is used where it, or what has
+    been made of it alone (a cast, a reshape, the root of a variance), meets something that depends
+    on the inputs. Leaves that never do are left out; two that meet them in one operation come in
+    the order of its operands.
+
+    Args:
+      function: of parameters and inputs.
+      params: pytree of arrays, or of anything with a shape and a dtype.
+      inputs: likewise.
+    """
+    closed = jax.make_jaxpr(function)(params, inputs)
+    count = len(jax.tree.leaves(params))
+    known: list[_Origin] = [(index,) for index in range(count)]
+    met: dict[int, str] = {}
+    _follow(closed.jaxpr, known + [None] * (len(closed.jaxpr.invars) - count), met)
+    names = paths(params)
+    return [Use(names[leaf], operation) for leaf, operation in met.items()]
+
+
+# The leaves that a value is made of, or None if it depends on the inputs.
+_Origin = tuple[int, ...] | None
+
+
+def _follow(jaxpr: Any, origins: Sequence[_Origin], met: dict[int, str]) -> list[_Origin]:
+    """The origins of the outputs of a jaxpr; adds to `met` the leaves that it uses."""
+    known: dict[Any, _Origin] = dict.fromkeys(jaxpr.constvars, ())
+    known.update(zip(jaxpr.invars, origins, strict=True))
+
+    def origin(variable: Any) -> _Origin:
+        return () if isinstance(variable, Literal) else known[variable]
+
+    for equation in jaxpr.eqns:
+        operands = [origin(variable) for variable in equation.invars]
+        leaves = tuple(dict.fromkeys(itertools.chain(*(one for one in operands if one))))
+        body = _body(equation)
+        if body is not None:
+            outputs = _follow(body, operands, met)
+        elif None in operands:
+            for leaf in leaves:
+                met.setdefault(leaf, equation.primitive.name)
+            outputs = [None] * len(equation.outvars)
+        else:
+            outputs = [leaves] * len(equation.outvars)
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [origin(variable) for variable in jaxpr.outvars]
+
+
+def _body(equation: Any) -> Any:
+    """The jaxpr that an equation calls with its own operands: `jit`, `scan`, a custom gradient."""
+    for value in equation.params.values():
+        body = getattr(value, "jaxpr", value)
+        if (
+            hasattr(body, "eqns")
+            and len(body.invars) == len(equation.invars)
+            and len(body.outvars) == len(equation.outvars)
+        ):
+            return body
+    return None

@@ -61,17 +61,72 @@ def fit(
     Returns:
       The classifier, and the training losses `(epochs, steps)`.
     """
+    carry, losses = _fit(classifier, samples, recipe, key)
+    return classifier.replace(params=carry.params, state=carry.state), losses
+
+
+class Ledger(NamedTuple):
+    """What training changed in the steps that saw certain classes, to be subtracted later.
+
+    Attributes:
+      sets: `(G, num_classes)` bool, the sets of classes that account was kept of.
+      updates: for each set, the sum of the updates of all steps whose batch held a sample of it: a
+        pytree like the parameters, float32, with a leading axis G.
+      steps: `(G,)` the number of those steps.
+      total: `()` the number of all steps.
+    """
+
+    sets: jax.Array
+    updates: PyTree
+    steps: jax.Array
+    total: jax.Array
+
+
+def fit_with_ledger(
+    classifier: Classifier, samples: Samples, recipe: Recipe, key: jax.Array, sets: jax.Array
+) -> tuple[Classifier, jax.Array, Ledger]:
+    """As `fit`, and keeps account of the updates, for `methods.amnesiac_subtract`.
+
+    Sums by class would not do for several: a batch that holds two of them would count twice.
+
+    Args:
+      classifier: see `fit`, as for the following.
+      samples: likewise.
+      recipe: likewise.
+      key: likewise.
+      sets: `(G, num_classes)` bool, each row a set of classes that may have to be forgotten
+        together: `jnp.eye(num_classes, dtype=bool)` for any single one. Each takes the memory of
+        another copy of the parameters.
+
+    Returns:
+      The classifier, the training losses `(epochs, steps)`, and the ledger.
+    """
+    carry, losses = _fit(classifier, samples, recipe, key, sets)
+    account = carry.opt_state[-1]
+    ledger = Ledger(sets, account.updates, account.steps, jnp.int32(losses.size))
+    return classifier.replace(params=carry.params, state=carry.state), losses, ledger
+
+
+def _fit(
+    classifier: Classifier,
+    samples: Samples,
+    recipe: Recipe,
+    key: jax.Array,
+    sets: jax.Array | None = None,
+) -> tuple[descent.Descent, jax.Array]:
     recipe, steps = _batches(recipe, len(samples.labels))
     optimizer, loss = _optimizer(recipe, steps), _Loss.of(classifier, recipe)
+    given = None
+    if sets is not None:
+        optimizer, given = _with_ledger(optimizer, len(sets)), {"sets": sets}
     data = jax.device_put(samples)
     carry = descent.start(classifier.params, classifier.state, optimizer)
     losses = []
     for epoch in range(recipe.epochs):
-        carry, of_epoch = _epoch(
-            loss, optimizer, carry, data, recipe, steps, jax.random.fold_in(key, epoch)
-        )
+        epoch_key = jax.random.fold_in(key, epoch)
+        carry, of_epoch = _epoch(loss, optimizer, carry, data, recipe, steps, epoch_key, given)
         losses.append(of_epoch)
-    return classifier.replace(params=carry.params, state=carry.state), jnp.stack(losses)
+    return carry, jnp.stack(losses)
 
 
 def train(
@@ -166,11 +221,12 @@ def _epoch(
     recipe: Recipe,
     steps: int,
     key: jax.Array,
+    given: dict[str, PyTree] | None = None,
 ) -> tuple[descent.Descent, jax.Array]:
     order_key, step_key = jax.random.split(key)
     order = jax.random.permutation(order_key, len(data.labels))
     indices = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
-    return descent.descend(loss, optimizer, carry, data, indices, step_key)
+    return descent.descend(loss, optimizer, carry, data, indices, step_key, given)
 
 
 # Cached, and compared by value below, so that a second run of the same shapes compiles nothing.
@@ -196,6 +252,13 @@ def _optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransforma
             end_value=recipe.final_share * rate,
         )
     return optax.inject_hyperparams(transformation)(learning_rate=rate)
+
+
+@functools.lru_cache(maxsize=64)
+def _with_ledger(
+    optimizer: optax.GradientTransformation, sets: int
+) -> optax.GradientTransformation:
+    return optax.chain(optimizer, descent.ledger(sets))
 
 
 @dataclasses.dataclass(frozen=True)

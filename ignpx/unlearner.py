@@ -115,7 +115,12 @@ class Request:
 
     @classmethod
     def samples(
-        cls, num_classes: int, forget_data: Samples, retain_data: Samples | None = None
+        cls,
+        num_classes: int,
+        forget_data: Samples,
+        retain_data: Samples | None = None,
+        *,
+        forgotten: Sequence[int] = (),
     ) -> "Request":
         """A request to forget samples that are not whole classes, which all stay.
 
@@ -123,9 +128,11 @@ class Request:
           num_classes: of the classifier.
           forget_data: what to forget: a part of a class, or samples drawn at random.
           retain_data: the rest of the training samples, or None.
+          forgotten: class ids that the model has forgotten already.
         """
-        none = jnp.zeros(num_classes, bool)
-        return cls(none, ~none, forget_data, retain_data)
+        mask = np.ones(num_classes, bool)
+        mask[list(forgotten)] = False
+        return cls(jnp.zeros(num_classes, bool), jnp.asarray(mask), forget_data, retain_data)
 
     @property
     def asks(self) -> Forgets:
@@ -216,14 +223,7 @@ def unlearn(
             request.forget.shape,
             f"is for another number of classes; the classifier has {classifier.num_classes}",
         )
-    if request.asks not in unlearner.forgets:
-        able = "whole classes" if Forgets.CLASSES in unlearner.forgets else "samples"
-        raise InvalidArgumentError(
-            "request",
-            str(request.asks.name).lower(),
-            f"is more than the method can do, which forgets {able} only; `ignpx methods` lists "
-            "what each method can forget",
-        )
+    check_served(unlearner, request.asks)
     if broken := _not_finite(classifier):
         raise InvalidArgumentError(
             "classifier", broken, "has values that are not finite; restore a sound checkpoint"
@@ -240,6 +240,18 @@ def unlearn(
     if broken := _not_finite(edited):
         raise UnlearningError(f"the edited parameters are not finite: {broken}")
     return edited, info
+
+
+def check_served(unlearner: Unlearner, asked: Forgets) -> None:
+    """Raises `InvalidArgumentError` if a method cannot serve requests of this kind."""
+    if asked not in unlearner.forgets:
+        able = "whole classes" if Forgets.CLASSES in unlearner.forgets else "samples"
+        raise InvalidArgumentError(
+            "request",
+            str(asked.name).lower(),
+            f"is more than the method can do, which forgets {able} only; `ignpx methods` lists "
+            "what each method can forget",
+        )
 
 
 def _not_finite(classifier: Classifier) -> list[str]:

@@ -80,9 +80,8 @@ def main(
     """Writes the rows and prints a summary by setting."""
     classifier, described = checkpoint.load(run / workdir.CHECKPOINT)
     if split == "test":
-        info = data.describe(described["dataset"]["name"], data_dir=data_dir)
-        size = described["dataset"].get("image_size")
-        samples = data.load(info.name, info.test_split, image_size=size, data_dir=data_dir)
+        fields = {n: described["dataset"].get(n) for n in ("name", "image_size", "coarse")}
+        samples, _, _ = data.load_test(**fields, data_dir=data_dir)
     else:
         samples = getattr(data.load_splits(**described["dataset"], data_dir=data_dir), split)
     fixed = config.parse_overrides(overrides or ())

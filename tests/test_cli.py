@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ignpx import checkpoint, cli
+from ignpx.methods import METHODS
 
 CONFIG = """
 dataset: {name: digits}
@@ -109,8 +110,8 @@ def test_unlearning_opens_no_dataset(trained_run, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("opened a dataset")
 
-    monkeypatch.setattr("ignpx.data.load", refuse)
-    monkeypatch.setattr("ignpx.data.describe", refuse)
+    monkeypatch.setattr("ignpx.data.load_splits", refuse)
+    monkeypatch.setattr("ignpx.data.load_test", refuse)
     out = tmp_path / "out"
     status, printed = run(
         "unlearn", trained_run, "--forget", 1, "--workdir", out, "--no-score", *QUICK
@@ -121,6 +122,7 @@ def test_unlearning_opens_no_dataset(trained_run, tmp_path, monkeypatch):
     assert "retain_accuracy_after" not in metrics
 
 
+FINETUNE = ["--method", "finetune"]
 BAD = {
     "an unknown class": (["--forget", "12"], "forget=12: is not a class; the classes are 0 to 9"),
     "all classes": ([f for c in range(10) for f in ("--forget", str(c))], "leaves no class"),
@@ -133,7 +135,13 @@ BAD = {
     "a pattern of nothing": (["--forget", "1", "--set", "targets=[conv7]"], "conv7"),
     "an unknown setting": (["--forget", "1", "--set", "strenght=3"], "did you mean strength"),
     "an unknown method": (["--forget", "1", "--method", "ingp"], "did you mean ignp"),
-    "no class at all": ([], "forget"),
+    "no class at all": ([], "--forget=None: name one thing to forget"),
+    "two things": (["--forget", "1", "--forget-random", "3"], "name one thing to forget"),
+    "samples by IGNP": (["--forget-random", "3"], "whole classes only"),
+    "no samples": (["--forget-random", "0", *FINETUNE], "forget_random=0"),
+    "too many samples": (["--forget-random", "1293", *FINETUNE], "must be less than"),
+    "a part that is a class": (["--forget-subclass", "3", *FINETUNE], "is all of class 3"),
+    "an unknown part": (["--forget-subclass", "10", *FINETUNE], "is not a fine label of digits"),
 }
 
 
@@ -207,7 +215,7 @@ def test_train_resumes_and_refuses_another_config(trained_run, tmp_path):
     assert (unfinished / "checkpoint").is_dir()
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["unlearn"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["unlearn"], ["methods"]])
 def test_help_on_every_option(command):
     status, printed = run(*command, "--help")
     assert status in (0, 2)
@@ -231,6 +239,47 @@ def test_methods_that_see_data_are_given_what_the_run_was_trained_on(trained_run
     assert metrics["method"] == "finetune"
     assert metrics["seconds"]["descent"] > 0
     assert not (tmp_path / "out" / "prototypes.png").exists()
+
+
+def test_random_samples(trained_run, tmp_path):
+    status, printed = run(
+        "unlearn", trained_run, "--forget-random", 50, "--seed", 3, "--method", "finetune",
+        "--set", "epochs=1", "--set", "batch_size=64", "--workdir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, printed
+    assert "forget (of training)" in printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["forget_random"], metrics["forget_seed"]) == (50, 3)
+    correct = 50 * metrics["forget_accuracy_after"]
+    assert correct == pytest.approx(round(correct), abs=1e-9)
+
+
+def test_a_part_of_a_class(trained_run, tmp_path):
+    config = trained_run.with_name("digits.yaml")
+    status, printed = run(
+        "train", config, "--workdir", tmp_path / "run", "--set", "training.epochs=1",
+        "--set", "dataset.coarse=[[0, 1, 2], [3, 4, 5, 6, 7, 8, 9]]",
+    )  # fmt: skip
+    assert status == 0, printed
+    status, printed = run(
+        "unlearn", tmp_path / "run", "--forget-subclass", 8, "--method", "finetune",
+        "--set", "epochs=1", "--set", "batch_size=64", "--workdir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, printed
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["forget_subclass"] == 8
+
+
+def test_methods():
+    status, printed = run("methods")
+    assert status == 0
+    for name in METHODS:
+        assert f" {name} " in printed
+    assert "Foster, Schoepf and Brintrup" in printed
+    status, printed = run("methods", "--json")
+    assert status == 0
+    described = json.loads(printed)
+    assert [one["name"] for one in described] == list(METHODS)
+    assert all(one["paper"] and one["defaults"] for one in described)
 
 
 def test_retrain_takes_the_recipe_of_the_run(trained_run, tmp_path):

@@ -46,6 +46,18 @@ def test_overrides():
     assert changed.dataset == config.load(path).dataset
 
 
+def test_groups_of_classes():
+    path = CONFIGS[0].with_stem("mnist_lenet")
+    plain = config.load(path)
+    # Its identity is that of before there were groups.
+    assert "coarse" not in plain.model_dump(mode="json")["dataset"]
+    for coarse in ([[0, 1], [2]], "coarse_label"):
+        grouped = config.load(path, [f"dataset.coarse={coarse}"])
+        described = grouped.model_dump(mode="json")
+        assert described["dataset"]["coarse"] == coarse
+        assert config.TrainConfig.model_validate(described) == grouped != plain
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -55,6 +67,8 @@ def test_overrides():
         ("trainin.epochs=3", "trainin"),
         ("training.schedule=step", "plateau"),
         ("model.width=-1", "model.width=-1"),
+        ("dataset.coarse=5", "dataset.coarse=5: must be lists of classes"),
+        ("dataset.coarse=[[0, 1], [two]]", "or the name of a feature"),
         ("seed", "name=value"),
         ("seed.deep=1", "not a section"),
     ],

@@ -31,6 +31,39 @@ QUICK |= {
     "ssd": {"alpha": 1.0, "batch_size": 4},
     "gkt": {"iterations": 2, "student_steps": 2, "batch_size": 4, "latent": 8, "threshold": 0.9},
     "unsir": {"noise_images": 4, "noise_steps": 2, "copies": 2, "batch_size": 4},
+    "amnesiac": BRIEF,
+    "amnesiac-subtract": {"recipe": BRIEF},
+    "bad-teacher": BRIEF,
+    "scrub": {"epochs": 2, "forget_epochs": 1, "forget_batch_size": 4, "retain_batch_size": 4},
+}
+QUICK |= {name: BRIEF for name in ("neggrad", "neggrad-plus", "random-labels", "salun")}
+QUICK |= {f"{name}-zs": BRIEF for name in ("neggrad-plus", "random-labels", "salun", "bad-teacher")}
+QUICK["scrub-plus-r"] = QUICK["scrub"]
+INVERTED = BRIEF | {"samples": 4, "synthesis_steps": 3, "importance_share": 0.5}
+QUICK |= {"uisps": INVERTED, "ttm": INVERTED, "ttm-sps": INVERTED}
+QUICK |= {
+    "top-k": {**BRIEF, "count": 1},
+    "random-k": {**BRIEF, "share": 0.3, "reference": "incompetent"},
+    "random-top-k": BRIEF,
+    "eu-k": {"recipe": BRIEF, "validation_share": 0.3},
+    "cf-k": BRIEF,
+    "zs-pag": {**BRIEF, "epsilon": 2.0, "step_size": 0.5, "energy": 0.5, "solver_iterations": 3},
+}
+QUICK |= {
+    "boundary-shrink": {**BRIEF, "epsilon": 2.0, "learning_rate": 0.01},
+    "boundary-expand": {**BRIEF, "learning_rate": 0.01},
+    "fisher": {},
+    # Of the bias before a batch norm, whose gradient is zero, Adam makes steps out of rounding: few
+    # beside those of many epochs.
+    "emmn": {
+        "noise_images": 2,
+        "maximising_steps": 2,
+        "minimising_steps": 2,
+        "copies": 2,
+        "epochs": 30,
+        "batch_size": 4,
+    },
+    "jit": {"learning_rate": 0.01, "batch_size": 4, "perturbations": 2},
 }
 DATA_FREE = [name for name in METHODS if not METHODS[name](**QUICK[name]).sees]
 CLASSES = 4

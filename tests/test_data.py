@@ -1,7 +1,11 @@
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
 
 from ignpx import InvalidArgumentError, Samples, data
 from ignpx.audit import count_correct
@@ -37,6 +41,112 @@ def test_retained(digits):
     kept = data.retained(digits.test, [2, 5])
     assert set(kept.labels) == {0, 1, 3, 4, 6, 7, 8, 9}
     assert len(kept.labels) == np.sum(~np.isin(digits.test.labels, [2, 5]))
+
+
+GROUPS = [[0, 1, 2], [3, 9], [4, 5, 6, 7, 8]]
+
+
+def test_groups_of_classes(digits):
+    grouped = data.load_splits("digits", coarse=GROUPS)
+    assert grouped.info.num_classes == 3
+    assert grouped.info.class_names == ("0+1+2", "3+9", "4+5+6+7+8")
+    assert grouped.info.fine_names == digits.info.class_names
+    for part in ("train", "validation", "test"):
+        images, labels = getattr(grouped, part)
+        # The same samples in the same order, whose own labels are kept.
+        np.testing.assert_array_equal(images, getattr(digits, part).images)
+        fine = getattr(grouped.fine, part)
+        np.testing.assert_array_equal(fine, getattr(digits, part).labels)
+        assert labels.dtype == np.int32
+        assert all(digit in GROUPS[label] for label, digit in zip(labels, fine, strict=True))
+    test, fine, info = data.load_test("digits", coarse=GROUPS)
+    np.testing.assert_array_equal(test.labels, grouped.test.labels)
+    np.testing.assert_array_equal(fine, grouped.fine.test)
+    assert info == grouped.info
+    # Without groups the classes are the dataset's own.
+    assert digits.info.fine_names == digits.info.class_names
+    np.testing.assert_array_equal(digits.fine.train, digits.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("coarse", "said"),
+    [
+        ([[0, 1], [2, 3, 4, 5, 6, 7]], r"repeated: \[8, 9\]"),
+        ([[0, 1, 2, 3, 4], [4, 5, 6, 7, 8, 9]], r"repeated: \[4\]"),
+        ([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10]], r"repeated: \[10\]"),
+        ([list(range(10)), []], "none of them empty"),
+        ([list(range(10))], "two groups or more"),
+        ("coarse_label", "not a feature of digits"),
+    ],
+)
+def test_groups_that_are_none(coarse, said):
+    for load in (data.describe, data.load_splits, data.load_test):
+        with pytest.raises(InvalidArgumentError, match=said):
+            load("digits", coarse=coarse)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tfds")
+    for name in ("tiny_coarse", "tiny_muddled"):
+        builder = _TfdsBuilder.named(name)(data_dir=directory)
+        builder.download_and_prepare(file_format="array_record")
+    return str(directory)
+
+
+class TestADatasetWithCoarseLabels:
+    """Made with TFDS in the format of cifar100: images, labels and coarse labels."""
+
+    def test_they_can_be_trained_on(self, prepared):
+        splits = data.load_splits(
+            "tiny_coarse", coarse="coarse_label", validation_share=0.25, data_dir=prepared
+        )
+        assert splits.info.class_names == ("plants", "animals")
+        assert splits.info.fine_names == ("rose", "cat", "fern", "dog")
+        for part, count in (("train", 30), ("validation", 10), ("test", 8)):
+            images, labels = getattr(splits, part)
+            fine = getattr(splits.fine, part)
+            assert len(images) == len(labels) == len(fine) == count
+            # The colour of a picture is its number, and that modulo four its class.
+            np.testing.assert_array_equal(fine, images[:, 0, 0, 0] % 4)
+            np.testing.assert_array_equal(labels, fine % 2)
+
+    @pytest.mark.parametrize(
+        ("name", "coarse", "said"),
+        [
+            ("tiny_coarse", "coarse_labels", "not a feature of tiny_coarse"),
+            ("tiny_coarse", "image", "not a feature of tiny_coarse with class labels"),
+            ("tiny_muddled", "coarse_label", "each of the 4 classes one coarse class"),
+        ],
+    )
+    def test_what_groups_nothing(self, prepared, name, coarse, said):
+        with pytest.raises(InvalidArgumentError, match=said):
+            data.load_splits(name, coarse=coarse, data_dir=prepared)
+
+
+class _TfdsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+
+    @classmethod
+    def named(cls, name):
+        return type(cls.__name__, (cls,), {"name": name}, skip_registration=True)
+
+    def _info(self):
+        names = {"label": ["rose", "cat", "fern", "dog"], "coarse_label": ["plants", "animals"]}
+        features = {n: tfds.features.ClassLabel(names=of) for n, of in names.items()}
+        features["image"] = tfds.features.Image(shape=(8, 8, 3))
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples(40), "test": self._generate_examples(8)}
+
+    def _generate_examples(self, count):
+        for index in range(count):
+            file = io.BytesIO()
+            Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(file, "PNG")
+            file.seek(0)
+            coarse = index % (3 if self.name == "tiny_muddled" else 2) % 2
+            yield index, {"image": file, "label": index % 4, "coarse_label": coarse}
 
 
 def test_crops_are_windows_of_the_padded_image_and_flips_mirror():

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ignpx import descent
+from ignpx import Samples, descent
 
 
 def loss(params, state, batch, key, given):
@@ -104,3 +105,75 @@ def test_every_epoch_is_a_permutation_without_its_remainder(count, size, epochs)
 def test_a_stream_starts_over():
     rows = descent.cycled(jnp.array([[0], [1], [2]]), 5)
     np.testing.assert_array_equal(rows[:, 0], [0, 1, 2, 0, 1])
+
+
+@settings(deadline=None, max_examples=25)
+@given(count=st.integers(1, 30), size=st.integers(1, 12), epochs=st.integers(1, 3))
+def test_a_whole_epoch_has_every_sample_and_the_first_ones_again(count, size, epochs):
+    rows = np.asarray(descent.batches(jax.random.key(0), count, size, epochs, whole=True))
+    cut = np.asarray(descent.batches(jax.random.key(0), count, size, epochs))
+    size = min(size, count)
+    steps = -(-count // size)
+    assert rows.shape == (epochs * steps, size)
+    for epoch, part in zip(np.split(rows, epochs), np.split(cut, epochs), strict=True):
+        assert sorted(epoch.ravel()[:count]) == list(range(count))
+        np.testing.assert_array_equal(epoch.ravel()[count:], epoch.ravel()[: steps * size - count])
+        np.testing.assert_array_equal(epoch[: len(part)], part)
+
+
+def test_passes_share_the_state_of_the_optimiser(mlp):
+    """Two halves of the steps, one after the other, are all of them."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(12, 6)).astype(np.float32), rng.integers(0, 4, 12)
+    data = Samples(images, labels)
+    loss = descent.CrossEntropy.of(mlp)
+    optimizer = descent.optimizer("sgd", 0.1, momentum=0.9, weight_decay=0.01, drops=(3,))
+    indices = jnp.asarray(rng.integers(0, 12, size=(6, 4)))
+    expected, all_losses = descent.tune(loss, optimizer, mlp, data, indices, jax.random.key(0))
+    seen = {}
+    passes = [descent.Pass(loss, data, part) for part in (indices[:2], indices[2:])]
+    tuned, losses = descent.in_turn(
+        passes, optimizer, mlp, jax.random.key(0), after=seen.__setitem__
+    )
+    np.testing.assert_allclose(losses, all_losses, rtol=1e-5)
+    chex.assert_trees_all_close(tuned.params, expected.params, rtol=1e-5)
+    first, _ = descent.tune(loss, optimizer, mlp, data, indices[:2], jax.random.key(0))
+    assert sorted(seen) == [0, 1]
+    chex.assert_trees_all_close(seen[0].params, first.params, rtol=1e-5)
+    chex.assert_trees_all_equal(seen[1].params, tuned.params)
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd"])
+def test_the_optimiser_is_that_of_pytorch(rule):
+    """Weight decay is part of the gradient, and momentum has no dampening; a rate drops once."""
+    optimizer = descent.optimizer(rule, 0.1, momentum=0.9, weight_decay=0.5, drops=(2, 4))
+    theta, state = jnp.float32(2.0), optimizer.init(jnp.float32(2.0))
+    first = second = 0.0
+    for step, gradient in enumerate([0.3, -0.2, 0.1, 0.4, -0.6, 0.2]):
+        rate = 0.1 * 0.1 ** ((step >= 2) + (step >= 4))
+        slope = gradient + 0.5 * float(theta)
+        if rule == "sgd":
+            first = 0.9 * first + slope
+            expected = -rate * first
+        else:
+            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+            root = np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8
+            expected = -rate * first / (1 - 0.9 ** (step + 1)) / root
+        update, state = optimizer.update(jnp.float32(gradient), state, theta)
+        assert float(update) == pytest.approx(expected, rel=1e-4)
+        theta = theta + update
+
+
+def test_the_same_arguments_give_the_same_optimiser():
+    assert descent.optimizer("adam", 0.1) is descent.optimizer("adam", 0.1)
+    assert descent.optimizer("adam", 0.1) is not descent.optimizer("adam", 0.2)
+
+
+def test_an_optimiser_with_a_mask():
+    optimizer = descent.optimizer("sgd", 0.1, momentum=0.9, weight_decay=0.5, mask=True)
+    params = jnp.array([1.0, 2.0])
+    state = optimizer.init(params)
+    for _ in range(2):
+        update, state = optimizer.update(jnp.ones(2), state, params, mask=jnp.array([True, False]))
+        assert update[0] != 0
+        assert update[1] == 0

@@ -52,3 +52,16 @@ def test_zeroing():
     factors = edits.zeroing(masks)
     assert factors["a"].tolist() == [0.0, 1.0]
     assert factors["b"] is None
+
+
+@pytest.mark.parametrize(("keep", "scale"), [(0.0, 0.1), (0.9, 0.1)])
+def test_mix_is_the_formula_under_the_mask_and_nothing_elsewhere(keep, scale):
+    rng = np.random.default_rng(0)
+    theta, other = rng.normal(size=(2, 50)).astype(np.float32)
+    mask = rng.random(50) < 0.5
+    mixed = edits.mix({"a": theta}, {"a": other}, {"a": mask}, keep=keep, scale=scale)["a"]
+    np.testing.assert_array_equal(mixed[~mask], theta[~mask])
+    np.testing.assert_allclose(mixed[mask], (keep * theta + scale * other)[mask], rtol=1e-5)
+    half = edits.mix(jnp.bfloat16(1), jnp.float32(3), True, keep=0.5, scale=0.5)
+    assert half.dtype == jnp.bfloat16
+    assert float(half) == 2.0

@@ -12,11 +12,13 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors"],
-    ["checks", "adapters", "losses", "targets", "loops", "stages"],
+    ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages"],
+    ["factors"],
     ["classifier"],
-    ["synthesis", "importance", "selection", "edits", "descent"],
+    ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
+    ["subspaces", "influence"],
     ["unlearner", "models", "data"],
-    ["audit", "config", "checkpoint", "workdir", "pictures"],
+    ["audit", "config", "checkpoint", "workdir", "pictures", "scenarios"],
     ["training"],
     ["methods"],
     ["runs"],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ignpx.losses import cross_entropy, negative_log_odds
+from ignpx.losses import cross_entropy, entropy, jensen_shannon, kl_divergence, negative_log_odds
 
 
 @settings(deadline=None)
@@ -45,3 +45,62 @@ def test_log_odds_have_the_gradient_of_the_cross_entropy_without_its_factor():
     np.testing.assert_allclose(
         negative_log_odds(logits, labels), jnp.log(wrong / (1 - wrong)), rtol=1e-4, atol=1e-5
     )
+
+
+@settings(deadline=None)
+@given(
+    teacher=arrays(np.float32, (4, 6), elements=st.floats(-20, 20, width=32)),
+    student=arrays(np.float32, (4, 6), elements=st.floats(-20, 20, width=32)),
+    temperature=st.sampled_from([0.5, 1.0, 4.0]),
+)
+def test_kl_divergence_equals_its_definition(teacher, student, temperature):
+    p, q = (
+        np.exp(z / temperature) / np.exp(z / temperature).sum(-1, keepdims=True)
+        for z in (teacher.astype(np.float64), student.astype(np.float64))
+    )
+    expected = (p * np.log(p / q)).sum(-1)
+    actual = kl_divergence(teacher, student, temperature)
+    assert actual.shape == (4,)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_the_gradient_of_the_kl_divergence_is_the_difference_of_the_softmaxes():
+    teacher, student = (3 * jax.random.normal(jax.random.key(i), (5, 4)) for i in (0, 1))
+    gradient = jax.grad(lambda z: kl_divergence(teacher, z, 2.0).sum())(student)
+    expected = (jax.nn.softmax(student / 2) - jax.nn.softmax(teacher / 2)) / 2
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+    assert np.all(kl_divergence(teacher, teacher, 2.0) == 0)
+
+
+def probabilities(logits):
+    logits = np.asarray(logits, np.float64)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def test_jensen_shannon_is_the_definition_to_base_2():
+    first, second = np.random.default_rng(0).normal(size=(2, 6, 5)) * 4
+    p, q = probabilities(first), probabilities(second)
+    m = (p + q) / 2
+    expected = 0.5 * np.sum(p * np.log2(p / m), -1) + 0.5 * np.sum(q * np.log2(q / m), -1)
+    actual = jensen_shannon(jnp.float32(first), jnp.float32(second))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jensen_shannon(jnp.float32(second), jnp.float32(first)), actual)
+
+
+def test_jensen_shannon_lies_in_0_to_1_with_finite_gradients():
+    sure = jnp.array([[200.0, 0.0, 0.0], [0.0, 200.0, 0.0]])
+    other = jnp.array([[0.0, 0.0, 200.0], [0.0, 200.0, 0.0]])
+    np.testing.assert_allclose(jensen_shannon(sure, other), [1.0, 0.0], atol=1e-6)
+    gradient = jax.grad(lambda z: jensen_shannon(z, other).sum())(sure)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_entropy_and_its_gradient():
+    logits = np.random.default_rng(1).normal(size=(6, 5)) * 3
+    p = probabilities(logits)
+    expected = -np.sum(p * np.log(p), axis=-1)
+    np.testing.assert_allclose(entropy(jnp.float32(logits)), expected, rtol=1e-5)
+    # dH/dz_i = -p_i (log p_i + H)
+    gradient = jax.grad(lambda z: entropy(z).sum())(jnp.float32(logits))
+    np.testing.assert_allclose(gradient, -p * (np.log(p) + expected[:, None]), atol=1e-6)

@@ -165,3 +165,65 @@ def test_runs_under_jit_and_vmap():
 def test_bad_ranges(coverage):
     with pytest.raises(InvalidArgumentError, match="coverage="):
         selection.check_coverage(coverage)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    share=st.floats(0.001, 1.0),
+    levels=st.sampled_from([2, 5, 10**6]),  # few make for many ties
+)
+def test_the_top_share_is_that_of_a_stable_sort(seed, share, levels):
+    rng = np.random.default_rng(seed)
+    tree = {
+        name: rng.integers(0, levels, size=shape).astype(np.float32)
+        for name, shape in (("a", (4, 3)), ("b", (7,)), ("c", ()))
+    }
+    masks = selection.top_share(tree, share)
+    assert {name: mask.shape for name, mask in masks.items()} == {"a": (4, 3), "b": (7,), "c": ()}
+    order = sorted(range(20), key=lambda i: -flat(tree)[i])
+    expected = np.isin(np.arange(20), order[: max(1, round(share * 20))])
+    np.testing.assert_array_equal(flat(masks), expected)
+
+
+def test_the_top_share_passes_none_over_and_what_is_not_a_number_is_last():
+    tree = {"a": None, "b": jnp.asarray([jnp.nan, -jnp.inf, 3.0, jnp.inf])}
+    masks = selection.top_share(tree, 0.75)
+    assert masks["a"] is None
+    np.testing.assert_array_equal(masks["b"], [False, True, True, True])
+
+
+def test_the_top_share_under_jit_and_vmap():
+    trees = [ratios(seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    mapped = jax.jit(jax.vmap(lambda t: selection.top_share(t, 0.3)))(stacked)
+    for index, tree in enumerate(trees):
+        alone = selection.top_share(tree, 0.3)
+        for name in tree:
+            np.testing.assert_array_equal(mapped[name][index], alone[name])
+
+
+def test_normalised_brings_all_parameters_together_to_0_to_1():
+    tree = {"a": jnp.array([[3.0, 1.0], [2.0, 5.0]]), "b": jnp.array([11.0]), "c": None}
+    actual = selection.normalised(tree)
+    np.testing.assert_allclose(actual["a"], [[0.2, 0.0], [0.1, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(actual["b"], [1.0])
+    assert actual["c"] is None
+    np.testing.assert_array_equal(selection.normalised({"a": jnp.full(3, 7.0)})["a"], 0.0)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.5])
+def test_outweighed_is_the_formula(alpha):
+    rng = np.random.default_rng(0)
+    forget, retain = (rng.lognormal(sigma=3, size=500) for _ in range(2))
+    f, r = ((x - x.min()) / (x.max() - x.min()) for x in (forget, retain))
+    trees = ({"a": jnp.float32(x[:200]), "b": jnp.float32(x[200:])} for x in (forget, retain))
+    actual = flat(selection.outweighed(*trees, alpha))
+    clear = np.abs(r - alpha * f) > 1e-6 * (r + alpha * f)
+    np.testing.assert_array_equal(actual[clear], (r > alpha * f)[clear])
+    assert 0 < actual.sum() < actual.size
+
+
+def test_what_weighs_the_same_on_both_sides_is_not_outweighed():
+    scores = {"a": jnp.array([0.0, 1.0, 4.0])}
+    assert not np.any(selection.outweighed(scores, scores, 1.0)["a"])

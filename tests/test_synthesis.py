@@ -173,3 +173,23 @@ def test_the_default_terms_leave_no_class_saturated_and_no_prototype_rough(train
     assert np.min(rough.loss) < 1e-4
     assert np.min(smooth.loss) > 1e-3
     assert np.max(smooth.loss) / np.min(smooth.loss) < 10
+
+
+def test_entropy_is_raised_for_the_first_share_of_each_class(mlp):
+    inputs = jax.random.normal(jax.random.key(0), (3, 6, 6))
+    seen = view(mlp, inputs)
+    logits = np.asarray(seen.logits, np.float64)[:, :2]
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    expected = -0.3 * np.mean(-np.sum(p * np.log(p), axis=-1))
+    term = synthesis.entropy(0.3, share=1 / 3)
+    assert float(term(seen)) == pytest.approx(expected, rel=1e-5)
+
+    gradient = jax.grad(lambda x: term(view(mlp, x)))(inputs)
+    assert np.all(np.asarray(gradient[:, 2:]) == 0)
+    # By finite differences, and downhill the entropy rises.
+    step = 1e-2 * jnp.sign(gradient)
+    up, down = (float(term(view(mlp, inputs + s))) for s in (step, -step))
+    assert up - down == pytest.approx(2e-2 * float(jnp.abs(gradient).sum()), rel=1e-2)
+    assert float(synthesis.entropy()(view(mlp, inputs - step))) < float(
+        synthesis.entropy()(view(mlp, inputs + step))
+    )

@@ -1,4 +1,4 @@
-"""ViT-Tiny: against a forward pass in numpy, and as a classifier like the others."""
+"""ViT: against a forward pass in numpy, and as a classifier like the others."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,13 @@ from scipy.special import erf
 
 from ignpx import Classifier, InvalidArgumentError, checkpoint, importance, models, targets
 from ignpx.adapters import split_nnx
-from ignpx.models.vit import Block, VitTiny
+from ignpx.models.vit import Block, vit_tiny
 
 SHAPE = (8, 12, 3)
 
 
 def small(**options):
-    model = VitTiny(SHAPE, 5, width=0.1, rngs=nnx.Rngs(0), **options)
+    model = vit_tiny(SHAPE, 5, width=0.1, rngs=nnx.Rngs(0), **options)
     return Classifier.from_nnx(model, input_shape=SHAPE, num_classes=5, targets=model.targets)
 
 
@@ -38,14 +38,14 @@ def randomised(params):
 )
 def test_parameter_counts(shape, num_classes, options, expected):
     def build():
-        return VitTiny(shape, num_classes, width=1.0, rngs=nnx.Rngs(0), **options)
+        return vit_tiny(shape, num_classes, width=1.0, rngs=nnx.Rngs(0), **options)
 
     assert targets.size(split_nnx(nnx.eval_shape(build))[1]) == expected
 
 
 @pytest.mark.parametrize("width", [1 / 64, 0.1, 1 / 3])
 def test_the_heads_divide_every_width(width):
-    model = VitTiny(SHAPE, 4, width=width, rngs=nnx.Rngs(0), depth=1)
+    model = vit_tiny(SHAPE, 4, width=width, rngs=nnx.Rngs(0), depth=1)
     features = model.norm.num_features
     assert features % 3 == 0
     assert features == pytest.approx(192 * width, abs=1.5)

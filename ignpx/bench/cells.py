@@ -126,7 +126,8 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
     cells = []
     for seed, entry in itertools.product(config.seeds, config.models):
         training = training_config(entry, directory)
-        info = data.describe(training.dataset.name, **where._asdict())
+        dataset = training.dataset
+        info = data.describe(dataset.name, coarse=dataset.coarse, **where._asdict())
         methods = config.entries(entry)
         for steps in config.requests(info.num_classes):
             _check_classes(steps, info.num_classes)

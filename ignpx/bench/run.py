@@ -14,7 +14,7 @@ import filelock
 import jax
 import numpy as np
 
-from ignpx import checkpoint, data, runs, stages, workdir
+from ignpx import checkpoint, data, runs, scenarios, stages, workdir
 from ignpx.audit import count_correct, invert, membership_inference
 from ignpx.bench import cells as expansion
 from ignpx.bench import report, results
@@ -26,7 +26,8 @@ from ignpx.config import DatasetConfig
 from ignpx.errors import IgnpxError, InvalidArgumentError, UnlearningWarning
 from ignpx.pictures import prototypes
 from ignpx.runs import TFDS_DEFAULT, Where
-from ignpx.unlearner import Request, Unlearner, unlearn
+from ignpx.scenarios import Classes
+from ignpx.unlearner import Unlearner, unlearn
 
 # They start over from all data, so that a sequence is one request to them (Table 2 of the paper).
 ONE_SHOT = (RETRAIN, "finetune")
@@ -255,21 +256,20 @@ def _unlearned(
     method = _unlearner(cell.method, json.dumps(cell.settings), json.dumps(config["training"]))
     steps = (tuple(cell.classes),) if cell.method in ONE_SHOT else cell.steps
     splits = _splits(cell.training.dataset, where) if method.sees else None
-    gone: list[int] = []
+    past: list[Classes] = []
     seconds = {"compile": 0.0}
     told: dict[str, Any] = {}
     doubts: list[str] = []
     for group in steps:
-        request = Request.classes(group, classifier.num_classes, forgotten=gone)
-        if splits is not None:
-            request = runs.with_data(request, splits.train)
+        scenario = Classes(group)
+        request = scenarios.request(scenario, classifier.num_classes, splits, past=past)
         with stages.recording() as spent, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UnlearningWarning)
             classifier, info = unlearn(method, classifier, request, jax.random.key(cell.seed))
         doubts += [str(w.message) for w in caught if issubclass(w.category, UnlearningWarning)]
         seconds = {n: seconds.get(n, 0.0) + spent.get(n, 0.0) for n in {*seconds, *spent}}
         told = info.summary()
-        gone += group
+        past.append(scenario)
     compiling = seconds.pop("compile")
     return classifier, {
         **told,

@@ -6,6 +6,7 @@ that is asked for.
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,42 +16,102 @@ from ignpx.classifier import Samples
 from ignpx.errors import InvalidArgumentError
 
 EMBEDDED = "digits"
+_DIGITS = tuple("0123456789")
+
+# How fine classes are grouped into coarse ones: the fine classes of each, or the name of the
+# dataset's own feature with coarse labels, such as `coarse_label` of cifar100.
+Coarse = Sequence[Sequence[int]] | str
 
 
 class DatasetInfo(NamedTuple):
-    """What is known of a dataset without reading its images."""
+    """What is known of a dataset without reading its images.
+
+    Attributes:
+      name: see `describe`.
+      num_classes: of the labels that a classifier learns.
+      class_names: of these classes, in their order.
+      test_split: as TFDS names it.
+      fine_names: of the dataset's own classes; `class_names` are groups of them if it is grouped.
+    """
 
     name: str
     num_classes: int
     class_names: tuple[str, ...]
     test_split: str
+    fine_names: tuple[str, ...]
 
 
 def describe(
-    name: str, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+    name: str,
+    *,
+    coarse: Coarse | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
 ) -> DatasetInfo:
     """The number and names of a dataset's classes, and which split is for testing.
 
     Args:
       name: `digits`, a TFDS name (`mnist`, `svhn_cropped`, `cifar10`, `cifar100`, ...), or the name
         of any classification dataset prepared under the data directory.
+      coarse: how its classes are grouped, if they are: the fine classes of each coarse one, which
+        have to be all of them and each once, or the name of a feature with coarse labels.
       data_dir: TFDS's directory; by default its own default, which `TFDS_DATA_DIR` sets.
       download: lets TFDS download and prepare the dataset if it is not there.
 
     Raises:
-      InvalidArgumentError: if the dataset is not there, or not one of labelled images.
+      InvalidArgumentError: if the dataset is not there, or not one of labelled images, or cannot be
+        grouped in this way.
     """
     if name == EMBEDDED:
-        return DatasetInfo(name, 10, tuple("0123456789"), "test")
+        return DatasetInfo(name, *_grouped(name, _DIGITS, coarse, {}), "test", _DIGITS)
     info = _builder(name, data_dir, download).info
     if not {"image", "label"} <= set(info.features):
         raise InvalidArgumentError(
             "dataset", name, f"has features {sorted(info.features)}; need an image and a label"
         )
-    label = info.features["label"]
-    names = label.names or [str(index) for index in range(label.num_classes)]
+    fine = _class_names(info.features["label"])
     test_split = "test" if "test" in info.splits else "validation"
-    return DatasetInfo(name, label.num_classes, tuple(names), test_split)
+    return DatasetInfo(name, *_grouped(name, fine, coarse, dict(info.features)), test_split, fine)
+
+
+def coarse_of(
+    name: str,
+    coarse: Coarse | None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> np.ndarray:
+    """The class of each fine class, `(F,)` int32: itself where nothing is grouped.
+
+    Args:
+      name: as for `describe`.
+      coarse: as for `describe`. Which fine classes a feature groups is read from the train split.
+      data_dir: as for `describe`.
+      download: as for `describe`.
+
+    Raises:
+      InvalidArgumentError: as `describe`, and if samples of one fine class differ in the feature.
+    """
+    info = describe(name, coarse=coarse, data_dir=data_dir, download=download)
+    count = len(info.fine_names)
+    classes = np.arange(count, dtype=np.int32)
+    if isinstance(coarse, str):
+        import tensorflow_datasets as tfds
+
+        skip = {"image": tfds.decode.SkipDecoding()}
+        builder = _builder(name, data_dir, download)
+        source = builder.as_data_source(split="train", decoders=skip)
+        records = (source[index] for index in range(len(source)))
+        pairs = sorted({(int(record["label"]), int(record[coarse])) for record in records})
+        if [fine for fine, _ in pairs] != list(range(count)):
+            raise InvalidArgumentError(
+                "coarse", coarse, f"does not give each of the {count} classes one coarse class"
+            )
+        classes[:] = [own for _, own in pairs]
+    elif coarse is not None:
+        for index, group in enumerate(coarse):
+            classes[list(group)] = index
+    return classes
 
 
 def load(
@@ -87,6 +148,40 @@ def load(
     if image_size is not None:
         images = _fitted(images, image_size)
     return Samples(images, labels)
+
+
+def _class_names(label: Any) -> tuple[str, ...]:
+    return tuple(label.names or (str(index) for index in range(label.num_classes)))
+
+
+def _grouped(
+    name: str, fine: tuple[str, ...], coarse: Coarse | None, features: dict[str, Any]
+) -> tuple[int, tuple[str, ...]]:
+    """The number and names of the classes as they are grouped."""
+    names = fine
+    if isinstance(coarse, str):
+        if not hasattr(features.get(coarse), "num_classes"):
+            raise InvalidArgumentError(
+                "coarse",
+                coarse,
+                f"is not a feature of {name} with class labels; list the fine classes of each "
+                "coarse one instead: [[0, 1], [2, 3, 4]]",
+            )
+        names = _class_names(features[coarse])
+    elif coarse is not None:
+        listed = [index for group in coarse for index in group]
+        if sorted(listed) != list(range(len(fine))) or not all(coarse) or len(coarse) < 2:
+            known = set(range(len(fine)))
+            twice = {index for index in listed if listed.count(index) > 1}
+            wrong = sorted((known ^ set(listed)) | twice)
+            raise InvalidArgumentError(
+                "coarse",
+                coarse,
+                "must be two groups or more, none of them empty, and have each of the "
+                f"{len(fine)} classes of {name} once; missing, unknown or repeated: {wrong}",
+            )
+        names = tuple("+".join(fine[index] for index in group) for group in coarse)
+    return len(names), names
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:

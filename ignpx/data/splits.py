@@ -9,7 +9,15 @@ from sklearn.model_selection import train_test_split
 
 from ignpx.classifier import Samples
 from ignpx.data.preprocessing import Normalise
-from ignpx.data.sources import DatasetInfo, describe, load
+from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load
+
+
+class FineLabels(NamedTuple):
+    """The dataset's own labels of the samples of each split, `(N,)` int32."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
 
 
 class Splits(NamedTuple):
@@ -21,6 +29,7 @@ class Splits(NamedTuple):
       test: only for reporting.
       info: names and number of classes.
       preprocess: the normalisation fitted on `train`.
+      fine: where classes are grouped, the labels before; else the same labels.
     """
 
     train: Samples
@@ -28,6 +37,7 @@ class Splits(NamedTuple):
     test: Samples
     info: DatasetInfo
     preprocess: Normalise
+    fine: FineLabels
 
 
 def load_splits(
@@ -35,18 +45,20 @@ def load_splits(
     *,
     image_size: int | None = None,
     validation_share: float = 0.1,
+    coarse: Coarse | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
 ) -> Splits:
     """Loads a dataset and holds a fixed share of its train split out for validation.
 
-    The held-out samples depend on the dataset alone, not on the seed of a run, so that runs which
-    differ in seed are judged on the same samples.
+    The held-out samples depend on the dataset alone, not on the seed of a run nor on how classes
+    are grouped, so that runs which differ in these are judged on the same samples.
 
     Args:
       name: see `sources.describe`.
       image_size: see `sources.load`.
       validation_share: share of the train split that is held out, in (0, 1).
+      coarse: groups of classes, which then are the labels; see `sources.describe`.
       data_dir: see `sources.describe`.
       download: see `sources.describe`.
 
@@ -54,18 +66,50 @@ def load_splits(
       InvalidArgumentError: as `sources.describe` and `sources.load`.
     """
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
-    info = describe(name, **where)
-    images, labels = load(name, "train", image_size=image_size, **where)
+    info = describe(name, coarse=coarse, **where)
+    images, fine = load(name, "train", image_size=image_size, **where)
     train, held_out = train_test_split(
-        np.arange(len(labels)), test_size=validation_share, stratify=labels, random_state=0
+        np.arange(len(fine)), test_size=validation_share, stratify=fine, random_state=0
     )
+    classes = coarse_of(name, coarse, **where)
+    test_images, fine_test = load(name, info.test_split, image_size=image_size, **where)
     return Splits(
-        train=Samples(images[train], labels[train]),
-        validation=Samples(images[held_out], labels[held_out]),
-        test=load(name, info.test_split, image_size=image_size, **where),
+        train=Samples(images[train], classes[fine[train]]),
+        validation=Samples(images[held_out], classes[fine[held_out]]),
+        test=Samples(test_images, classes[fine_test]),
         info=info,
         preprocess=Normalise.fitted(images[train]),
+        fine=FineLabels(fine[train], fine[held_out], fine_test),
     )
+
+
+def load_test(
+    name: str,
+    *,
+    image_size: int | None = None,
+    coarse: Coarse | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> tuple[Samples, np.ndarray, DatasetInfo]:
+    """Loads what is for testing alone.
+
+    Args:
+      name: as for `load_splits`, as all the others.
+      image_size: see there.
+      coarse: see there.
+      data_dir: see there.
+      download: see there.
+
+    Returns:
+      The samples, their fine labels, and what is known of the dataset.
+
+    Raises:
+      InvalidArgumentError: as `load_splits`.
+    """
+    where: dict[str, Any] = {"data_dir": data_dir, "download": download}
+    info = describe(name, coarse=coarse, **where)
+    images, fine = load(name, info.test_split, image_size=image_size, **where)
+    return Samples(images, coarse_of(name, coarse, **where)[fine]), fine, info
 
 
 def only(samples: Samples, classes: Sequence[int]) -> Samples:

@@ -20,6 +20,7 @@ from ignpx import checks, descent, loops
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.losses import kl_divergence
 from ignpx.models.generator import Generator
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
@@ -79,10 +80,7 @@ class _Losses:
         self, teacher_logits: jax.Array, student_logits: jax.Array, weights: jax.Array
     ) -> jax.Array:
         """KL(teacher || student), weighted mean over the batch."""
-        teacher = jax.nn.log_softmax(teacher_logits / self.temperature)
-        student = jax.nn.log_softmax(student_logits / self.temperature)
-        each = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-        return _weighted(each, weights)
+        return _weighted(kl_divergence(teacher_logits, student_logits, self.temperature), weights)
 
     def objective(self, divergence: jax.Array, num_classes: int) -> jax.Array:
         return divergence / num_classes if self.by_element else divergence

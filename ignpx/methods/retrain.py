@@ -1,5 +1,6 @@
 """Retrain: a new model that never saw what is to be forgotten, the measure of all others."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,17 +36,39 @@ def retrain(
     """
     if recipe is None:
         recipe = config.Recipe(epochs=200, early_stopping=10)
-    elif not isinstance(recipe, config.Recipe):
+    train = validated_training(recipe, validation_share)
+
+    def unlearn(
+        classifier: Classifier, request: Request, key: jax.Array
+    ) -> tuple[Classifier, DescentInfo]:
+        init_key, split_key, train_key = jax.random.split(key, 3)
+        return train(classifier.fresh(init_key), request.retain_data, split_key, train_key)
+
+    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL, Forgets.ANY)
+
+
+def validated_training(
+    recipe: config.Recipe | dict[str, Any], validation_share: float
+) -> Callable[..., tuple[Classifier, DescentInfo]]:
+    """Training by a recipe, with a share of the samples held out at random to pick the best epoch.
+
+    Returns:
+      A function of a classifier, samples and two keys, for the split and for the training.
+
+    Raises:
+      InvalidArgumentError: if a field of the recipe or the share cannot be used.
+    """
+    if not isinstance(recipe, config.Recipe):
         recipe = config.parse(config.Recipe, recipe)
     if not 0 < validation_share < 1:
         raise InvalidArgumentError("validation_share", validation_share, "must lie in (0, 1)")
 
     def descend(
-        fresh: Classifier, samples: Samples, validation: Samples, key: jax.Array
+        classifier: Classifier, samples: Samples, validation: Samples, key: jax.Array
     ) -> tuple[Classifier, list[float]]:
         losses: list[float] = []
         trained = training.train(
-            fresh,
+            classifier,
             samples,
             validation,
             recipe,
@@ -56,23 +79,21 @@ def retrain(
 
     run = stage("descent", descend)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
+    def train(
+        classifier: Classifier, data: Samples, split_key: jax.Array, train_key: jax.Array
     ) -> tuple[Classifier, DescentInfo]:
-        assert request.retain_data is not None
-        images, labels = request.retain_data
-        init_key, split_key, train_key = jax.random.split(key, 3)
+        images, labels = data
         kept, held_out = train_test_split(
             np.arange(len(labels)),
             test_size=validation_share,
             random_state=int(jax.random.randint(split_key, (), 0, 2**31 - 1)),
         )
         trained, losses = run(
-            classifier.fresh(init_key),
+            classifier,
             Samples(images[kept], labels[kept]),
             Samples(images[held_out], labels[held_out]),
             train_key,
         )
         return trained, DescentInfo(np.asarray(losses))
 
-    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL, Forgets.ANY)
+    return train

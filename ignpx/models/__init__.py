@@ -10,16 +10,31 @@ from flax import nnx
 from ignpx.adapters import split_nnx
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.models.alexnet import AlexNet
+from ignpx.models.allcnn import AllCNN
+from ignpx.models.densenet import densenet121
+from ignpx.models.googlenet import GoogLeNet
 from ignpx.models.lenet import LeNet
 from ignpx.models.resnet import ResNet9, ResNet18, cifar_resnet18
-from ignpx.models.vit import VitTiny
+from ignpx.models.vgg import vgg11, vgg11_bn, vgg16, vgg16_bn
+from ignpx.models.vit import vit_base, vit_large, vit_tiny
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "lenet": LeNet,
     "resnet9": ResNet9,
     "resnet18": ResNet18,
     "cifar_resnet18": cifar_resnet18,
-    "vit_tiny": VitTiny,
+    "allcnn": AllCNN,
+    "alexnet": AlexNet,
+    "vgg11": vgg11,
+    "vgg11_bn": vgg11_bn,
+    "vgg16": vgg16,
+    "vgg16_bn": vgg16_bn,
+    "densenet121": densenet121,
+    "googlenet": GoogLeNet,
+    "vit_tiny": vit_tiny,
+    "vit_base": vit_base,
+    "vit_large": vit_large,
 }
 
 
@@ -59,7 +74,8 @@ def create(
       **fields: further fields of the `Classifier` (`preprocess`, `targets`).
 
     Returns:
-      The classifier; its `targets` are the layers of IGNP's Table 8 unless given.
+      The classifier; its `targets` are, unless given, the layers of IGNP's Table 8, or the last
+      stages and the head of a model that is not in it.
 
     Raises:
       InvalidArgumentError: if the name is unknown, the width is not above zero or the input shape

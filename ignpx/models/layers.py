@@ -2,7 +2,10 @@
 
 from functools import partial
 
+import jax
 from flax import nnx
+
+from ignpx.errors import InvalidArgumentError
 
 # PyTorch's kaiming_normal_: a plain normal of variance 2 / fan_in (jax's own is truncated).
 kaiming_normal = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -14,6 +17,47 @@ Linear = partial(nnx.Linear, kernel_init=kaiming_normal)
 BatchNorm = partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
+class ConvBlock(nnx.Module):
+    """Convolution, batch norm if it is to have one, ReLU; at a stride of 1 the size stays."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        bias: bool = False,
+        normed: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_features,
+            out_features,
+            (kernel, kernel),
+            strides=stride,
+            padding=kernel // 2,
+            use_bias=bias,
+            rngs=rngs,
+        )
+        self.norm = BatchNorm(out_features, rngs=rngs) if normed else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv(x)
+        return nnx.relu(x if self.norm is None else self.norm(x))
+
+
 def scaled(features: int, width: float) -> int:
     """The number of features at a width multiplier, at least one."""
     return max(1, round(features * width))
+
+
+def at_least(side: int, input_shape: tuple[int, ...], model: str) -> None:
+    """Raises `InvalidArgumentError` if an image is smaller than the model can pool away."""
+    if min(input_shape[:2]) < side:
+        raise InvalidArgumentError(
+            "input_shape",
+            input_shape,
+            f"{model} needs inputs of at least {side}x{side}; give images such a size "
+            "(image_size of the dataset)",
+        )

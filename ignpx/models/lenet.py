@@ -3,8 +3,7 @@
 import jax
 from flax import nnx
 
-from ignpx.errors import InvalidArgumentError
-from ignpx.models.layers import Conv, Linear, scaled
+from ignpx.models.layers import Conv, Linear, at_least, scaled
 
 
 class LeNet(nnx.Module):
@@ -20,12 +19,7 @@ class LeNet(nnx.Module):
         self, input_shape: tuple[int, ...], num_classes: int, *, width: float, rngs: nnx.Rngs
     ):
         height, rows_width, channels = input_shape
-        if min(height, rows_width) < 16:
-            raise InvalidArgumentError(
-                "input_shape",
-                input_shape,
-                "LeNet needs inputs of at least 16x16; the paper's 32x32",
-            )
+        at_least(16, input_shape, "LeNet")
         features1, features2 = scaled(6, width), scaled(16, width)
         hidden1, hidden2 = scaled(120, width), scaled(84, width)
         # Each stage loses 4 pixels to the valid convolution and half to the pooling.

@@ -6,18 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ignpx.models.layers import BatchNorm, Conv, Conv3x3, Linear, scaled
-
-
-class ConvBlock(nnx.Module):
-    """3x3 convolution, batch norm, ReLU."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
-        self.conv = Conv3x3(in_features, out_features, rngs=rngs)
-        self.norm = BatchNorm(out_features, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(self.norm(self.conv(x)))
+from ignpx.models.layers import BatchNorm, Conv, Conv3x3, ConvBlock, Linear, scaled
 
 
 class BasicBlock(nnx.Module):

@@ -1,4 +1,7 @@
-"""The vision transformer of the IGNP paper (A.9): ViT-Tiny, with the names of DeiT and timm."""
+"""Vision transformers (Dosovitskiy et al., 2021), with the names of DeiT and timm.
+
+`vit_tiny` is that of the IGNP paper (A.9).
+"""
 
 from functools import partial
 
@@ -51,12 +54,15 @@ class Block(nnx.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class VitTiny(nnx.Module):
-    """Patches and a class token, learned positions, 12 blocks of 3 heads with 64 features each.
+class ViT(nnx.Module):
+    """Patches and a class token, learned positions, blocks of heads with 64 features each, dense C.
 
-    Patches of 4 pixels make 8x8 tokens of a 32x32 input, enough to train from scratch;
-    `patch=16` at 224x224 is the published model with 5,717,416 parameters for 1,000 classes. The
-    width multiplies the features of a head. Nothing is dropped, so both modes compute the same.
+    The width multiplies the features of a head. Nothing is dropped, so both modes compute the same.
+
+    Args:
+      patch: side of a patch in pixels; the input's height and width are multiples of it.
+      depth: number of blocks.
+      heads: of each block.
     """
 
     def __init__(
@@ -66,9 +72,9 @@ class VitTiny(nnx.Module):
         *,
         width: float,
         rngs: nnx.Rngs,
-        patch: int = 4,
-        depth: int = 12,
-        heads: int = 3,
+        patch: int,
+        depth: int,
+        heads: int,
     ):
         if len(input_shape) != 3 or any(side < 1 or side % patch for side in input_shape[:2]):
             raise InvalidArgumentError(
@@ -108,3 +114,11 @@ class VitTiny(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, 0]))
+
+
+# Patches of 4 pixels make 8x8 tokens of a 32x32 input, enough to train from scratch; the published
+# patch is 16 of 224 pixels, and with it the model has 5,717,416 parameters for 1,000 classes.
+vit_tiny = partial(ViT, patch=4, depth=12, heads=3)
+# As published: 86,567,656 and 304,326,632 parameters for 1,000 classes at 224x224.
+vit_base = partial(ViT, patch=16, depth=12, heads=12)
+vit_large = partial(ViT, patch=16, depth=24, heads=16)

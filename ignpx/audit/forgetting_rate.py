@@ -1,0 +1,113 @@
+"""Forgetting rate, memory retention rate and similarity, Zuo et al., Section 4.2.
+
+All three are for samples drawn at random, and take accuracies on *training* samples: a model that
+never saw the forget set still classifies most of it, so that rates are to be compared with those of
+a retrained model. They are shares, where the paper's tables have percent.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ignpx import importance
+from ignpx.audit.accuracy import count_correct
+from ignpx.classifier import Classifier, Samples
+from ignpx.errors import InvalidArgumentError
+from ignpx.losses import jensen_shannon
+
+
+class ForgettingRates(NamedTuple):
+    """What is left of a model's accuracies.
+
+    Attributes:
+      forgetting: `(A_before - A_after) / A_before`, of the accuracies on the forget set (Equation
+        15). Negative for a model that has got better at it.
+      retention: `A'_after / A_before` (Equation 16), of the accuracy on the retained data after
+        unlearning and, to the letter of the paper, that on the *forget* set before: the two sets
+        hardly differ in it, both being of training samples.
+      forget_before: A_before.
+      forget_after: A_after.
+      retain_after: A'_after.
+    """
+
+    forgetting: float
+    retention: float
+    forget_before: float
+    forget_after: float
+    retain_after: float
+
+
+def forgetting_rates(
+    original: Classifier,
+    unlearned: Classifier,
+    *,
+    forget: Samples,
+    retain: Samples,
+    batch_size: int = 500,
+) -> ForgettingRates:
+    """Measures how much of the accuracy on the forget set is gone, and how much is left elsewhere.
+
+    Args:
+      original: the model before unlearning, in evaluation mode.
+      unlearned: the model after it.
+      forget: training samples that were to be forgotten.
+      retain: training samples that were to be kept.
+      batch_size: images per device call.
+
+    Returns:
+      See `ForgettingRates`.
+
+    Raises:
+      InvalidArgumentError: if a set is empty, or the original gets none of the forget set right.
+    """
+    for name, samples in (("forget", forget), ("retain", retain)):
+        if not len(samples.labels):
+            raise InvalidArgumentError(name, 0, "needs at least one sample")
+    before, after, kept = (
+        count_correct(model, samples, batch_size=batch_size).accuracy()
+        for model, samples in ((original, forget), (unlearned, forget), (unlearned, retain))
+    )
+    if not before:
+        raise InvalidArgumentError(
+            "original", before, "classifies none of the forget set, which leaves nothing to forget"
+        )
+    return ForgettingRates((before - after) / before, kept / before, before, after, kept)
+
+
+def similarity(
+    classifier: Classifier, reference: Classifier, samples: Samples, *, batch_size: int = 500
+) -> float:
+    """One minus the mean Jensen-Shannon divergence of two models' predictions, 0 to 1.
+
+    Args:
+      classifier: the unlearned model, in evaluation mode.
+      reference: the model to be like, one retrained without the forget set.
+      samples: the forget set for the paper; labels play no part.
+      batch_size: images per device call.
+
+    Raises:
+      InvalidArgumentError: if there are no samples, or the models have other numbers of classes.
+    """
+    count = len(samples.images)
+    if not count:
+        raise InvalidArgumentError("samples", count, "needs at least one")
+    if reference.num_classes != classifier.num_classes:
+        raise InvalidArgumentError(
+            "reference.num_classes",
+            reference.num_classes,
+            f"the classifier has {classifier.num_classes}; compare models of the same classes",
+        )
+    chunks = importance.microbatches(np.asarray(samples.images), min(batch_size, count))
+    found = np.concatenate([_divergences(classifier, reference, chunk) for chunk in chunks])
+    return float(1 - found[:count].mean(dtype=np.float64))
+
+
+@jax.jit
+def _divergences(classifier: Classifier, reference: Classifier, images: jax.Array) -> jax.Array:
+    first, second = (
+        model.logits(model.preprocess(images)).astype(jnp.float32)
+        for model in (classifier, reference)
+    )
+    return jensen_shannon(first, second)

@@ -1,0 +1,217 @@
+"""Unlearning degree by SPD-GAN, Zuo et al., Sections 3.3 and 4.3.5: where do two models part ways?
+
+A model that has forgotten samples often still classifies them, since it knows others like them. A
+generator G learns small perturbations of the forget set under which the original model M still
+classifies it and the unlearned one does not. It minimises `CE(M(x + G(x))) - eta CE(M_u(x + G(x)))`
+(Equation 11; the signs of Equation 10 contradict it). What it finds counts as unlearning.
+
+Three things bound what is unbounded in the paper. The second cross-entropy is capped at `log C`,
+that of a model which knows nothing, since its negative has no minimum. The perturbation has an
+amplitude, since a tanh alone allows any change of one unit. And as the generator is fitted to the
+images that the paper scores it on, some are held out.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ignpx import checks, descent, importance
+from ignpx.adapters import NnxApply, split_nnx
+from ignpx.audit.accuracy import count_correct
+from ignpx.classifier import Classifier, PyTree, Samples, identity
+from ignpx.errors import InvalidArgumentError
+from ignpx.losses import cross_entropy
+from ignpx.models.generator import Perturbation
+
+
+class Parting(NamedTuple):
+    """What two models make of the same perturbed images.
+
+    Attributes:
+      original: accuracy of the original model on them.
+      unlearned: accuracy of the unlearned model on them.
+      size: mean absolute change of an input value.
+    """
+
+    original: float
+    unlearned: float
+    size: float
+
+    @property
+    def degree(self) -> float:
+        """The difference of the accuracies (Equation 12), at most `1 - 1/C` for the paper."""
+        return self.original - self.unlearned
+
+
+class UnlearningDegree(NamedTuple):
+    """The degree of unlearning, of images that the generator was fitted to and of others.
+
+    Attributes:
+      fitted: on the images that it was fitted to, as in the paper.
+      held_out: on images of the same set that it was not.
+      losses: `(steps,)` of the generator.
+    """
+
+    fitted: Parting
+    held_out: Parting
+    losses: np.ndarray
+
+
+def unlearning_degree(
+    original: Classifier,
+    unlearned: Classifier,
+    samples: Samples,
+    key: jax.Array,
+    *,
+    eta: float = 0.03,
+    amplitude: float = 1.0,
+    epochs: int = 50,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    width: int = 32,
+    held_out_share: float = 0.2,
+) -> UnlearningDegree:
+    """Fits perturbations that part two models, and says how far they part them.
+
+    A stronger generator finds more, also between two trainings of one model: compare degrees of the
+    same settings only, and with that of a retrained model. The paper gives eta alone, and neither
+    the widths, the learning rate, the epochs nor a bound of the perturbation but its tanh.
+
+    Args:
+      original: the model before unlearning, in evaluation mode.
+      unlearned: the model after it, likewise, of the same inputs and classes.
+      samples: what was to be forgotten, at least two of it.
+      key: PRNG key of the split, of the generator and of its batches.
+      eta: weight of the unlearned model's loss.
+      amplitude: largest change of an input value, in units of preprocessed inputs.
+      epochs: of Adam on the generator.
+      learning_rate: of the same.
+      batch_size: images a step.
+      width: of the generator, see `ignpx.models.generator.Perturbation`.
+      held_out_share: of the samples that the generator is not fitted to, in (0, 1).
+
+    Returns:
+      See `UnlearningDegree`.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range, or the two models differ in what
+        they take or tell.
+    """
+    checks.positive(eta=eta, amplitude=amplitude, learning_rate=learning_rate)
+    checks.whole(epochs=epochs, batch_size=batch_size, width=width)
+    if not 0 < held_out_share < 1:
+        raise InvalidArgumentError("held_out_share", held_out_share, "must lie in (0, 1)")
+    for field in ("input_shape", "num_classes", "preprocess"):
+        theirs, ours = getattr(unlearned, field), getattr(original, field)
+        if theirs != ours:
+            raise InvalidArgumentError(
+                f"unlearned.{field}", theirs, f"the original has {ours!r}; compare two of a kind"
+            )
+    if len(original.input_shape) != 3:
+        raise InvalidArgumentError(
+            "original", original.input_shape, "the generator takes images (H, W, channels)"
+        )
+    count = len(samples.labels)
+    if count < 2:
+        raise InvalidArgumentError("samples", count, "give at least two, one to be held out")
+    split_key, generator_key, order_key, key = jax.random.split(key, 4)
+    order = np.asarray(jax.random.permutation(split_key, count))
+    held = min(max(1, round(held_out_share * count)), count - 1)
+    inputs = np.asarray(original.preprocess(jnp.asarray(samples.images)))
+    labels = np.asarray(samples.labels)
+    fitted, held_out = (
+        Samples(inputs[rows], labels[rows]) for rows in np.split(order, [count - held])
+    )
+
+    graphdef, params, state = split_nnx(
+        Perturbation(original.input_shape, width=width, rngs=nnx.Rngs(generator_key))
+    )
+    generator = _Generator(NnxApply(graphdef), amplitude)
+    optimizer = descent.optimizer("adam", learning_rate)
+    carry, losses = descent.descend(
+        _Loss(generator, eta),
+        optimizer,
+        descent.start(params, state, optimizer),
+        jax.device_put(fitted),
+        descent.batches(order_key, len(fitted.labels), batch_size, epochs),
+        key,
+        {"original": original, "unlearned": unlearned},
+    )
+
+    def part(samples: Samples) -> Parting:
+        perturbed = generator.applied(carry, samples.images, batch_size)
+        on_inputs = Samples(perturbed, samples.labels)
+        before, after = (
+            count_correct(model.replace(preprocess=identity), on_inputs, batch_size=batch_size)
+            for model in (original, unlearned)
+        )
+        size = float(np.mean(np.abs(perturbed - samples.images)))
+        return Parting(before.accuracy(), after.accuracy(), size)
+
+    return UnlearningDegree(part(fitted), part(held_out), np.asarray(losses))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Generator:
+    apply: NnxApply
+    amplitude: float
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        """Perturbed inputs."""
+        changes, state = self.apply(params, state, inputs, train=train)
+        return inputs + self.amplitude * changes, state
+
+    def applied(self, carry: descent.Descent, inputs: np.ndarray, batch_size: int) -> np.ndarray:
+        chunks = importance.microbatches(inputs, min(batch_size, len(inputs)))
+        made = [_perturbed(self, carry.params, carry.state, chunk) for chunk in chunks]
+        return np.concatenate(made)[: len(inputs)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _perturbed(
+    generator: _Generator, params: PyTree, state: PyTree, inputs: jax.Array
+) -> jax.Array:
+    return generator(params, state, inputs, train=False)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loss:
+    """`objective` of a batch of perturbed inputs, a `descent.Loss`."""
+
+    generator: _Generator
+    eta: float
+
+    def __call__(
+        self,
+        params: PyTree,
+        state: PyTree,
+        batch: Samples,
+        key: jax.Array,
+        given: dict[str, Classifier],
+    ) -> tuple[jax.Array, PyTree]:
+        perturbed, state = self.generator(params, state, batch.images, train=True)
+        logits = (given[name].logits(perturbed) for name in ("original", "unlearned"))
+        return objective(*logits, batch.labels, self.eta), state
+
+
+def objective(
+    original: jax.Array, unlearned: jax.Array, labels: jax.Array, eta: float
+) -> jax.Array:
+    """Equation 11, with the cross-entropy of the unlearned model capped at `log C` by sample.
+
+    Args:
+      original: `(N, C)` logits of the original model.
+      unlearned: likewise.
+      labels: `(N,)` class ids.
+      eta: weight of the unlearned model's loss.
+    """
+    kept, lost = (cross_entropy(z.astype(jnp.float32), labels) for z in (original, unlearned))
+    return jnp.mean(kept - eta * jnp.minimum(lost, math.log(unlearned.shape[-1])))

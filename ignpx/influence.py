@@ -1,0 +1,204 @@
+"""Influence: what training on a sample would do to the loss on other samples.
+
+A step of Newton's method on the loss of some samples goes along `-s`, `s = (H + damping I)^-1 g`
+with the gradient g and the Hessian H of their loss. A descent step on the loss of a sample x with
+soft label y changes the loss of those samples by `-s . grad l(x, y)` to first order, in the metric
+of the Hessian (Koh and Liang, ICML 2017). As `grad l(x, y) = -sum_k y_k grad log p_k(x)`, one
+number for each class says it all for every label.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ignpx import importance, loops
+from ignpx.classifier import Classifier, PyTree
+from ignpx.importance import microbatches
+from ignpx.losses import cross_entropy
+
+
+class Solution(NamedTuple):
+    """A solution of `(H + damping I) s = g`.
+
+    Attributes:
+      direction: s, a pytree like the parameters, float32.
+      residual: `|g - (H + damping I) s| / |g|`, as the iteration has it.
+      stopped: whether it stopped early at a direction of negative curvature.
+    """
+
+    direction: PyTree
+    residual: jax.Array
+    stopped: jax.Array
+
+
+def newton_direction(
+    classifier: Classifier,
+    inputs: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    *,
+    damping: float = 0.01,
+    iterations: int = 20,
+    microbatch: int = 32,
+) -> Solution:
+    """Solves `(H + damping I) s = g` for a weighted sum of cross-entropies, by conjugate gradients.
+
+    The Hessian is only multiplied by vectors. A network that is not at a minimum of this loss has
+    directions of negative curvature, where conjugate gradients mean nothing any more: the solution
+    so far is returned then, as in truncated Newton methods, and the gradient itself if there is
+    none yet. More damping leaves fewer of them.
+
+    Args:
+      classifier: in evaluation mode; computed in float32.
+      inputs: `(N, *input_shape)`, preprocessed.
+      labels: `(N,)` class ids.
+      weights: `(N,)` float; they should sum to one.
+      damping: added to the Hessian's diagonal.
+      iterations: products with the Hessian; those after a residual of 1e-6 change nothing.
+      microbatch: samples differentiated at once.
+    """
+    classifier = classifier.replace(
+        params=jax.tree.map(lambda leaf: leaf.astype(jnp.float32), classifier.params)
+    )
+    microbatch = min(microbatch, len(labels))
+    gradient = importance.mean_gradient(classifier, inputs, labels, weights, microbatch=microbatch)
+    samples = (
+        microbatches(inputs, microbatch),
+        microbatches(labels, microbatch),
+        microbatches(weights, microbatch, zero=True),
+    )
+    carry = _Iterate(
+        direction=jax.tree.map(jnp.zeros_like, gradient),
+        residual=gradient,
+        search=gradient,
+        stopped=jnp.array(False),
+    )
+    enough = 1e-12 * _dot(gradient, gradient)
+    operands = (classifier, samples, jnp.float32(damping), enough)
+    carry, _ = loops.repeat(_conjugate_gradients, operands, carry, iterations)
+    return _judged(gradient, carry)
+
+
+def influences(
+    classifier: Classifier, inputs: jax.Array, direction: PyTree, *, microbatch: int = 32
+) -> jax.Array:
+    """`a_ik = direction . grad log p_k(x_i)` of every sample and class, in evaluation mode.
+
+    Args:
+      classifier: computed in float32.
+      inputs: `(N, *input_shape)`, preprocessed.
+      direction: a pytree like the parameters.
+      microbatch: samples differentiated at once.
+
+    Returns:
+      `(N, num_classes)` float32.
+    """
+    chunks = microbatches(inputs, min(microbatch, len(inputs)))
+    operands = (classifier, chunks, direction)
+    _, rows = loops.iterate(_influence_step, operands, jnp.int32(0), len(chunks))
+    return rows.reshape(-1, rows.shape[-1])[: inputs.shape[0]]
+
+
+def pseudo_labels(
+    costs: jax.Array, labels: jax.Array, allowed: jax.Array, penalty: float
+) -> jax.Array:
+    """The soft label of least cost, with a penalty for what it leaves on the true label.
+
+    Minimises `sum_k y_k costs_k - penalty log(1 - y_true)` over the labels y that put nothing on a
+    class other than the true one and those allowed. Whatever the true label gives up is best put
+    on the cheapest other class, which leaves one number to choose, in closed form:
+    `1 - y_true = min(1, penalty / (cost of the cheapest other - cost of the true one))`, and 1
+    where the cheapest other class costs no more than the true one.
+
+    Args:
+      costs: `(N, C)`.
+      labels: `(N,)` true class ids.
+      allowed: `(C,)` bool; at least one of them is to differ from every label.
+      penalty: above zero.
+
+    Returns:
+      `(N, C)`, rows of sum one.
+    """
+    true = jax.nn.one_hot(labels, costs.shape[1], dtype=bool)
+    others = jnp.where(allowed & ~true, costs, jnp.inf)
+    gain = jnp.min(others, axis=1) - jnp.sum(jnp.where(true, costs, 0.0), axis=1)
+    moved = jnp.where(gain > penalty, penalty / jnp.where(gain > penalty, gain, 1.0), 1.0)
+    cheapest = jax.nn.one_hot(jnp.argmin(others, axis=1), costs.shape[1])
+    return moved[:, None] * cheapest + (1 - moved)[:, None] * true
+
+
+class _Iterate(NamedTuple):
+    direction: PyTree
+    residual: PyTree
+    search: PyTree
+    stopped: jax.Array
+
+
+def _conjugate_gradients(operands: PyTree, carry: _Iterate, _: jax.Array) -> tuple[_Iterate, None]:
+    classifier, samples, damping, enough = operands
+    zeros = jax.tree.map(jnp.zeros_like, carry.search)
+    within = (classifier, samples, carry.search)
+    product, _ = loops.iterate(_curvature_step, within, zeros, len(samples[0]))
+    return _advance(carry, product, damping, enough), None
+
+
+@jax.jit
+def _advance(carry: _Iterate, product: PyTree, damping: jax.Array, enough: jax.Array) -> _Iterate:
+    product = jax.tree.map(lambda h, v: h + damping * v, product, carry.search)
+    curvature, squares = _dot(carry.search, product), _dot(carry.residual, carry.residual)
+    # Once the residual is one of rounding, so is the curvature.
+    searching = squares > enough
+    stopped = carry.stopped | ((curvature <= 0) & searching)
+    going = ~stopped & searching
+
+    def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(going, a / jnp.where(going, b, 1.0), 0.0)
+
+    step = ratio(squares, curvature)
+    residual = jax.tree.map(lambda r, h: r - step * h, carry.residual, product)
+    turn = ratio(_dot(residual, residual), squares)
+    return _Iterate(
+        direction=jax.tree.map(lambda x, v: x + step * v, carry.direction, carry.search),
+        residual=residual,
+        search=jax.tree.map(lambda r, v: r + turn * v, residual, carry.search),
+        stopped=stopped,
+    )
+
+
+@jax.jit
+def _judged(gradient: PyTree, carry: _Iterate) -> Solution:
+    none = _dot(carry.direction, carry.direction) == 0
+    direction = jax.tree.map(lambda x, g: jnp.where(none, g, x), carry.direction, gradient)
+    length = jnp.sqrt(_dot(gradient, gradient))
+    residual = jnp.sqrt(_dot(carry.residual, carry.residual)) / jnp.where(length > 0, length, 1.0)
+    return Solution(direction, residual, carry.stopped)
+
+
+def _dot(a: PyTree, b: PyTree) -> jax.Array:
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
+
+
+def _curvature_step(operands: PyTree, running: PyTree, index: jax.Array) -> tuple[PyTree, None]:
+    classifier, samples, vector = operands
+    inputs, labels, weights = (array[index] for array in samples)
+
+    def loss(params: PyTree) -> jax.Array:
+        logits = classifier.replace(params=params).logits(inputs)
+        return jnp.sum(weights * cross_entropy(logits.astype(jnp.float32), labels))
+
+    _, product = jax.jvp(jax.grad(loss), (classifier.params,), (vector,))
+    return jax.tree.map(jnp.add, running, product), None
+
+
+def _influence_step(operands: PyTree, carry: Any, index: jax.Array) -> tuple[Any, jax.Array]:
+    classifier, inputs, direction = operands
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), classifier.params)
+
+    def log_probabilities(params: PyTree) -> jax.Array:
+        logits = classifier.replace(params=params).logits(inputs[index])
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+    return carry, jax.jvp(log_probabilities, (params,), (direction,))[1]

@@ -1,0 +1,83 @@
+"""SalUn, Fan et al., "Empowering machine unlearning via gradient-based weight saliency", ICLR 2024.
+
+Random labelling (`random_labels`) of the salient parameters alone: those on which the loss of the
+forget set depends most, `|sum over the forget set of dCE/dtheta|`. The others stay to the bit.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from ignpx import checks, importance, selection
+from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.descent import DescentInfo
+from ignpx.methods.random_labels import RandomLabels
+from ignpx.stages import stage
+from ignpx.unlearner import Changes, Forgets, Request, Unlearner
+
+
+def salun(
+    *,
+    share: float = 0.5,
+    epochs: int = 10,
+    learning_rate: float = 0.013,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch_size: int = 256,
+    mixed: bool = False,
+    zero_shot: bool = False,
+) -> Unlearner:
+    """Builds the SalUn unlearner, which sees the forget set and the retained data.
+
+    The defaults are those of the public code and its instructions. The saliency is that of the
+    model as it comes, in evaluation mode; the public code lets it take steps meanwhile. The mask
+    applies to the update itself, after momentum and weight decay, which the public code came to in
+    2026 only. Batch-norm statistics are under no mask: the fine-tuning is in training mode.
+
+    Args:
+      share: of all parameters of the model, the most salient first, that may change, in (0, 1]; 1
+        leaves random labelling. The public code offers 0.1 to 1.
+      epochs: see `random_labels`, as for the following.
+      learning_rate: of SGD.
+      momentum: of the same.
+      weight_decay: added to the gradient, as PyTorch does.
+      batch_size: samples a step.
+      mixed: shuffles both sets together.
+      zero_shot: withholds the retained data, as ZS-PAG's comparison does (`SalUn-zs`).
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    checks.share(share=share)
+    settings = RandomLabels(
+        epochs, learning_rate, momentum, weight_decay, batch_size, mixed, zero_shot
+    )
+    weigh = stage("saliency", partial(salient, share=share))
+    run = stage("descent", settings.tune)
+
+    def unlearn(
+        classifier: Classifier, request: Request, key: jax.Array
+    ) -> tuple[Classifier, DescentInfo]:
+        assert request.forget_data is not None
+        return run(classifier, request, key, weigh(classifier, request.forget_data))
+
+    return Unlearner(settings.sees, unlearn, Changes.ALL, Forgets.ANY)
+
+
+def salient(classifier: Classifier, samples: Samples, *, share: float) -> PyTree:
+    """Masks of the share of all parameters whose mean gradient is the largest, whatever its sign.
+
+    Args:
+      classifier: the model, in evaluation mode.
+      samples: images as its `preprocess` takes them.
+      share: in (0, 1].
+
+    Returns:
+      A pytree of booleans like `classifier.params`.
+    """
+    images, labels = jax.device_put(samples)
+    weights = jnp.full(len(labels), 1 / len(labels), jnp.float32)
+    inputs = classifier.preprocess(images)
+    gradient = importance.mean_gradient(classifier, inputs, labels, weights)
+    return selection.top_share(jax.tree.map(jnp.abs, gradient), share)

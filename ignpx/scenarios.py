@@ -1,0 +1,234 @@
+"""What a trained classifier can be asked to forget: classes, a part of one, or random samples.
+
+A scenario picks from the splits of a dataset what it is about, for the request and for the scores:
+
+- `Classes`: forget and retain accuracy are those of test samples;
+- `Subclass`, a fine class inside a coarse one: likewise, of test samples of the fine class and of
+  all others;
+- `Random`: forget accuracy is that of the training samples drawn, retain accuracy that of the whole
+  test set.
+
+What was forgotten before is replayed, in its order: none of it is retained, drawn again or scored.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ignpx import checks, data
+from ignpx.classifier import Samples
+from ignpx.errors import InvalidArgumentError
+from ignpx.unlearner import Forgets, Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Whole classes.
+
+    Attributes:
+      ids: the classes, each once.
+    """
+
+    ids: tuple[int, ...]
+    asks = Forgets.CLASSES
+
+    def __str__(self) -> str:
+        return f"class {', '.join(map(str, self.ids))}"
+
+    def described(self) -> dict[str, Any]:
+        """As JSON values, see `read`."""
+        return {"forget": list(self.ids)}
+
+    def tested(self, labels: np.ndarray, fine: np.ndarray) -> np.ndarray:
+        """Which of the test samples it is about, `(N,)` bool."""
+        return np.isin(labels, self.ids)
+
+    def trained(self, labels: np.ndarray, fine: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """Which of the training samples it is about, of those that are `left`; `(N,)` bool."""
+        return left & self.tested(labels, fine)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subclass:
+    """The part of a class that has one of the dataset's own, fine labels.
+
+    Attributes:
+      fine: the label.
+    """
+
+    fine: int
+    asks = Forgets.SAMPLES
+
+    def __str__(self) -> str:
+        return f"fine class {self.fine}"
+
+    def described(self) -> dict[str, Any]:
+        """As JSON values, see `read`."""
+        return {"forget_subclass": self.fine}
+
+    def tested(self, labels: np.ndarray, fine: np.ndarray) -> np.ndarray:
+        """See `Classes.tested`."""
+        return fine == self.fine
+
+    def trained(self, labels: np.ndarray, fine: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """See `Classes.trained`."""
+        return left & self.tested(labels, fine)
+
+
+@dataclasses.dataclass(frozen=True)
+class Random:
+    """Training samples of any class, drawn at random.
+
+    Attributes:
+      count: their number.
+      seed: of the draw.
+    """
+
+    count: int
+    seed: int = 0
+    asks = Forgets.SAMPLES
+
+    def __post_init__(self) -> None:
+        checks.whole(forget_random=self.count)
+
+    def __str__(self) -> str:
+        return f"{self.count} random samples"
+
+    def described(self) -> dict[str, Any]:
+        """As JSON values, see `read`."""
+        return {"forget_random": self.count, "forget_seed": self.seed}
+
+    def tested(self, labels: np.ndarray, fine: np.ndarray) -> np.ndarray:
+        """See `Classes.tested`: none."""
+        return np.zeros(len(labels), bool)
+
+    def trained(self, labels: np.ndarray, fine: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """See `Classes.trained`.
+
+        Raises:
+          InvalidArgumentError: if there are no more samples than are to be drawn.
+        """
+        places = np.flatnonzero(left)
+        if self.count >= len(places):
+            raise InvalidArgumentError(
+                "forget_random",
+                self.count,
+                f"must be less than the number of training samples to draw from, {len(places)}",
+            )
+        drawn = np.zeros(len(labels), bool)
+        generator = np.random.default_rng(self.seed)
+        drawn[generator.choice(places, self.count, replace=False)] = True
+        return drawn
+
+
+Scenario = Classes | Subclass | Random
+
+
+def read(described: dict[str, Any]) -> Scenario:
+    """The inverse of `described`, from a mapping that may hold other things besides."""
+    if "forget_subclass" in described:
+        return Subclass(described["forget_subclass"])
+    if "forget_random" in described:
+        return Random(described["forget_random"], described["forget_seed"])
+    return Classes(tuple(described["forget"]))
+
+
+def request(
+    scenario: Scenario,
+    num_classes: int,
+    splits: data.Splits | None = None,
+    *,
+    past: Sequence[Scenario] = (),
+    without: Sequence[int] = (),
+) -> Request:
+    """The request, with all data that there are for it if they are given.
+
+    Args:
+      scenario: what to forget.
+      num_classes: of the classifier.
+      splits: what it was trained on; only whole classes can be asked for without.
+      past: what it has forgotten before, in this order.
+      without: classes that were left out of its training.
+
+    Raises:
+      InvalidArgumentError: if the classes or the subclass are unknown, the subclass is a whole
+        class, or there are too few training samples.
+    """
+    gone = forgotten(past)
+    asked = None
+    if isinstance(scenario, Classes):
+        asked = Request.classes(scenario.ids, num_classes, forgotten=gone)
+        if splits is None:
+            return asked
+    if splits is None:
+        raise InvalidArgumentError("splits", None, f"{scenario} are picked from them; give them")
+    labels, fine = splits.train.labels, splits.fine.train
+    if isinstance(scenario, Subclass):
+        _check_part_of_a_class(scenario.fine, splits)
+    left = ~np.isin(labels, list(without))
+    for step in past:
+        left &= ~step.trained(labels, fine, left)
+    chosen = scenario.trained(labels, fine, left)
+    if not chosen.any():
+        name, value = next(iter(scenario.described().items()))
+        raise InvalidArgumentError(name, value, "has no training samples, or none that are left")
+    forget, retain = (_at(splits.train, mask) for mask in (chosen, left & ~chosen))
+    if asked is None:
+        return Request.samples(num_classes, forget, retain, forgotten=gone)
+    return dataclasses.replace(asked, forget_data=forget, retain_data=retain)
+
+
+def forgotten(past: Sequence[Scenario]) -> list[int]:
+    """The classes that are forgotten as a whole."""
+    return [index for step in past if isinstance(step, Classes) for index in step.ids]
+
+
+def scored(
+    scenario: Scenario, test: Samples, fine: np.ndarray, past: Sequence[Scenario] = ()
+) -> tuple[Samples, Samples, Samples]:
+    """The test samples of what is forgotten now, of what is retained, and of what was gone before.
+
+    Args:
+      scenario: what is forgotten.
+      test: the whole test set.
+      fine: its fine labels, `(N,)`.
+      past: what was forgotten before.
+
+    Raises:
+      InvalidArgumentError: if there is nothing to measure the accuracy of.
+    """
+    forget = scenario.tested(test.labels, fine)
+    gone = np.zeros(len(test.labels), bool)
+    for step in past:
+        gone |= step.tested(test.labels, fine)
+    name, value = next(iter(scenario.described().items()))
+    if not isinstance(scenario, Random) and not forget.any():
+        raise InvalidArgumentError(name, value, "has no test samples; do without scores")
+    if (forget | gone).all():
+        raise InvalidArgumentError(name, value, "leaves no test samples; do without scores")
+    return _at(test, forget), _at(test, ~forget & ~gone), _at(test, gone & ~forget)
+
+
+def _check_part_of_a_class(fine: int, splits: data.Splits) -> None:
+    names = splits.info.fine_names
+    if not 0 <= fine < len(names):
+        raise InvalidArgumentError(
+            "forget_subclass",
+            fine,
+            f"is not a fine label of {splits.info.name}; they are 0 to {len(names) - 1}",
+        )
+    inside = np.unique(splits.train.labels[splits.fine.train == fine])
+    for index in inside:
+        if np.all(splits.fine.train[splits.train.labels == index] == fine):
+            raise InvalidArgumentError(
+                "forget_subclass",
+                fine,
+                f"is all of class {index}: forget that class, or train on groups of classes "
+                "(dataset.coarse)",
+            )
+
+
+def _at(samples: Samples, mask: np.ndarray) -> Samples:
+    return Samples(samples.images[mask], samples.labels[mask])

@@ -1,0 +1,222 @@
+"""Subspaces: where the inputs of each layer lie, and updates that leave them alone.
+
+The gradient of a dense or convolution kernel, as the matrix `(inputs, outputs)`, is a sum of outer
+products of the layer's inputs with something. An update whose columns are orthogonal to the inputs
+that some samples bring to the layer changes nothing of what the layer makes of them: the idea of
+gradient projection memory (GPM, Saha et al., ICLR 2021), of which `basis` is the rule.
+
+The inputs of a layer are the features of a dense layer or of an attention's projection, and the
+patches of a convolution, in the order in which the kernel `(h, w, channels, outputs)` flattens. All
+of them together make a wide matrix R; only its Gram matrix `R R^T` is ever formed. A layer is any
+parameter that `ignpx.factors` can take apart: Linen modules, NNX modules and plain functions alike.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ignpx import factors, loops, targets
+from ignpx.classifier import Classifier, PyTree
+from ignpx.importance import microbatches
+
+_exact = jax.lax.Precision.HIGHEST
+
+
+# Compared by identity: `layers` returns the same objects for the same architecture.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A kernel as the matrix that multiplies the inputs of its layer.
+
+    Attributes:
+      path: of the parameter, see `ignpx.targets`.
+      inputs: rows of the matrix.
+      outputs: its columns.
+      tap: what uses the parameter.
+    """
+
+    path: str
+    inputs: int
+    outputs: int
+    tap: factors.Tap
+
+    def matrix(self, kernel: jax.Array) -> jax.Array:
+        """A kernel, or an update of it, as `(inputs, outputs)`, float32."""
+        shape = jax.ShapeDtypeStruct((self.inputs, self.outputs), jnp.float32)
+        # `fold` only moves entries, so that its transpose is its inverse.
+        return jax.linear_transpose(self.tap.fold, shape)(kernel.astype(jnp.float32))[0]
+
+    def kernel(self, matrix: jax.Array) -> jax.Array:
+        """The inverse of `matrix`."""
+        return self.tap.fold(matrix)
+
+
+def layers(classifier: Classifier) -> tuple[Layer, ...]:
+    """The layers whose inputs can be observed; biases, norms and grouped convolutions are none.
+
+    Nothing is computed. The same architecture gets the same objects, so that they can name what is
+    compiled.
+    """
+    return _read(*_signature(classifier))[1]
+
+
+def gram_matrices(
+    classifier: Classifier,
+    inputs: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    microbatch: int = 32,
+) -> dict[str, jax.Array]:
+    """What samples bring to each layer, summed up: `R diag(w) R^T`, in evaluation mode.
+
+    Args:
+      classifier: the model.
+      inputs: `(N, *input_shape)`, preprocessed.
+      weights: `(N,)` float, of the samples; one each unless given.
+      microbatch: samples at once. Memory grows with it and not with N.
+
+    Returns:
+      For each of `layers`, by its path, `(inputs, inputs)` float32.
+    """
+    count = inputs.shape[0]
+    microbatch = min(microbatch, count)
+    weights = jnp.ones(count) if weights is None else weights
+    chunks = microbatches(inputs, microbatch), microbatches(weights, microbatch, zero=True)
+    zeros = {layer.path: jnp.zeros((layer.inputs,) * 2) for layer in layers(classifier)}
+    return loops.iterate(_gram_step, (classifier, *chunks), zeros, len(chunks[0]))[0]
+
+
+@jax.jit
+def basis(gram: jax.Array, energy: jax.Array | float, known: jax.Array | None = None) -> jax.Array:
+    """An orthonormal basis of the directions that hold a share of the energy of a layer's inputs.
+
+    The energy of a direction is the sum of the squared projections of the inputs on it. A known
+    basis is extended by as few directions as bring its share up to the wanted one: the largest
+    eigenvectors of the residual `(I - S S^T) G (I - S S^T)`. Directions that differ from nothing by
+    rounding only are not taken, however much energy is wanted.
+
+    Args:
+      gram: `(d, d)`, symmetric, see `gram_matrices`; zero adds nothing.
+      energy: the share, in (0, 1].
+      known: `(d, d)`, a basis from this function.
+
+    Returns:
+      `(d, d)` float32, the vectors in the first columns and zeros in the rest: one shape whatever
+      the rank, at most d. See `rank`.
+    """
+    size = gram.shape[0]
+    known = jnp.zeros((size, size)) if known is None else known
+    outside = complement(known)
+    residual = _product(_product(outside, gram), outside)
+    values, vectors = jnp.linalg.eigh((residual + residual.T) / 2)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    noise = size * jnp.finfo(jnp.float32).eps * jnp.linalg.norm(gram)
+    values = jnp.where(values > noise, values, 0.0)
+    total = jnp.trace(gram)
+    held = total - jnp.trace(residual) + jnp.cumsum(values) - values
+    taken = (held < energy * total) & (values > 0)
+    both = jnp.concatenate([known, jnp.where(taken, vectors, 0.0)], axis=1)
+    filled = jnp.any(both != 0, axis=0)
+    first = jnp.argsort(~filled, stable=True)[:size]
+    # Small eigenvalues have vectors that are orthogonal to the known ones but roughly.
+    clean, _ = jnp.linalg.qr(both[:, first])
+    return jnp.where(jnp.arange(size) < jnp.sum(filled), clean, 0.0)
+
+
+@jax.jit
+def random_basis(key: jax.Array, like: jax.Array) -> jax.Array:
+    """A basis `(d, d)` of as many random directions as another one has, for comparisons."""
+    vectors, _ = jnp.linalg.qr(jax.random.normal(key, like.shape))
+    return jnp.where(jnp.arange(like.shape[0]) < rank(like), vectors, 0.0)
+
+
+def rank(basis: jax.Array) -> jax.Array:
+    """The number of vectors of a basis, int32."""
+    return jnp.sum(jnp.any(basis != 0, axis=0), dtype=jnp.int32)
+
+
+@jax.jit
+def complement(basis: jax.Array) -> jax.Array:
+    """The projection `I - S S^T` on what is orthogonal to a basis, `(d, d)`."""
+    return jnp.eye(basis.shape[0]) - _product(basis, basis.T)
+
+
+def projected(layers: tuple[Layer, ...]) -> optax.GradientTransformationExtraArgs:
+    """Projects the final update of each layer and zeroes all others; chained last.
+
+    `projections`, a dict from the path of each layer to a matrix `(inputs, inputs)` that its update
+    is multiplied by from the left, is among what is `given` to `ignpx.descent.descend`.
+
+    Args:
+      layers: of the classifier whose parameters descend, see `ignpx.subspaces.layers`.
+    """
+    by_path = {layer.path: layer for layer in layers}
+
+    def update(
+        updates: PyTree,
+        state: optax.OptState,
+        params: PyTree = None,
+        *,
+        projections: dict[str, jax.Array],
+        **_: Any,
+    ) -> tuple[PyTree, optax.OptState]:
+        leaves, structure = jax.tree.flatten(updates)
+
+        def left(path: str, leaf: jax.Array) -> jax.Array:
+            if path not in by_path:
+                return jnp.zeros_like(leaf)
+            layer = by_path[path]
+            return layer.kernel(_product(projections[path], layer.matrix(leaf))).astype(leaf.dtype)
+
+        moved = map(left, targets.paths(updates), leaves)
+        return jax.tree.unflatten(structure, moved), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=_exact)
+
+
+def _signature(classifier: Classifier) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    leaves, structure = jax.tree.flatten(classifier)
+    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+@functools.lru_cache(maxsize=64)
+def _read(
+    structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
+) -> tuple[factors.Plan, tuple[Layer, ...]]:
+    classifier = jax.tree.unflatten(structure, leaves)
+    paths = targets.paths(classifier.params)
+    example = jax.ShapeDtypeStruct(classifier.input_shape, jnp.float32)
+    rest = classifier.replace(params=None)
+    plan = factors.read(_total, classifier.params, example, rest)
+    batch = jax.ShapeDtypeStruct((1, *example.shape), jnp.float32)
+    pairs, _ = jax.eval_shape(plan.gradients, classifier.params, batch, rest)
+    return plan, tuple(
+        Layer(paths[tap.leaf], inputs.shape[-1], outputs.shape[-1], tap)
+        for tap, (inputs, outputs) in zip(plan.taps, pairs, strict=True)
+    )
+
+
+def _total(params: PyTree, x: jax.Array, rest: Classifier) -> jax.Array:
+    return jnp.sum(rest.replace(params=params).logits(x[None]))
+
+
+def _gram_step(
+    operands: PyTree, totals: dict[str, jax.Array], index: jax.Array
+) -> tuple[dict[str, jax.Array], None]:
+    classifier, inputs, weights = operands
+    plan, found = _read(*_signature(classifier))
+    # Of the factors of the gradients only the inputs are used; the rest is never computed.
+    rest = classifier.replace(params=None)
+    pairs, _ = plan.gradients(classifier.params, inputs[index], rest)
+    grams = {
+        layer.path: jnp.einsum("b,bpi,bpj->ij", weights[index], rows, rows, precision=_exact)
+        for layer, (rows, _) in zip(found, pairs, strict=True)
+    }
+    return jax.tree.map(jnp.add, totals, grams), None

@@ -1,0 +1,536 @@
+"""How fast ignpx is beside PyTorch: side by side on one machine, the same models and weights.
+
+    python scripts/bench_vs_pytorch.py --model lenet --model resnet9
+    python scripts/bench_vs_pytorch.py --run runs/mnist_lenet_cpu
+
+`scripts/pytorch_side.py` has the same methods as PyTorch users write them (`pip install
+'ignpx[bench]'`). Before anything is timed both sides compute the same numbers from the same inputs,
+and the script stops where they differ.
+
+- `equal_work`: the same samples, steps, terms and precision (float32) on both sides. IGNP has the
+  paper's objective and the priors of ours, 20 prototypes of each class of which 4 are held out, and
+  the paper's calibration, to the middle of its range. SSD, UNSIR and JiT have their published
+  settings. Without a run, models are untrained and images random.
+- `equal_outcome`, for runs of `ignpx train`: each side as fast as it goes. PyTorch has the paper's
+  settings (200 prototypes, 200 steps, no priors, any alpha within the range), ours its defaults and
+  what `--set` changes of them. Both are scored on the test split of the run, and rows whose outcome
+  is not equal are named. `ignp (prepared)` is one request to a model whose prototypes are there
+  (`Unlearner.prepare`); beside it stand the seconds of PyTorch's whole.
+
+Compilation is apart: ours is called once before it is timed, and so is PyTorch, which compiles
+nothing. The runs take turns, who begins alternates, and seconds are medians. Data lie in memory, in
+the layout of each side, and PyTorch's model is restored outside of the clock. Its sensitivities are
+by the faster of a backward pass for each sample and `vmap(grad)`, tried on the model at hand.
+
+PyTorch takes `--threads`, by default as many as there are cores. JAX takes no such number: its pool
+follows the cores that the process may use. For fewer on both sides, take cores away from the
+process: `taskset -c 0 python scripts/bench_vs_pytorch.py`.
+
+Rows of another model, width, device, comparison or method stay in the file that is written to.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytorch_side as theirs
+import torch
+import typer
+from both_sides import PRIORS, Subject, check, differences
+
+import ignpx
+from ignpx import checkpoint, config, data, models, runs, stages, targets, workdir
+from ignpx.audit import count_correct
+from ignpx.classifier import Classifier, Samples
+from ignpx.data import Normalise
+from ignpx.methods import METHODS
+from ignpx.unlearner import Unlearner
+
+# What `--model` calls them, where that is not our name.
+NAMES = {"resnet18": "cifar_resnet18"}
+METHOD_NAMES = ("ignp", "ssd", "unsir", "jit")
+
+Seconds = dict[str, float]
+# What runs a method on their model: (model, clock=...)
+Pytorch = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is done; `quick` tries the script out."""
+
+    samples: int
+    held_out: int
+    steps: int
+    images: int
+    ssd: dict[str, Any]
+    unsir: dict[str, Any]
+    jit: dict[str, Any]
+
+
+def sizes(samples: int, steps: int, images: int, quick: bool) -> Sizes:
+    """The published settings, or tiny ones."""
+    unsir = {
+        "noise_images": 256,
+        "noise_steps": 40,
+        "noise_learning_rate": 0.1,
+        "noise_energy": 0.1,
+        "copies": 20,
+        "retain_per_class": 1000,
+        "impair_learning_rate": 0.02,
+        "repair_learning_rate": 0.01,
+        "batch_size": 256,
+    }
+    ssd = {"alpha": 10.0, "strength": 1.0, "batch_size": 64}
+    jit = {"learning_rate": 3e-4, "sigma": 0.5, "batch_size": 128, "perturbations": 25}
+    if not quick:
+        held_out = max(1, samples // 5)
+        return Sizes(samples - held_out, held_out, steps, images, ssd, unsir, jit)
+    unsir |= {"noise_images": 4, "noise_steps": 2, "copies": 2, "batch_size": 8}
+    return Sizes(3, 1, 3, 4, ssd | {"batch_size": 8}, unsir, jit | {"perturbations": 2})
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """One method on both sides.
+
+    Attributes:
+      comparison: `equal_work` or `equal_outcome`.
+      ours: by the name of the method, what runs it on the classifier and returns the edited one
+        with anything else.
+      pytorch: runs it on their model, which is as it was.
+      samples: ours and theirs: prototypes of each class, or images.
+      steps: ours and theirs: of the synthesis, or batches.
+    """
+
+    comparison: Literal["equal_work", "equal_outcome"]
+    ours: dict[str, Callable[[], tuple[Classifier, Any]]]
+    pytorch: Pytorch
+    samples: tuple[int, int]
+    steps: tuple[int, int]
+
+
+# The subjects
+
+
+def untrained(name: str, width: float, images: int, quick: bool, **fields: Any) -> Subject:
+    """A model as it is initialised, and random images of ten classes."""
+    architecture = _known(NAMES.get(name, name))
+    shape, classes = (32, 32, 1 if quick else 3), 10
+    classifier = models.create(
+        architecture,
+        input_shape=shape,
+        num_classes=classes,
+        width=width,
+        preprocess=Normalise((0.5,) * shape[-1], (0.25,) * shape[-1]),
+    )
+    labels = np.repeat(np.arange(classes, dtype=np.int32), images)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), *shape), np.uint8)
+    samples = Samples(pixels, labels)
+    subject = Subject.of(classifier, architecture, samples, name=name, width=width, **fields)
+    if classifier.state:
+        # Batch norm that has seen nothing lets values grow from block to block until all saturates.
+        inputs = subject.preprocess(subject.retain_data.images[:64])
+        state = theirs.settled(subject.model, inputs, classifier.state)
+        classifier = classifier.replace(state=jax.tree.map(jnp.asarray, state))
+    return dataclasses.replace(subject, classifier=classifier)
+
+
+def trained(run: pathlib.Path, images: int, data_dir: str | None, **fields: Any) -> Subject:
+    """The classifier of a run, a part of its training data, and its test split."""
+    classifier, described = checkpoint.load(run / workdir.CHECKPOINT)
+    splits = data.load_splits(**described["dataset"], data_dir=data_dir)
+    labels = np.asarray(splits.train.labels)
+    first = [np.flatnonzero(labels == label)[:images] for label in range(classifier.num_classes)]
+    samples = Samples(*(np.asarray(part)[np.concatenate(first)] for part in splits.train))
+    return Subject.of(
+        classifier,
+        _known(described["model"]["name"]),
+        samples,
+        name=run.name,
+        width=described["model"]["width"],
+        test=splits.test,
+        **fields,
+    )
+
+
+def _known(architecture: str) -> str:
+    if architecture not in theirs.MODELS:
+        known = ", ".join(sorted({*theirs.MODELS, *NAMES}))
+        raise typer.BadParameter(f"{architecture} has no PyTorch side; there are {known}")
+    return architecture
+
+
+# The contests
+
+
+def equal_work(subject: Subject, sizes: Sizes, method: str) -> Contest:
+    """The contest of the same samples and steps."""
+    classifier, key = subject.classifier, jax.random.key(0)
+    forgotten, kept, preprocess = subject.forget_data, subject.retain_data, subject.preprocess
+    everything = len(forgotten.labels) + len(kept.labels)
+    if method == "ignp":
+        counts = {"samples": sizes.samples, "held_out": sizes.held_out, "steps": sizes.steps}
+        unlearner = METHODS["ignp-paper"](**counts, **PRIORS)
+        pytorch = _ignp(subject, theirs.IgnpSettings(**counts, exact=True, **PRIORS))
+        samples, steps = sizes.samples + sizes.held_out, sizes.steps
+    elif method == "ssd":
+        unlearner = METHODS["ssd"](**sizes.ssd)
+        pytorch = functools.partial(
+            theirs.ssd, forget=forgotten, retain=kept, preprocess=preprocess, **sizes.ssd
+        )
+        parts = (len(forgotten.labels), everything)
+        samples, steps = everything, sum(-(-n // sizes.ssd["batch_size"]) for n in parts)
+    elif method == "unsir":
+        unlearner = METHODS["unsir"](**sizes.unsir)
+        pytorch = functools.partial(
+            theirs.unsir,
+            forget=[subject.forget],
+            retain=kept,
+            preprocess=preprocess,
+            **sizes.unsir,
+        )
+        noise = sizes.unsir["noise_images"] * sizes.unsir["copies"]
+        parts = (noise + len(kept.labels), len(kept.labels))
+        steps = sum(max(1, n // sizes.unsir["batch_size"]) for n in parts)
+        samples, steps = sum(parts), steps + sizes.unsir["noise_steps"]
+    else:
+        unlearner = METHODS["jit"](**sizes.jit)
+        pytorch = functools.partial(
+            theirs.jit, forget=forgotten, preprocess=preprocess, **sizes.jit
+        )
+        samples = len(forgotten.labels)
+        steps = -(-samples // sizes.jit["batch_size"])
+    request = subject.request.granted(unlearner.sees)
+
+    def ours() -> tuple[Classifier, Any]:
+        return unlearner.unlearn(classifier, request, key)
+
+    return Contest("equal_work", {method: ours}, pytorch, (samples,) * 2, (steps,) * 2)
+
+
+def equal_outcome(subject: Subject, sizes: Sizes, settings: dict[str, Any], quick: bool) -> Contest:
+    """The contest of the paper's settings against our defaults, of IGNP."""
+    key, classifier = jax.random.key(0), subject.classifier
+    each = 2 if quick else max(2, 200 // classifier.num_classes)
+    published = theirs.IgnpSettings(each, 0, sizes.steps if quick else 200)
+    if quick:
+        few = {"samples": sizes.samples, "held_out": sizes.held_out, "steps": sizes.steps}
+        settings = few | settings
+    unlearner = runs.unlearner("ignp", settings)
+    request = subject.request.granted(unlearner.sees)
+    # Timed below is what a request takes once this is there.
+    prepared = jax.block_until_ready(unlearner.prepare(classifier, key))
+
+    def whole() -> tuple[Classifier, Any]:
+        return unlearner.unlearn(classifier, request, key)
+
+    def from_prepared() -> tuple[Classifier, Any]:
+        return unlearner.unlearn(classifier, request, key, prepared)
+
+    made = prepared.prototypes
+    return Contest(
+        "equal_outcome",
+        {"ignp": whole, "ignp (prepared)": from_prepared},
+        _ignp(subject, published),
+        (made.inputs.shape[1], each),
+        (len(made.trace), published.steps),
+    )
+
+
+def _ignp(subject: Subject, settings: theirs.IgnpSettings) -> Pytorch:
+    few = subject.retain_data
+    trial = (subject.preprocess(few.images[:32]), few.labels[:32])
+    way, sensitivity = theirs.faster(subject.restore(), subject.targets, *trial)
+    print(f"  PyTorch takes sensitivities by {way}")
+    return functools.partial(
+        theirs.ignp,
+        forget=[subject.forget],
+        classes=subject.classifier.num_classes,
+        input_shape=subject.retain_data.images.shape[1:],
+        targets=subject.targets,
+        settings=settings,
+        preprocess=subject.preprocess,
+        sensitivity=sensitivity,
+    )
+
+
+# The times
+
+
+def compete(contest: Contest, subject: Subject, repeats: int) -> list[dict[str, Any]]:
+    """A row for each method of ours and each stage that both sides have."""
+    sides = {name: functools.partial(_ours, run) for name, run in contest.ours.items()}
+    sides["pytorch"] = functools.partial(_theirs, contest.pytorch, subject)
+    compiled = {name: run()[0].get("compile", 0.0) for name, run in sides.items()}
+    seconds: dict[str, list[Seconds]] = {name: [] for name in sides}
+    edited = {}
+    for repeat in range(repeats):
+        for name in sides if repeat % 2 == 0 else reversed(sides):
+            spent, edited[name] = sides[name]()
+            seconds[name].append(spent)
+    other = seconds.pop("pytorch")
+    scores = {
+        name: _scores(classifier, subject)
+        for name, classifier in edited.items()
+        if contest.comparison == "equal_outcome"
+    }
+    rows = []
+    for method, mine in seconds.items():
+        accuracies = {
+            f"{side}_{part}": value
+            for side, name in (("ours", method), ("pytorch", "pytorch"))
+            for part, value in scores.get(name, {}).items()
+        }
+        for stage in [name for name in mine[0] if name in other[0]]:
+            ours, pytorch = ([run[stage] for run in side] for side in (mine, other))
+            rows.append(
+                {
+                    "model": subject.name,
+                    "width": subject.width,
+                    "parameters": targets.size(subject.classifier.params),
+                    "classes": subject.classifier.num_classes,
+                    "method": method,
+                    "stage": stage,
+                    "comparison": contest.comparison,
+                    "ours_seconds": statistics.median(ours),
+                    "pytorch_seconds": statistics.median(pytorch),
+                    "speedup": statistics.median(pytorch) / statistics.median(ours),
+                    "ours_slowest": max(ours),
+                    "pytorch_slowest": max(pytorch),
+                    "compile_seconds": compiled[method] if stage == "whole" else None,
+                    "ours_samples": contest.samples[0],
+                    "pytorch_samples": contest.samples[1],
+                    "ours_steps": contest.steps[0],
+                    "pytorch_steps": contest.steps[1],
+                    "repeats": repeats,
+                    **accuracies,
+                }
+            )
+    return rows
+
+
+def _ours(run: Callable[[], tuple[Classifier, Any]]) -> tuple[Seconds, Classifier]:
+    with stages.recording() as seconds:
+        begin = time.perf_counter()
+        edited, _ = jax.block_until_ready(run())
+        whole = time.perf_counter() - begin
+    return {**seconds, "whole": whole - seconds["compile"]}, edited
+
+
+def _theirs(run: Pytorch, subject: Subject) -> tuple[Seconds, Classifier]:
+    model, clock = subject.restore(), theirs.Clock(subject.device)
+    with clock.stage("whole"):
+        run(model, clock=clock)
+    return clock.seconds, subject.edited()
+
+
+def _scores(edited: Classifier, subject: Subject) -> dict[str, float]:
+    counts = count_correct(edited, subject.test)
+    return {
+        "forget_accuracy": counts.accuracy([subject.forget]),
+        "retain_accuracy": counts.accuracy_without([subject.forget]),
+    }
+
+
+# The results
+
+
+def merged(table: pd.DataFrame, out: pathlib.Path) -> pd.DataFrame:
+    """The table, with what the file had of other models, devices, comparisons and methods."""
+    if not out.exists():
+        return table
+    keys = ["model", "width", "method", "comparison", "device"]
+    before = pd.read_csv(out)
+    again = before.merge(table[keys].drop_duplicates(), on=keys, how="left", indicator=True)
+    kept = before[(again["_merge"] == "left_only").to_numpy()]
+    return pd.concat([kept, table], ignore_index=True) if len(kept) else table
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for people."""
+    lines = [
+        "| model | method | stage | comparison | ours, s | PyTorch, s | speedup | compile, s "
+        "| forget accuracy, ours / PyTorch | retain accuracy, ours / PyTorch |",
+        "|" + " --- |" * 10,
+    ]
+    for _, row in table.iterrows():
+        compiled = row["compile_seconds"]
+        scores = [
+            ""
+            if pd.isna(row.get(f"ours_{part}_accuracy"))
+            else f"{100 * row[f'ours_{part}_accuracy']:.2f} / "
+            f"{100 * row[f'pytorch_{part}_accuracy']:.2f}"
+            for part in ("forget", "retain")
+        ]
+        cells = [
+            *row[["model", "method", "stage", "comparison"]],
+            f"{row['ours_seconds']:.3g}",
+            f"{row['pytorch_seconds']:.3g}",
+            f"{row['speedup']:.2f}",
+            "" if pd.isna(compiled) else f"{compiled:.1f}",
+            *scores,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(table: pd.DataFrame, path: pathlib.Path) -> None:
+    """Bars of the seconds of both sides, a panel for each comparison."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    parts = [part for _, part in table.groupby("comparison", sort=True)]
+    height = 1.2 + 0.32 * max(len(part) for part in parts)
+    figure, axes = pyplot.subplots(
+        1, len(parts), figsize=(6.5 * len(parts), height), squeeze=False, layout="constrained"
+    )
+    for axis, part in zip(axes[0], parts, strict=True):
+        places = np.arange(len(part))
+        for shift, side, label in ((-0.2, "ours", "ignpx"), (0.2, "pytorch", "PyTorch")):
+            axis.barh(places + shift, part[f"{side}_seconds"], 0.4, label=label)
+        for place, (_, row) in zip(places, part.iterrows(), strict=True):
+            longest = max(row["ours_seconds"], row["pytorch_seconds"])
+            axis.text(1.1 * longest, place, f"{row['speedup']:.1f}x", va="center", fontsize=8)
+        names = part["model"] + ", " + part["method"]
+        names = names.where(part["stage"] == "whole", names + ": " + part["stage"])
+        axis.set_yticks(places, names, fontsize=8)
+        axis.set_ylim(len(part) - 0.4, -0.6)
+        axis.set_xscale("log")
+        axis.margins(x=0.15)
+        axis.set_xlabel("seconds, without compilation")
+        axis.set_title(part["comparison"].iloc[0].replace("_", " "))
+    axes[0][0].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def hardware(device: torch.device) -> str:
+    """What the figures depend on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return name.group(1).strip() if name else platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def main(
+    model: Annotated[
+        list[str] | None, typer.Option(help="An untrained model; may be repeated.")
+    ] = None,
+    run: Annotated[
+        list[pathlib.Path] | None, typer.Option(help="A run by `ignpx train`; may be repeated.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="ignp, ssd, unsir or jit; all by default.")
+    ] = None,
+    width: Annotated[float, typer.Option(help="Of the untrained models.")] = 1.0,
+    forget: Annotated[int, typer.Option(help="The class to forget.")] = 0,
+    samples: Annotated[
+        int, typer.Option(help="equal_work: prototypes of each class, with those held out.")
+    ] = 20,
+    steps: Annotated[int, typer.Option(help="equal_work: of the synthesis.")] = 200,
+    images: Annotated[int, typer.Option(help="Of each class, for methods that see data.")] = 100,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value of ours at equal_outcome.")
+    ] = None,
+    repeats: int = 5,
+    threads: Annotated[int | None, typer.Option(help="Of PyTorch; all cores by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or gpu, for both.")] = "cpu",
+    quick: Annotated[bool, typer.Option(help="Tiny sizes, to try the script out.")] = False,
+    out: pathlib.Path = pathlib.Path("results/speed.csv"),
+    picture: pathlib.Path = pathlib.Path("docs/speed.png"),
+    data_dir: Annotated[str | None, typer.Option(envvar="TFDS_DATA_DIR")] = None,
+) -> None:
+    """Compares the numbers of both sides, then their times."""
+    torch_device, threads = _devices(device, threads)
+    chosen = method or METHOD_NAMES
+    if unknown := set(chosen) - set(METHOD_NAMES):
+        raise typer.BadParameter(f"{unknown} is not among {METHOD_NAMES}")
+    quantities = sizes(samples, steps, images, quick)
+    width, repeats = (0.5, 1) if quick else (width, repeats)
+    fields = {"images": quantities.images, "forget": forget, "device": torch_device}
+    named = model or ([] if run else ["lenet"] if quick else ["lenet", "resnet9", "resnet18"])
+    makers = [functools.partial(untrained, name, width, quick=quick, **fields) for name in named]
+    makers += [functools.partial(trained, path, data_dir=data_dir, **fields) for path in run or ()]
+    about = {
+        "device": device,
+        "hardware": hardware(torch_device),
+        "threads": threads,
+        "versions": f"ignpx {ignpx.__version__}, jax {jax.__version__}, torch {torch.__version__}",
+    }
+    table = []
+    for make in makers:
+        subject = make()
+        print(f"{subject.name}, width {subject.width:g}, {device}, {threads} threads")
+        check(differences(subject, quantities.ssd["batch_size"]))
+        for name in chosen:
+            found = compete(equal_work(subject, quantities, name), subject, repeats)
+            if name == "ignp" and subject.test is not None:
+                settings = config.parse_overrides(overrides or ())
+                contest = equal_outcome(subject, quantities, settings, quick)
+                found += compete(contest, subject, repeats)
+            table += [{**row, **about} for row in found]
+    frame = pd.DataFrame(table)
+    print(markdown(frame))
+    _warn(frame)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    everything = merged(frame, out)
+    everything.to_csv(out, index=False, float_format="%.6g")
+    draw(everything, picture)
+    print(f"{len(frame)} rows: {out}, {picture}")
+
+
+def _devices(device: str, threads: int | None) -> tuple[torch.device, int]:
+    if device not in ("cpu", "gpu"):
+        raise typer.BadParameter("--device is cpu or gpu")
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    elif jax.default_backend() != "gpu" or not torch.cuda.is_available():
+        raise typer.BadParameter("--device gpu needs JAX and PyTorch that both see a GPU")
+    else:
+        # The same precision: neither side rounds the factors of its products to TF32.
+        jax.config.update("jax_default_matmul_precision", "highest")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    threads = threads or cores()
+    if threads != cores():
+        print(
+            f"JAX takes all {cores()} cores, PyTorch {threads} threads: see the head of this file"
+        )
+    torch.set_num_threads(threads)
+    return torch.device("cuda" if device == "gpu" else "cpu"), threads
+
+
+def _warn(frame: pd.DataFrame) -> None:
+    """Says where an outcome is not equal."""
+    if "ours_forget_accuracy" not in frame:
+        return
+    worse = (frame["ours_forget_accuracy"] > frame["pytorch_forget_accuracy"]) | (
+        frame["ours_retain_accuracy"] < frame["pytorch_retain_accuracy"]
+    )
+    for name, part in frame[worse & (frame["stage"] == "whole")].groupby("model"):
+        print(f"{name}: ours is less accurate, so this is no equal outcome: {set(part['method'])}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,314 @@
+"""A model on both sides of `bench_vs_pytorch.py`, and the check that both compute the same."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytorch_side as theirs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ignpx import data, edits, importance, selection, synthesis, targets
+from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.losses import cross_entropy
+from ignpx.methods import PAPER
+from ignpx.unlearner import Request
+
+# What our defaults add to the paper's objective.
+PRIORS: dict[str, Any] = {"total_variation": 1.0, "batch_statistics": 1.0, "pixel_range": True}
+
+# The largest relative difference (Euclidean norm, the worst array) at which both sides count as the
+# same. float32 has 6e-8; sums over thousands of terms in another order lose two to three digits,
+# squares of gradients through many layers another one. What differs in kind (a padding, a mean for
+# a sum, a transposed kernel) is off by 0.01 and mostly by 1.
+TOLERANCES = {
+    "logits": 1e-4,
+    "gradient of synthesis": 1e-3,
+    # Of the distance that the inputs moved. Adam divides by the size of a gradient: a pixel whose
+    # gradient is rounding alone steps either way.
+    "inputs after 3 steps": 3e-2,
+    "sensitivities": 1e-3,
+    # Of the number selected: neighbours of alpha may fall on either side of it.
+    "mask": 1e-2,
+    # Of the change, for the same sensitivities and alpha.
+    "dampened parameters": 1e-4,
+    "importances of SSD": 1e-3,
+    "gradient of training": 1e-3,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model on both sides, and data for those methods that take some.
+
+    Attributes:
+      name: of the model, or of the run.
+      width: of the model.
+      classifier: ours.
+      model: theirs, with the same parameters; methods edit it.
+      device: of their model.
+      forget: the class to forget.
+      request: with samples of both kinds.
+      forget_data: the same samples for PyTorch.
+      retain_data: likewise.
+      preprocess: as that of the classifier.
+      test: the test split; None for a model that is not trained.
+    """
+
+    name: str
+    width: float
+    classifier: Classifier
+    model: nn.Module
+    device: torch.device
+    forget: int
+    request: Request
+    forget_data: theirs.Samples
+    retain_data: theirs.Samples
+    preprocess: theirs.Normalise
+    test: Samples | None
+
+    @classmethod
+    def of(
+        cls,
+        classifier: Classifier,
+        architecture: str,
+        samples: Samples,
+        *,
+        name: str,
+        width: float,
+        forget: int,
+        device: torch.device,
+        test: Samples | None = None,
+    ) -> Self:
+        """Puts a classifier and samples on the other side."""
+        build = theirs.MODELS[architecture]
+        model = build(classifier.input_shape, classifier.num_classes, width).to(device)
+        theirs.load(model, classifier.params, classifier.state, device)
+        parts = data.only(samples, [forget]), data.retained(samples, [forget])
+        forget_data, retain_data = (
+            theirs.Samples(
+                channels_first(part.images, device), torch.tensor(part.labels).long().to(device)
+            )
+            for part in parts
+        )
+        normalise = classifier.preprocess
+        mean, std = (
+            torch.tensor(values).float().view(-1, 1, 1).to(device)
+            for values in (normalise.mean, normalise.std)
+        )
+        request = Request.classes(
+            [forget], classifier.num_classes, forget_data=parts[0], retain_data=parts[1]
+        )
+        return cls(
+            name,
+            width,
+            classifier,
+            model.eval(),
+            device,
+            forget,
+            request,
+            forget_data,
+            retain_data,
+            theirs.Normalise(mean, std),
+            test,
+        )
+
+    @property
+    def targets(self) -> list[str]:
+        """PyTorch's names of the target parameters."""
+        chosen, _ = targets.partition(self.classifier.params, self.classifier.targets)
+        return [theirs.name_of(path) for path in targets.paths(chosen)]
+
+    def restore(self) -> nn.Module:
+        """Their model as it was."""
+        theirs.load(self.model, self.classifier.params, self.classifier.state, self.device)
+        return self.model.eval()
+
+    def edited(self) -> Classifier:
+        """What their model has become, as one of ours."""
+        named = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        params, state = (
+            jax.tree.map(jnp.asarray, theirs.returned(named, tree))
+            for tree in (self.classifier.params, self.classifier.state)
+        )
+        return self.classifier.replace(params=params, state=state)
+
+
+def channels_first(images: Any, device: torch.device) -> Tensor:
+    """Images or inputs `(..., H, W, channels)` for PyTorch."""
+    return torch.tensor(np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, -3))).to(device)
+
+
+def channels_last(inputs: Tensor) -> np.ndarray:
+    """The inverse of `channels_first`."""
+    return np.moveaxis(inputs.detach().cpu().numpy(), -3, -1)
+
+
+def check(found: dict[str, float]) -> None:
+    """Prints differences.
+
+    Raises:
+      SystemExit: if one of them is above its tolerance.
+    """
+    for name, difference in found.items():
+        print(f"  {name}: differ by {difference:.1e}, tolerated are {TOLERANCES[name]:.0e}")
+    wrong = [name for name, difference in found.items() if not difference <= TOLERANCES[name]]
+    if wrong:
+        raise SystemExit(
+            f"ignpx and PyTorch do not compute the same: {', '.join(wrong)}. It is more than "
+            "rounding explains; nothing is timed, as the times would be those of different things"
+        )
+
+
+def differences(subject: Subject, batch_size: int) -> dict[str, float]:
+    """The largest relative difference of both sides in each thing that they compute.
+
+    Args:
+      subject: the model.
+      batch_size: of the batches of data.
+    """
+    classifier = subject.classifier
+    key = jax.random.key(1)
+    noise = jax.random.normal(key, (classifier.num_classes, 3, *classifier.input_shape))
+    inputs = noise.reshape(-1, *classifier.input_shape)
+    logits = jax.jit(Classifier.logits)(classifier, inputs)
+    with torch.no_grad():
+        found = {"logits": apart(logits, subject.model(channels_first(inputs, subject.device)))}
+    found |= _of_synthesis(subject, key, noise)
+    # The least likely class of each input, so that no loss vanishes.
+    found |= _of_edit(subject, inputs, jnp.argmin(logits, axis=1))
+    subject.restore()
+    found |= _of_data(subject, batch_size)
+    subject.restore()
+    return found
+
+
+def _of_synthesis(subject: Subject, key: jax.Array, noise: jax.Array) -> dict[str, float]:
+    classifier, device = subject.classifier, subject.device
+    classes, samples, *shape = noise.shape
+    labels = jnp.arange(classes)
+    terms = [
+        term()
+        for term in (
+            synthesis.cross_entropy,
+            synthesis.diversity,
+            synthesis.total_variation,
+            synthesis.batch_statistics,
+        )
+    ]
+
+    def objective(inputs: jax.Array, classifier: Classifier) -> jax.Array:
+        logits = classifier.logits(inputs.reshape(-1, *shape)).reshape(classes, samples, -1)
+        view = synthesis.View(classifier, inputs, labels, logits)
+        return sum((term(view) for term in terms), jnp.float32(0.0))
+
+    gradient = jax.jit(jax.grad(objective))(noise, classifier)
+    descended = synthesis.synthesise(
+        classifier,
+        key,
+        terms=terms,
+        samples=samples,
+        steps=3,
+        optimizer=optax.adam(0.1),
+        bounds=classifier.preprocess.bounds,
+    )
+    settings = theirs.IgnpSettings(samples, 0, 3, **PRIORS)
+    total = theirs.Objective(subject.model, torch.arange(classes, device=device), settings)
+    start = channels_first(noise, device).requires_grad_()
+    total(start).backward()
+    moved = theirs.descend(start.detach(), total, 3, 0.1, subject.preprocess.bounds)
+    total.close()
+    return {
+        "gradient of synthesis": apart(gradient, channels_last(start.grad)),
+        "inputs after 3 steps": apart(descended.inputs, channels_last(moved), noise),
+    }
+
+
+def _of_edit(subject: Subject, inputs: jax.Array, labels: jax.Array) -> dict[str, float]:
+    """The first three inputs stand for what is forgotten, the others for what is retained."""
+    classifier, device, count = subject.classifier, subject.device, len(labels)
+    first = jnp.arange(count) < 3
+    weights = jnp.stack([first / 3, ~first / (count - 3)])
+    squares = importance.sensitivity(
+        classifier, inputs, labels, weights, patterns=classifier.targets, microbatch=count
+    )
+    forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], squares) for i in (0, 1))
+    x, y = channels_first(inputs, device), torch.tensor(np.array(labels)).long().to(device)
+    found = {"sensitivities": 0.0}
+    for way in (theirs.by_loop, functools.partial(theirs.by_vmap, chunk=3)):
+        theirs_forget, theirs_retain = (
+            way(subject.model, subject.targets, x[part], y[part])
+            for part in (slice(3), slice(3, None))
+        )
+        for mine, other in ((forget, theirs_forget), (retain, theirs_retain)):
+            difference = apart(mine, theirs.returned(other, mine))
+            found["sensitivities"] = max(found["sensitivities"], difference)
+
+    total = targets.size(classifier.params)
+    ratios = selection.log_ratio(forget, retain)
+    log_alpha = selection.calibrate(ratios, PAPER["coverage"], total=total).log_alpha
+    mask = selection.mask(ratios, log_alpha)
+    other = {name: theirs_forget[name] / theirs_retain[name] for name in subject.targets}
+    alpha = theirs.calibrate(other, PAPER["coverage"], total, exact=True)
+    selected = theirs.returned({name: ratio > alpha for name, ratio in other.items()}, mask)
+    flipped = jax.tree.map(lambda a, b: int(np.sum(np.asarray(a) != b)), mask, selected)
+    found["mask"] = sum(jax.tree.leaves(flipped)) / max(1, int(selection.count(mask)))
+
+    strength = theirs.IgnpSettings.strength
+    dampened = edits.scale(classifier.params, edits.dampening(ratios, log_alpha, strength))
+    given = theirs.carried(jax.tree.map(jnp.exp, ratios), device)
+    theirs.dampen(subject.model, given, math.exp(log_alpha), strength)
+    edited = subject.edited().params
+    before = classifier.params
+    found["dampened parameters"] = apart(_joined(dampened), _joined(edited), _joined(before))
+    return found
+
+
+def _of_data(subject: Subject, batch_size: int) -> dict[str, float]:
+    """Of a whole batch and a shorter one."""
+    classifier, model = subject.classifier, subject.model
+    few = Samples(*(part[: 2 * batch_size - 1] for part in subject.request.retain_data))
+    other = theirs.Samples(*(part[: 2 * batch_size - 1] for part in subject.retain_data))
+    squares = importance.squared_batch_gradients(classifier, few, batch_size=batch_size)
+    theirs_squares = theirs.importances(model, other, subject.preprocess, batch_size)
+    found = {"importances of SSD": apart(squares, theirs.returned(theirs_squares, squares))}
+
+    def loss(params: PyTree, classifier: Classifier, samples: Samples) -> jax.Array:
+        inputs = classifier.preprocess(samples.images)
+        logits, _ = classifier.apply(params, classifier.state, inputs, train=True)
+        return cross_entropy(logits, samples.labels).mean()
+
+    batch = Samples(*(jnp.asarray(part[:batch_size]) for part in few))
+    slope = jax.jit(jax.grad(loss))(classifier.params, classifier, batch)
+    names, parameters = zip(*model.train().requires_grad_(True).named_parameters(), strict=True)
+    images, labels = (part[:batch_size] for part in other)
+    theirs_loss = functional.cross_entropy(model(subject.preprocess(images)), labels)
+    gradients = torch.autograd.grad(theirs_loss, parameters)
+    returned = theirs.returned(dict(zip(names, gradients, strict=True)), slope)
+    # All parameters together: a bias that the next normalisation takes away has none but rounding.
+    found["gradient of training"] = apart(_joined(slope), _joined(returned))
+    return found
+
+
+def apart(ours: PyTree, other: PyTree, origin: PyTree = None) -> float:
+    """`|ours - other| / |ours - origin|` of the worst array; infinite if that is not a number."""
+    origin = jax.tree.map(np.zeros_like, ours) if origin is None else origin
+
+    def leaf(a: Any, b: Any, start: Any) -> float:
+        a, b, start = (np.asarray(array, np.float64) for array in (a, b, start))
+        distance, length = np.linalg.norm(a - b), np.linalg.norm(a - start)
+        if not np.isfinite(distance + length):
+            return math.inf
+        return float(distance / length) if length else float(distance > 0)
+
+    return max(jax.tree.leaves(jax.tree.map(leaf, ours, other, origin)))
+
+
+def _joined(tree: PyTree) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])

@@ -1,0 +1,83 @@
+"""Forgets a class and trains on a mesh; run by tests/test_sharding.py in processes of its own.
+
+    python tests/distributed_worker.py OUT DATA MODEL [PROCESSES INDEX PORT]
+
+Writes what came out to OUT/result.npz (by the first process), and a sharded checkpoint to
+OUT/checkpoint, which it restores on the mesh again.
+"""
+
+import contextlib
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ignpx import Request, Samples, checkpoint, config, importance, models, sharding, training
+from ignpx.methods import METHODS
+
+
+def main(out, data, model, processes=1, index=0, port=0):
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, index)
+    with contextlib.ExitStack() as stack:
+        mesh = None
+        if data * model > 1:
+            mesh = sharding.mesh(data=data, model=model)
+            stack.enter_context(jax.set_mesh(mesh))
+        found = computed(pathlib.Path(out), mesh)
+    if index == 0:
+        np.savez(pathlib.Path(out) / "result.npz", **found)
+
+
+def computed(out, mesh):
+    classifier = models.create("resnet9", input_shape=(8, 8, 3), num_classes=8, width=0.125)
+    if mesh is not None:
+        classifier = sharding.place(classifier, mesh)
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(19, 8, 8, 3)).astype(np.float32)
+    labels = np.arange(19) % 8
+    weights = rng.uniform(size=(2, 19)).astype(np.float32)
+    moments = importance.sensitivity_moments(
+        classifier, jnp.asarray(inputs), jnp.asarray(labels), jnp.asarray(weights), weights[0]
+    )
+    unlearner = METHODS["ignp"](samples=4, held_out=2, steps=5, coverage=(0.01, 0.3))
+    request = Request.classes([2], 8)
+    edited, info = unlearner.unlearn(classifier, request, jax.random.key(0))
+    images = rng.integers(0, 256, size=(64, 8, 8, 3)).astype(np.float32) / 255
+    samples = Samples(images, (np.arange(64) % 8).astype(np.int32))
+    recipe = config.Recipe(epochs=2, batch_size=16, learning_rate=0.05)
+    tuned, losses = training.fit(classifier, samples, recipe, jax.random.key(1))
+    if mesh is not None:
+        checkpoint.save(out / "checkpoint", edited, {})
+        back, _ = checkpoint.load(out / "checkpoint", like=edited)
+        for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(edited), strict=True):
+            assert a.sharding == b.sharding
+            assert bool(jnp.all(a == b))
+        divided = [p for p in jax.tree.leaves(edited.params) if not p.is_fully_replicated]
+        assert bool(divided) == (mesh.shape["model"] > 1)
+    trees = {
+        "square": moments.square,
+        "mean": moments.mean,
+        "inputs": info.prototypes.inputs,
+        "coverage": info.calibration.coverage,
+        "edited": edited.params,
+        "tuned": (tuned.params, tuned.state),
+        "losses": losses,
+    }
+    return {
+        f"{name}/{number}": np.asarray(whole(leaf))
+        for name, tree in trees.items()
+        for number, leaf in enumerate(jax.tree.leaves(tree))
+    }
+
+
+def whole(leaf):
+    return multihost_utils.process_allgather(leaf, tiled=True) if jax.process_count() > 1 else leaf
+
+
+# Orbax starts processes of its own.
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,90 @@
+"""The same figures on one device, on eight, and on two processes that share the work."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from ignpx import InvalidArgumentError, sharding
+
+WORKER = pathlib.Path(__file__).parent / "distributed_worker.py"
+
+
+def started(out, *arguments, devices):
+    out.mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, str(WORKER), str(out), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def result(out, *processes):
+    for process in processes:
+        printed, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, printed
+    return np.load(out / "result.npz")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone")
+    return result(out, started(out, 1, 1, devices=1))
+
+
+def assert_same(actual, expected):
+    assert set(actual) == set(expected)
+    for name in expected:
+        size = np.abs(expected[name]).max()
+        np.testing.assert_allclose(actual[name], expected[name], atol=1e-4 * size, err_msg=name)
+
+
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (2, 4)])
+def test_eight_devices(alone, tmp_path, data, model):
+    assert_same(result(tmp_path, started(tmp_path, data, model, devices=8)), alone)
+
+
+def test_two_processes(alone, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    both = [started(tmp_path, 2, 2, 2, index, port, devices=2) for index in (0, 1)]
+    assert_same(result(tmp_path, *both), alone)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3, 3, 8, 16), PartitionSpec(None, None, None, "model")),
+        ((3, 3, 8, 10), PartitionSpec(None, None, "model", None)),
+        ((10,), PartitionSpec()),
+        ((), PartitionSpec()),
+    ],
+)
+def test_parameters_are_divided_along_their_last_divisible_axis(shape, expected):
+    assert sharding.parameter_spec(shape, 4) == expected
+
+
+@pytest.mark.parametrize("axes", [{"data": 2}, {"model": 3}, {"data": 0}, {"model": 0}])
+def test_a_mesh_takes_all_devices(axes):
+    if jax.device_count() != 1:
+        pytest.skip("for one device")
+    with pytest.raises(InvalidArgumentError, match="number of devices, 1"):
+        sharding.mesh(**axes)
+
+
+def test_without_a_mesh_nothing_is_divided():
+    batch = jnp.ones((4, 2))
+    assert sharding.data_parts() == 1
+    assert sharding.over_data(batch) is batch
