@@ -42,9 +42,6 @@ def save(
     Raises:
       InvalidArgumentError: if there is one already and `overwrite` is not set.
     """
-    path = pathlib.Path(directory).absolute()
-    if path.exists() and not overwrite:
-        raise InvalidArgumentError("directory", str(path), "exists; name another, or overwrite it")
     description = {
         **config,
         "input_shape": list(classifier.input_shape),
@@ -56,12 +53,25 @@ def save(
             "mean": list(classifier.preprocess.mean),
             "std": list(classifier.preprocess.std),
         }
+    save_tree(directory, _arrays(classifier), description, overwrite=overwrite)
+
+
+def save_tree(
+    directory: str | os.PathLike[str],
+    tree: PyTree,
+    config: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes any pytree of arrays with JSON values that describe it, see `save`."""
+    path = pathlib.Path(directory).absolute()
+    if path.exists() and not overwrite:
+        raise InvalidArgumentError("directory", str(path), "exists; name another, or overwrite it")
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
             path,
             ocp.args.Composite(
-                arrays=ocp.args.StandardSave(_arrays(classifier)),
-                config=ocp.args.JsonSave(description),
+                arrays=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(config)
             ),
             force=overwrite,
         )
@@ -82,6 +92,18 @@ def load(
     Raises:
       InvalidArgumentError: if there is no complete checkpoint, or it is of another model.
     """
+    config = load_config(directory)
+    like = _rebuilt(config, directory) if like is None else like
+    arrays = load_tree(directory, _arrays(like))
+    return like.replace(params=arrays["params"], state=arrays["state"]), config
+
+
+def load_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what describes a checkpoint.
+
+    Raises:
+      InvalidArgumentError: if there is no complete checkpoint.
+    """
     path = pathlib.Path(directory).absolute()
     if not path.is_dir():
         raise InvalidArgumentError(
@@ -89,19 +111,26 @@ def load(
         )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
-            config = checkpointer.restore(
+            return checkpointer.restore(
                 path, ocp.args.Composite(config=ocp.args.JsonRestore())
             ).config
         except Exception as error:  # Orbax and TensorStore raise many kinds, bare ones among them
             raise InvalidArgumentError(
                 "directory", str(directory), f"is not a complete checkpoint ({_first_line(error)})"
             ) from error
-        if like is None:
-            like = _rebuilt(config, directory)
+
+
+def load_tree(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
+    """Reads the arrays of a checkpoint into the structure, dtypes and shardings of `like`.
+
+    Raises:
+      InvalidArgumentError: if the checkpoint is damaged or holds something else.
+    """
+    path = pathlib.Path(directory).absolute()
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         try:
-            arrays = checkpointer.restore(
-                path,
-                ocp.args.Composite(arrays=ocp.args.StandardRestore(_abstract(_arrays(like)))),
+            return checkpointer.restore(
+                path, ocp.args.Composite(arrays=ocp.args.StandardRestore(_abstract(like)))
             ).arrays
         except Exception as error:
             raise InvalidArgumentError(
@@ -109,7 +138,6 @@ def load(
                 str(directory),
                 f"is damaged, or holds another model than the one asked for ({_first_line(error)})",
             ) from error
-    return like.replace(params=arrays["params"], state=arrays["state"]), config
 
 
 def save_latest(directory: pathlib.Path, step: int, tree: PyTree) -> None:

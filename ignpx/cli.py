@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ignpx import config as configuration
 from ignpx import demo as demonstration
-from ignpx import runs
+from ignpx import preparation, runs
 from ignpx.bench import run as benchmark
 from ignpx.bench import submit as submission
 from ignpx.errors import IgnpxError, InvalidArgumentError
@@ -158,8 +158,43 @@ def unlearn(
         )
         if name in metrics
     ]
+    if metrics["prepared"]:
+        found.append("from what was prepared")
     found.append(f"{unlearning:.1f} s after {seconds['compile']:.1f} s of compilation")
     console.print(f"{', '.join(found)}; written to {workdir}", soft_wrap=True)
+
+
+@app.command()
+def prepare(
+    directory: Annotated[pathlib.Path, typer.Argument(help="A run, by train or by unlearn.")],
+    method: Annotated[str, typer.Option(help="A method that prepares something.")] = "ignp",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method: steps=100. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what was prepared before.")
+    ] = False,
+) -> None:
+    """Do once what does not depend on what is to be forgotten, so that requests take moments.
+
+    `ignpx unlearn` with the same method, settings and seed then uses it.
+    """
+    with console.status(f"preparing for {method}"):
+        seconds = preparation.prepare(
+            directory,
+            method=method,
+            settings=configuration.parse_overrides(overrides or ()),
+            seed=seed,
+            overwrite=overwrite,
+        )
+    spent = sum(value for name, value in seconds.items() if name != "compile")
+    console.print(
+        f"{spent:.1f} s after {seconds['compile']:.1f} s of compilation; "
+        f"written to {directory / preparation.PREPARED}",
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """Whole runs on a directory: train a classifier, unlearn from a trained one."""
 
-import inspect
 import json
 import pathlib
 import shutil
@@ -13,14 +12,24 @@ import jax
 import numpy as np
 
 import ignpx
-from ignpx import checkpoint, data, models, pictures, scenarios, stages, training, workdir
+from ignpx import (
+    checkpoint,
+    data,
+    models,
+    pictures,
+    preparation,
+    scenarios,
+    stages,
+    training,
+    workdir,
+)
 from ignpx.audit import ClassCounts, count_correct
 from ignpx.classifier import Classifier, Samples
 from ignpx.config import TrainConfig
-from ignpx.errors import InvalidArgumentError, UnlearningWarning, near_names
-from ignpx.methods import METHODS
+from ignpx.errors import InvalidArgumentError, UnlearningWarning
+from ignpx.methods import build
 from ignpx.scenarios import Classes, Random, Scenario
-from ignpx.unlearner import Unlearner, check_served, unlearn
+from ignpx.unlearner import check_served, unlearn
 
 
 class Where(NamedTuple):
@@ -117,42 +126,6 @@ def train(
     return metrics
 
 
-def unlearner(
-    method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None
-) -> Unlearner:
-    """Builds a method from its registered name and hyperparameters.
-
-    A method that takes a `recipe` gets the one that the classifier was trained by, with what
-    settings such as `recipe.epochs` change of it.
-
-    Raises:
-      InvalidArgumentError: if the method or a hyperparameter is unknown, or a value is unusable.
-    """
-    if method not in METHODS:
-        raise InvalidArgumentError("--method", method, near_names(method, METHODS))
-    factory = METHODS[method]
-    known = inspect.signature(factory).parameters
-    if "recipe" in known:
-        changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
-        settings = {n: v for n, v in settings.items() if n not in changed}
-        if recipe or changed:
-            fields = {n.removeprefix("recipe."): v for n, v in changed.items()}
-            settings.setdefault("recipe", {**(recipe or {"epochs": 200}), **fields})
-    for name, value in settings.items():
-        if name not in known:
-            raise InvalidArgumentError(
-                "--set", name, f"{method} has no such setting; {near_names(name, known)}"
-            )
-        if isinstance(value, list):
-            settings = {**settings, name: tuple(value)}
-    try:
-        return factory(**settings)
-    except TypeError as error:
-        raise InvalidArgumentError(
-            "--set", settings, f"has a value of the wrong type ({error})"
-        ) from error
-
-
 def forget(
     source: pathlib.Path,
     directory: pathlib.Path,
@@ -167,8 +140,9 @@ def forget(
 ) -> dict[str, Any]:
     """Unlearns from the classifier of a run, and writes the result as a run of its own.
 
-    For a method that sees no data, the dataset is opened for nothing but scoring. `config.json`
-    records what was forgotten; what `source` has forgotten before is not retained.
+    For a method that sees no data, the dataset is opened for nothing but scoring. What was
+    prepared of `source` with these settings and this seed is used (`ignpx.preparation`).
+    `config.json` records what was forgotten; what `source` has forgotten before is not retained.
 
     Args:
       source: directory of a run, by `train` or by `forget`.
@@ -191,9 +165,9 @@ def forget(
     """
     workdir.check_free(directory, overwrite=overwrite)
     settings = settings or {}
-    unlearner(method, settings)  # a mistake is found before anything long is done
+    build(method, settings)  # a mistake is found before anything long is done
     classifier, config = checkpoint.load(source / workdir.CHECKPOINT)
-    chosen = unlearner(method, settings, config.get("training"))
+    chosen = build(method, settings, config.get("training"))
     check_served(chosen, scenario.asks)
     past = [scenarios.read(step) for step in config.get("unlearning", [])]
     # Without data as far as that goes, so that a mistake is found before any are read.
@@ -211,9 +185,12 @@ def forget(
         names = dataset.class_names
         parts = scenarios.scored(scenario, test, fine, past)
 
+    prepared = preparation.load(
+        source, chosen, classifier, method=method, settings=settings, seed=seed
+    )
     with warnings.catch_warnings(record=True) as caught, stages.recording() as seconds:
         warnings.simplefilter("always", UnlearningWarning)
-        edited, info = unlearn(chosen, classifier, request, jax.random.key(seed))
+        edited, info = unlearn(chosen, classifier, request, jax.random.key(seed), prepared)
     doubts = [str(w.message) for w in caught if issubclass(w.category, UnlearningWarning)]
 
     metrics: dict[str, Any] = {
@@ -221,6 +198,7 @@ def forget(
         **scenario.described(),
         "forgotten_before": scenarios.forgotten(past),
         "seed": seed,
+        "prepared": prepared is not None,
         **info.summary(),
         "doubts": doubts,
     }

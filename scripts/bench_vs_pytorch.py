@@ -37,7 +37,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import jax
@@ -51,12 +51,11 @@ import typer
 from both_sides import PRIORS, Subject, check, differences
 
 import ignpx
-from ignpx import checkpoint, config, data, models, runs, stages, targets, workdir
+from ignpx import checkpoint, config, data, models, stages, targets, workdir
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier, Samples
 from ignpx.data import Normalise
-from ignpx.methods import METHODS
-from ignpx.unlearner import Unlearner
+from ignpx.methods import METHODS, build
 
 # What `--model` calls them, where that is not our name.
 NAMES = {"resnet18": "cifar_resnet18"}
@@ -229,7 +228,7 @@ def equal_outcome(subject: Subject, sizes: Sizes, settings: dict[str, Any], quic
     if quick:
         few = {"samples": sizes.samples, "held_out": sizes.held_out, "steps": sizes.steps}
         settings = few | settings
-    unlearner = runs.unlearner("ignp", settings)
+    unlearner = build("ignp", settings)
     request = subject.request.granted(unlearner.sees)
     # Timed below is what a request takes once this is there.
     prepared = jax.block_until_ready(unlearner.prepare(classifier, key))
@@ -444,7 +443,9 @@ def main(
     method: Annotated[
         list[str] | None, typer.Option(help="ignp, ssd, unsir or jit; all by default.")
     ] = None,
-    width: Annotated[float, typer.Option(help="Of the untrained models.")] = 1.0,
+    width: Annotated[
+        float | None, typer.Option(help="Of the untrained models; 1 by default.")
+    ] = None,
     forget: Annotated[int, typer.Option(help="The class to forget.")] = 0,
     samples: Annotated[
         int, typer.Option(help="equal_work: prototypes of each class, with those held out.")
@@ -468,7 +469,8 @@ def main(
     if unknown := set(chosen) - set(METHOD_NAMES):
         raise typer.BadParameter(f"{unknown} is not among {METHOD_NAMES}")
     quantities = sizes(samples, steps, images, quick)
-    width, repeats = (0.5, 1) if quick else (width, repeats)
+    width = width or (0.5 if quick else 1.0)
+    repeats = 1 if quick else repeats
     fields = {"images": quantities.images, "forget": forget, "device": torch_device}
     named = model or ([] if run else ["lenet"] if quick else ["lenet", "resnet9", "resnet18"])
     makers = [functools.partial(untrained, name, width, quick=quick, **fields) for name in named]

@@ -20,9 +20,10 @@ import pandas as pd
 import typer
 from rich.console import Console
 
-from ignpx import checkpoint, config, data, runs, targets, workdir
+from ignpx import checkpoint, config, data, targets, workdir
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier, Samples
+from ignpx.methods import build
 from ignpx.unlearner import Request, Unlearner
 
 console = Console()
@@ -89,7 +90,7 @@ def main(
     table = []
     for values in itertools.product(*varied.values()):
         settings = {**fixed, **dict(zip(varied, values, strict=True))}
-        unlearner = runs.unlearner(method, settings)
+        unlearner = build(method, settings)
         for one_seed in seed or [0]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

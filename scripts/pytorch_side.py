@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ignpx.classifier import PyTree
 from ignpx.models.layers import scaled
@@ -417,8 +418,11 @@ class Objective:
         logits = self.model(inputs.flatten(0, 1))
         loss = functional.cross_entropy(logits, self.labels.repeat_interleave(count))
         if settings.diversity and count > 1:
-            distances = [torch.pdist(one).mean() for one in inputs.flatten(2)]
-            loss = loss + settings.diversity * (1.0 / torch.stack(distances)).mean()
+            flat = inputs.flatten(2)
+            # By products of matrices: several times as fast as `pdist`, or pairs by index.
+            distances = torch.cdist(flat, flat, compute_mode="use_mm_for_euclid_dist")
+            mean = distances.sum(dim=(1, 2)) / (count * (count - 1))
+            loss = loss + settings.diversity * (1.0 / mean).mean()
         if settings.total_variation:
             place = torch.arange(count, device=inputs.device) * 0.6180339887 % 1.0
             weights = settings.total_variation * 10.0 ** (place - 0.5)
@@ -477,9 +481,11 @@ def by_vmap(
 
     gradient = vmap(grad(loss), in_dims=(None, 0, 0))
     sums = {name: torch.zeros_like(parameter) for name, parameter in chosen.items()}
-    for x, label in zip(inputs.split(chunk), labels.split(chunk), strict=True):
-        for name, gradients in gradient(chosen, x, label).items():
-            sums[name] += gradients.square_().sum(0)
+    # The fused attention kernels have no rule for vmap, and would run sample by sample.
+    with sdpa_kernel(SDPBackend.MATH):
+        for x, label in zip(inputs.split(chunk), labels.split(chunk), strict=True):
+            for name, gradients in gradient(chosen, x, label).items():
+                sums[name] += gradients.square_().sum(0)
     return {name: total.div_(len(labels)) for name, total in sums.items()}
 
 

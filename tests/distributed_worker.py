@@ -48,7 +48,7 @@ def computed(out, mesh):
     edited, info = unlearner.unlearn(classifier, request, jax.random.key(0))
     images = rng.integers(0, 256, size=(64, 8, 8, 3)).astype(np.float32) / 255
     samples = Samples(images, (np.arange(64) % 8).astype(np.int32))
-    recipe = config.Recipe(epochs=2, batch_size=16, learning_rate=0.05)
+    recipe = config.Recipe(epochs=2, batch_size=16, learning_rate=0.002)
     tuned, losses = training.fit(classifier, samples, recipe, jax.random.key(1))
     if mesh is not None:
         checkpoint.save(out / "checkpoint", edited, {})

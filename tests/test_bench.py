@@ -172,7 +172,7 @@ class TestConfig:
         sizes = {"cifar100": 100, "tiny_imagenet_100_32": 100, "tiny_imagenet_20": 20}
 
         def describe(name, **_):
-            return data.DatasetInfo(name, sizes.get(name, 10), (), "test")
+            return data.DatasetInfo(name, sizes.get(name, 10), (), "test", ())
 
         monkeypatch.setattr(data, "describe", describe)
         assert cells_of(path)

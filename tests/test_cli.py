@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -143,6 +145,41 @@ BAD = {
     "a part that is a class": (["--forget-subclass", "3", *FINETUNE], "is all of class 3"),
     "an unknown part": (["--forget-subclass", "10", *FINETUNE], "is not a fine label of digits"),
 }
+
+
+def test_what_was_prepared_serves_every_request(trained_run, tmp_path):
+    run_directory = tmp_path / "run"
+    shutil.copytree(trained_run, run_directory)
+    unlearning = ["unlearn", run_directory, "--forget", 3, "--no-score", *QUICK]
+    assert run(*unlearning, "--workdir", tmp_path / "anew")[0] == 0
+    status, printed = run("prepare", run_directory, *QUICK)
+    assert status == 0, printed
+    status, printed = run(*unlearning, "--workdir", tmp_path / "prepared")
+    assert status == 0
+    assert "from what was prepared" in printed
+    metrics = [
+        json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("anew", "prepared")
+    ]
+    assert [one["prepared"] for one in metrics] == [False, True]
+    assert "synthesis" not in metrics[1]["seconds"]
+    expected, actual = (
+        checkpoint.load(tmp_path / n / "checkpoint")[0] for n in ("anew", "prepared")
+    )
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, e)
+    # Another seed is another result; nothing is taken from what was prepared for the first.
+    status, printed = run(*unlearning, "--seed", 1, "--workdir", tmp_path / "other")
+    assert status == 0
+    assert "from what was prepared" not in printed
+    status, printed = run("prepare", run_directory, *QUICK)
+    assert status == 2
+    assert "--overwrite" in printed
+
+
+def test_a_method_that_prepares_nothing(trained_run):
+    status, printed = run("prepare", trained_run, "--method", "ssd")
+    assert status == 2
+    assert "prepares nothing" in printed
 
 
 @pytest.mark.parametrize("case", BAD)

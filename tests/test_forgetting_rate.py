@@ -74,7 +74,7 @@ def test_similarity_is_one_minus_the_mean_divergence_in_bits(batch_size):
 
 
 def test_similarity_needs_samples_and_the_same_classes():
-    with pytest.raises(InvalidArgumentError, match="^samples=0"):
+    with pytest.raises(InvalidArgumentError, match=r"^samples=0"):
         similarity(BEFORE, AFTER, answered([], []))
     two = Classifier.from_function(
         lambda params, x: x[:, :2], jnp.ones(2), input_shape=(CLASSES,), num_classes=2

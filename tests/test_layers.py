@@ -21,6 +21,7 @@ LAYERS = [
     ["audit", "config", "checkpoint", "workdir", "pictures", "scenarios"],
     ["training"],
     ["methods"],
+    ["preparation"],
     ["runs"],
     ["bench"],
     ["demo"],

@@ -238,7 +238,7 @@ def test_the_method_is_given_these_samples_and_no_others(
 ):
     given = []
 
-    def spy(unlearner, classifier, request, key):
+    def spy(unlearner, classifier, request, key, *prepared):
         given.append(request)
         return classifier, _Nothing()
 

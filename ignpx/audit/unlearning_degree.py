@@ -198,8 +198,8 @@ class _Loss:
         given: dict[str, Classifier],
     ) -> tuple[jax.Array, PyTree]:
         perturbed, state = self.generator(params, state, batch.images, train=True)
-        logits = (given[name].logits(perturbed) for name in ("original", "unlearned"))
-        return objective(*logits, batch.labels, self.eta), state
+        original, unlearned = (given[n].logits(perturbed) for n in ("original", "unlearned"))
+        return objective(original, unlearned, batch.labels, self.eta), state
 
 
 def objective(

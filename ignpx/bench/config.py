@@ -10,7 +10,7 @@ import yaml
 from ignpx import config as configuration
 from ignpx import models as architectures
 from ignpx.errors import InvalidArgumentError, near_names
-from ignpx.runs import unlearner
+from ignpx.methods import build
 
 # Not methods that edit a classifier: the model as it was trained, and one that never saw the
 # classes. Both are trained once and shared by all cells.
@@ -124,4 +124,4 @@ def _check(entry: MethodEntry) -> None:
         if entry.settings:
             raise InvalidArgumentError("settings", entry.settings, "original has no settings")
         return
-    unlearner(entry.method, entry.settings)
+    build(entry.method, entry.settings)

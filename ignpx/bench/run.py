@@ -24,6 +24,7 @@ from ignpx.bench.config import load as load_config
 from ignpx.classifier import Classifier
 from ignpx.config import DatasetConfig
 from ignpx.errors import IgnpxError, InvalidArgumentError, UnlearningWarning
+from ignpx.methods import build
 from ignpx.pictures import prototypes
 from ignpx.runs import TFDS_DEFAULT, Where
 from ignpx.scenarios import Classes
@@ -340,7 +341,7 @@ def _inverted(
 # The same object for all classes and seeds, which then share what it has compiled.
 @functools.lru_cache(maxsize=64)
 def _unlearner(method: str, settings: str, recipe: str) -> Unlearner:
-    return runs.unlearner(method, json.loads(settings), json.loads(recipe))
+    return build(method, json.loads(settings), json.loads(recipe))
 
 
 @functools.lru_cache(maxsize=1)

@@ -69,6 +69,40 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
 }
 
 
+def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None) -> Unlearner:
+    """Builds a method from its registered name and hyperparameters.
+
+    A method that takes a `recipe` gets the one that the classifier was trained by, with what
+    settings such as `recipe.epochs` change of it.
+
+    Raises:
+      InvalidArgumentError: if the method or a hyperparameter is unknown, or a value is unusable.
+    """
+    if method not in METHODS:
+        raise InvalidArgumentError("--method", method, near_names(method, METHODS))
+    factory = METHODS[method]
+    known = inspect.signature(factory).parameters
+    if "recipe" in known:
+        changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
+        settings = {n: v for n, v in settings.items() if n not in changed}
+        if recipe or changed:
+            fields = {n.removeprefix("recipe."): v for n, v in changed.items()}
+            settings.setdefault("recipe", {**(recipe or {"epochs": 200}), **fields})
+    for name, value in settings.items():
+        if name not in known:
+            raise InvalidArgumentError(
+                "--set", name, f"{method} has no such setting; {near_names(name, known)}"
+            )
+        if isinstance(value, list):
+            settings = {**settings, name: tuple(value)}
+    try:
+        return factory(**settings)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            "--set", settings, f"has a value of the wrong type ({error})"
+        ) from error
+
+
 class Description(NamedTuple):
     """A registered method in words.
 

@@ -1,9 +1,9 @@
-"""Top-K, Random-k and Random-TopK, Zuo, Tang, Li and Datta.
+"""Top-K, Zuo et al., "Machine unlearning through fine-grained model parameters perturbation".
 
-The paper is "Machine unlearning through fine-grained model parameters perturbation". A part of the
-parameters is overwritten by little noise, and then the model is trained on the retained data: those
-that the output depends on most (Top-K), or some at random (Random-k). A reference model may guide
-the training: `CE on D_r + lambda * JS(p, p_reference) on D_f`.
+A part of the parameters is overwritten by little noise, and then the model is trained on the
+retained data: those that the output depends on most (Top-K), some at random (Random-k), or as many
+of the former (Random-TopK). A reference model may guide the training:
+`CE on D_r + lambda * JS(p, p_reference) on D_f`.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Two-teacher model (TTM) with UISPS's synthetic images, Lian, Ke, Tan, Cai and Liu, Appendix D.
+"""TTM and TTM+SPS, two-teacher distillation of UISPS's images, Lian et al. (UISPS), Appendix D.
 
 `bad_teacher` without a forget set: images synthesised from the model stand in for it, as in
 `uisps`. With an alpha (TTM+SPS) the parameters that matter more to the retained data stay as they

@@ -1,10 +1,10 @@
-"""UISPS, zero-glance unlearning by data-free inversion, Lian, Ke, Tan, Cai and Liu.
+"""UISPS, Lian et al., "Achieving zero-glance unlearning with data-free inversion and ...".
 
-The paper is "Achieving Zero-Glance Unlearning with Data-Free Inversion and Selective Parameters
-Suppression". Images synthesised from the model stand in for the forget classes. They are given the
-answers of a network that has learnt nothing, and the model is trained on them and on the retained
-data for one epoch. Parameters that matter more to the retained data stay as they are in it: those
-with `F_r > alpha * F_g`, the diagonals of the two Fisher informations, normalised to 0 to 1.
+Zero-glance: it sees nothing of the forget classes (the title goes on "selective parameters
+suppression"). Images synthesised from the model stand in for them. They are given the answers of a
+network that has learnt nothing, and the model is trained on them and on the retained data for one
+epoch. Parameters that matter more to the retained data stay as they are in it: those with
+`F_r > alpha * F_g`, the diagonals of the two Fisher informations, each normalised to 0 to 1.
 """
 
 import dataclasses

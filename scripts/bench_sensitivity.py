@@ -1,0 +1,118 @@
+"""What sensitivities cost: beside one batched gradient, and beside `vmap(grad)`.
+
+    python scripts/bench_sensitivity.py
+
+- `gradient_seconds`: the gradient of the mean loss of the samples in all parameters, one batch.
+- `sensitivity_seconds`: the mean squared gradient of single samples in the target layers, by the
+  factors of each layer's gradient (`ignpx.factors`).
+- `vmap_seconds`: the same numbers by `vmap(grad)`, the reference.
+
+Seconds are medians of runs that take turns, after one that compiles.
+"""
+
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import typer
+
+from ignpx import importance, models, stages, targets
+from ignpx.classifier import Classifier, PyTree
+
+# What `--model` calls them, where that is not our name.
+NAMES = {"resnet18": "cifar_resnet18"}
+
+
+def runs_of(classifier: Classifier, samples: int, microbatch: int) -> dict[str, Callable[[], Any]]:
+    """What is to be timed, by name."""
+    inputs = jax.random.normal(jax.random.key(0), (samples, *classifier.input_shape))
+    labels = jnp.arange(samples) % classifier.num_classes
+    weights = jnp.full(samples, 1.0 / samples)
+    arguments = (classifier, inputs, labels, weights)
+    weigh = functools.partial(
+        importance.sensitivity_moments,
+        *arguments,
+        patterns=classifier.targets,
+        microbatch=microbatch,
+    )
+    return {
+        "gradient": functools.partial(importance.mean_gradient, *arguments, microbatch=samples),
+        "sensitivity": lambda: weigh().square,
+        "vmap": lambda: weigh(per_sample=True).square,
+    }
+
+
+def measured(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds and seconds of compilation of each."""
+    found: dict[str, float] = {}
+    for name, run in runs.items():
+        with stages.recording() as seconds:
+            jax.block_until_ready(run())
+        found[f"{name}_compile_seconds"] = seconds["compile"]
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - begin)
+    return {f"{n}_seconds": statistics.median(spent) for n, spent in times.items()} | found
+
+
+def apart(one: PyTree, other: PyTree) -> float:
+    """`|one - other| / |other|` of the worst array."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
+
+
+def main(
+    model: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    width: float = 1.0,
+    samples: int = 64,
+    microbatch: int = 32,
+    repeats: int = 5,
+    quick: Annotated[bool, typer.Option(help="Tiny sizes, to try the script out.")] = False,
+    out: pathlib.Path = pathlib.Path("results/sensitivity.csv"),
+) -> None:
+    """Writes a row for each model."""
+    if quick:
+        model, width, samples, microbatch, repeats = model or ["lenet"], 0.5, 4, 2, 1
+    rows = []
+    for name in model or ["resnet18", "lenet"]:
+        classifier = models.create(
+            NAMES.get(name, name), input_shape=(32, 32, 3), num_classes=10, width=width
+        )
+        runs = runs_of(classifier, samples, microbatch)
+        found = measured(runs, repeats)
+        chosen, _ = targets.partition(classifier.params, classifier.targets)
+        row = {
+            "model": name,
+            "width": width,
+            "parameters": targets.size(classifier.params),
+            "target_parameters": targets.size(chosen),
+            "samples": samples,
+            "microbatch": microbatch,
+            "device": jax.default_backend(),
+            **found,
+            "sensitivity_over_gradient": found["sensitivity_seconds"] / found["gradient_seconds"],
+            "vmap_over_sensitivity": found["vmap_seconds"] / found["sensitivity_seconds"],
+            "difference_to_vmap": apart(runs["sensitivity"](), runs["vmap"]()),
+        }
+        print(
+            f"{name}: a gradient {row['gradient_seconds']:.3g} s, sensitivities "
+            f"{row['sensitivity_over_gradient']:.2f} times that, and {row['vmap_over_sensitivity']:.1f} "
+            f"times as fast as vmap(grad), from which they differ by {row['difference_to_vmap']:.0e}"
+        )
+        rows.append(row)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    typer.run(main)
