@@ -253,3 +253,43 @@ class FunctionApply:
     ) -> tuple[jax.Array, PyTree]:
         """See `ignpx.classifier.Apply`."""
         return self.function(params, inputs), state
+
+
+@dataclasses.dataclass(frozen=True)
+class InPrecision:
+    """A model that computes in a lower precision than the one its parameters are kept in.
+
+    Logits, statistics and gradients come out in the precision of the parameters and of the state.
+    """
+
+    apply: Any
+    dtype: str
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        """See `ignpx.classifier.Apply`."""
+        lowered = self._lowered((params, inputs))
+        logits, after = self.apply(lowered[0], state, lowered[1], train=train)
+        return logits.astype(jnp.float32), jax.tree.map(_of_dtype, state, after)
+
+    def norm_statistics(
+        self, params: PyTree, state: PyTree, inputs: jax.Array
+    ) -> list[NormStatistics]:
+        """See `ignpx.Classifier.norm_statistics`."""
+        observe = getattr(self.apply, "norm_statistics", None)
+        if observe is None:
+            return []
+        params, inputs = self._lowered((params, inputs))
+        return jax.tree.map(lambda a: a.astype(jnp.float32), observe(params, state, inputs))
+
+    def _lowered(self, tree: PyTree) -> PyTree:
+        def leaf(array: jax.Array) -> jax.Array:
+            floating = jnp.issubdtype(array.dtype, jnp.floating)
+            return array.astype(self.dtype) if floating else array
+
+        return jax.tree.map(leaf, tree)
+
+
+def _of_dtype(like: jax.Array, array: jax.Array) -> jax.Array:
+    return array.astype(like.dtype)

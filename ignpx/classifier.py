@@ -12,6 +12,7 @@ from flax import nnx
 from ignpx import targets
 from ignpx.adapters import (
     FunctionApply,
+    InPrecision,
     LinenApply,
     LinenInitialise,
     NnxApply,
@@ -157,6 +158,15 @@ class Classifier:
                 f"{self.num_classes} classes as its last axis; the method needs one",
             )
         return tuple(re.escape(name) for name in names)
+
+    def computing_in(self, precision: str) -> "Classifier":
+        """The same parameters, computed with in a lower precision such as `bfloat16`.
+
+        Its logits are float32, and gradients have the dtypes of the parameters and inputs.
+        """
+        if precision == "float32":
+            return self
+        return self.replace(apply=InPrecision(self.apply, precision))
 
     def replace(self, **changes: Any) -> "Classifier":
         """A copy with some fields changed."""

@@ -63,7 +63,8 @@ class Recipe(_Section):
     Schedules: `plateau` divides the learning rate by ten once validation accuracy has not improved
     for more than `patience` epochs; `cosine` decays to `final_share` of the rate over all epochs,
     after `warmup_epochs` of linear increase; `constant` stays. With `early_stopping` training ends
-    once validation accuracy has not improved for so many epochs.
+    once validation accuracy has not improved for so many epochs. `precision` is that of the forward
+    and the backward pass; parameters, statistics and the optimiser stay as they are.
     """
 
     epochs: int = pydantic.Field(gt=0)
@@ -80,6 +81,7 @@ class Recipe(_Section):
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     crop_padding: int = pydantic.Field(default=0, ge=0)
     flip: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class TrainConfig(_Section):

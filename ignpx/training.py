@@ -271,7 +271,7 @@ class _Loss:
 
     @classmethod
     def of(cls, classifier: Classifier, recipe: Recipe) -> "_Loss":
-        return cls(classifier.apply, classifier.preprocess, recipe)
+        return cls(classifier.computing_in(recipe.precision).apply, classifier.preprocess, recipe)
 
     def __call__(
         self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree

@@ -169,6 +169,7 @@ def ignp(
     direction: Literal["supporting", "any"] = "supporting",
     edit: Literal["dampen", "zero"] = "dampen",
     microbatch: int = 32,
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Unlearner:
     """Builds the IGNP unlearner, which sees no data.
 
@@ -212,6 +213,7 @@ def ignp(
         as well.
       edit: `dampen` by Equation 7, or `zero`, as in the ablation.
       microbatch: prototypes differentiated at once; memory against speed, not the result.
+      precision: of the model's passes in the synthesis; everything else is in float32.
 
     Returns:
       An `Unlearner` whose `unlearn` is pure and runs under `jit` and under `vmap` over requests.
@@ -226,6 +228,7 @@ def ignp(
     checks.one_of(("ratio", "forget"), ranking=ranking)
     checks.one_of(("supporting", "any"), direction=direction)
     checks.one_of(("dampen", "zero"), edit=edit)
+    checks.one_of(("float32", "bfloat16"), precision=precision)
     checks.positive(strength=strength, learning_rate=learning_rate)
     checks.whole(samples=samples, steps=steps, held_out=held_out, microbatch=microbatch)
     weights = {
@@ -248,7 +251,7 @@ def ignp(
 
     def synthesise(classifier: Classifier, key: jax.Array) -> synthesis.Prototypes:
         return synthesis.synthesise(
-            classifier,
+            classifier.computing_in(precision),
             key,
             terms=terms,
             samples=samples + held_out,

@@ -7,6 +7,7 @@ are, as there.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 
 # TTM+SPS: the suppression at UISPS's own threshold.
-SUPPRESSING = {"alpha": 1.5}
+SUPPRESSING: dict[str, Any] = {"alpha": 1.5}
 
 
 def ttm(
