@@ -6,9 +6,9 @@ One thing at a time grows, from a common point: prototypes of each class, classe
 parameters), and devices. Each measurement is a process of its own, which reports its peak resident
 memory, all that compiles included, and what it had before (`before_mib`).
 
-Devices here are parts of one CPU (`--xla_force_host_platform_device_count`) that share its cores and
-its memory: they show what dividing the work costs, not what more hardware gains. Work is divided by
-`ignpx.sharding`.
+Devices here are parts of one CPU (`--xla_force_host_platform_device_count`) that share its cores
+and its memory: they show what dividing the work costs, not what more hardware gains. Work is
+divided by `ignpx.sharding`.
 """
 
 import dataclasses

@@ -142,7 +142,9 @@ class Subject:
 
 def channels_first(images: Any, device: torch.device) -> Tensor:
     """Images or inputs `(..., H, W, channels)` for PyTorch."""
-    return torch.tensor(np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, -3))).to(device)
+    # A copy has the strides of its shape. A view of grey images passes for either layout, and
+    # PyTorch would go on with channels last.
+    return torch.from_numpy(np.array(np.moveaxis(np.asarray(images), -1, -3), order="C")).to(device)
 
 
 def channels_last(inputs: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Shared fixtures: small classifiers that train in seconds, and the real data where it is."""
 
 import os
+import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -11,6 +12,13 @@ import pytest
 
 from ignpx import Classifier, data, models, training
 from ignpx.config import Recipe
+
+# Most of the time of the tests is compilation, much of it of the same functions. A directory for
+# each worker, because entries are not written whole.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "xla" / WORKER
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""Inversion-Guided Neuron Perturbation: forgets whole classes with no data at all.
+"""Inversion-Guided Neuron Perturbation (IGNP), "Perturb to Forget: Zero-Shot Machine Unlearning".
 
-"Perturb to Forget: Zero-Shot Machine Unlearning", Sections 3.2 to 3.4 and Algorithm 1:
+It forgets whole classes with no data at all (Sections 3.2 to 3.4 and Algorithm 1):
 
 1. synthesise prototypes of every class from noise (Equations 1, 2);
 2. weigh each parameter of the target layers by the mean squared per-sample gradient on the forget
