@@ -168,23 +168,24 @@ def check(found: dict[str, float]) -> None:
         )
 
 
-def differences(subject: Subject, batch_size: int) -> dict[str, float]:
+def differences(subject: Subject, samples: int, batch_size: int) -> dict[str, float]:
     """The largest relative difference of both sides in each thing that they compute.
 
     Args:
       subject: the model.
+      samples: of each class, of noise; what is timed with as many is compiled here already.
       batch_size: of the batches of data.
     """
     classifier = subject.classifier
     key = jax.random.key(1)
-    noise = jax.random.normal(key, (classifier.num_classes, 3, *classifier.input_shape))
+    noise = jax.random.normal(key, (classifier.num_classes, samples, *classifier.input_shape))
     inputs = noise.reshape(-1, *classifier.input_shape)
     logits = jax.jit(Classifier.logits)(classifier, inputs)
     with torch.no_grad():
         found = {"logits": apart(logits, subject.model(channels_first(inputs, subject.device)))}
     found |= _of_synthesis(subject, key, noise)
     # The least likely class of each input, so that no loss vanishes.
-    found |= _of_edit(subject, inputs, jnp.argmin(logits, axis=1))
+    found |= _of_edit(subject, inputs, jnp.argmin(logits, axis=1), samples)
     subject.restore()
     found |= _of_data(subject, batch_size)
     subject.restore()
@@ -232,21 +233,22 @@ def _of_synthesis(subject: Subject, key: jax.Array, noise: jax.Array) -> dict[st
     }
 
 
-def _of_edit(subject: Subject, inputs: jax.Array, labels: jax.Array) -> dict[str, float]:
-    """The first three inputs stand for what is forgotten, the others for what is retained."""
-    classifier, device, count = subject.classifier, subject.device, len(labels)
-    first = jnp.arange(count) < 3
-    weights = jnp.stack([first / 3, ~first / (count - 3)])
-    squares = importance.sensitivity(
-        classifier, inputs, labels, weights, patterns=classifier.targets, microbatch=count
+def _of_edit(
+    subject: Subject, inputs: jax.Array, labels: jax.Array, samples: int
+) -> dict[str, float]:
+    """The first inputs stand for what is forgotten, the others for what is retained."""
+    classifier, device = subject.classifier, subject.device
+    first = jnp.arange(len(labels)) < samples
+    weigh = functools.partial(
+        importance.sensitivity, classifier, inputs, labels, patterns=classifier.targets
     )
-    forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], squares) for i in (0, 1))
+    forget, retain = (weigh(part / part.sum()) for part in (first, ~first))
     x, y = channels_first(inputs, device), torch.tensor(np.array(labels)).long().to(device)
     found = {"sensitivities": 0.0}
     for way in (theirs.by_loop, functools.partial(theirs.by_vmap, chunk=3)):
         theirs_forget, theirs_retain = (
             way(subject.model, subject.targets, x[part], y[part])
-            for part in (slice(3), slice(3, None))
+            for part in (slice(samples), slice(samples, None))
         )
         for mine, other in ((forget, theirs_forget), (retain, theirs_retain)):
             difference = apart(mine, theirs.returned(other, mine))
@@ -273,10 +275,8 @@ def _of_edit(subject: Subject, inputs: jax.Array, labels: jax.Array) -> dict[str
 
 
 def _of_data(subject: Subject, batch_size: int) -> dict[str, float]:
-    """Of a whole batch and a shorter one."""
     classifier, model = subject.classifier, subject.model
-    few = Samples(*(part[: 2 * batch_size - 1] for part in subject.request.retain_data))
-    other = theirs.Samples(*(part[: 2 * batch_size - 1] for part in subject.retain_data))
+    few, other = subject.request.forget_data, subject.forget_data
     squares = importance.squared_batch_gradients(classifier, few, batch_size=batch_size)
     theirs_squares = theirs.importances(model, other, subject.preprocess, batch_size)
     found = {"importances of SSD": apart(squares, theirs.returned(theirs_squares, squares))}

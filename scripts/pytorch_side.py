@@ -499,11 +499,12 @@ def faster(
     ways = {"loop": by_loop, f"vmap of {chunk}": partial(by_vmap, chunk=chunk)}
     seconds = {}
     for name, way in ways.items():
-        way(model, targets, inputs[:chunk], labels[:chunk])
-        clock = Clock(inputs.device)
-        with clock.stage(name):
-            way(model, targets, inputs, labels)
-        seconds |= clock.seconds
+        way(model, targets, inputs, labels)
+        clocks = [Clock(inputs.device) for _ in range(2)]
+        for clock in clocks:
+            with clock.stage(name):
+                way(model, targets, inputs, labels)
+        seconds[name] = min(clock.seconds[name] for clock in clocks)
     name = min(seconds, key=lambda way: seconds[way])
     return name, ways[name]
 
