@@ -87,6 +87,7 @@ def mean_squared_gradients(
     *,
     constants: PyTree = None,
     microbatch: int = 32,
+    per_sample: bool = False,
 ) -> PyTree:
     """The mean over samples of the squared gradient of each sample's own loss.
 
@@ -100,6 +101,7 @@ def mean_squared_gradients(
       weights: `(..., N)` float; a sample of weight zero does not count.
       constants: see there.
       microbatch: see there.
+      per_sample: see there.
 
     Returns:
       A pytree like `params` with float32 leaves of shape `weights.shape[:-1] + leaf.shape`.
@@ -108,7 +110,13 @@ def mean_squared_gradients(
         count = jax.tree.leaves(samples)[0].shape[0]
         weights = jnp.full((count,), 1.0 / count, jnp.float32)
     return gradient_moments(
-        loss, params, samples, weights, constants=constants, microbatch=microbatch
+        loss,
+        params,
+        samples,
+        weights,
+        constants=constants,
+        microbatch=microbatch,
+        per_sample=per_sample,
     ).square
 
 
@@ -137,7 +145,7 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
         params: PyTree, chunk: PyTree, weighed: dict[str, jax.Array], constants: PyTree
     ) -> dict[str, PyTree]:
         if per_sample:
-            gradients = jax.vmap(jax.grad(loss), in_axes=(None, 0, None))(params, chunk, constants)
+            gradients = _alone(loss, params, chunk, constants)
             found = dict(enumerate(_direct(weighed, g) for g in jax.tree.leaves(gradients)))
         else:
             first = jax.tree.map(lambda array: array[0], chunk)
@@ -155,6 +163,16 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
         }
 
     return step
+
+
+def _alone(loss: Loss, params: PyTree, chunk: PyTree, constants: PyTree) -> PyTree:
+    """The gradients of single samples, stacked."""
+    gradient = jax.grad(loss)
+    if jax.tree.leaves(chunk)[0].shape[0] > 1:
+        return jax.vmap(gradient, in_axes=(None, 0, None))(params, chunk, constants)
+    # Under vmap the convolutions would be grouped ones, which are slow.
+    alone = gradient(params, jax.tree.map(lambda array: array[0], chunk), constants)
+    return jax.tree.map(lambda array: array[None], alone)
 
 
 def _divided(moments: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -424,6 +442,8 @@ def squared_batch_gradients(
         constants=classifier.replace(params=rest),
         # About as many samples at once, whatever the size of a batch.
         microbatch=max(1, 64 // batch_size),
+        # A large batch has as many positions as samples: nothing is gained by its factors.
+        per_sample=batch_size > 32,
     )
 
 

@@ -30,6 +30,7 @@ import pandas as pd
 import typer
 
 from ignpx import importance, models, sharding, stages, synthesis, targets
+from ignpx.classifier import Classifier
 
 STAGES = ("synthesis", "sensitivity")
 
@@ -94,7 +95,7 @@ def measure(model: str, stage: str, point: Point, steps: int, repeats: int) -> d
     }
 
 
-def _synthesis(classifier: models.Classifier, point: Point, steps: int) -> Callable[[], Any]:
+def _synthesis(classifier: Classifier, point: Point, steps: int) -> Callable[[], Any]:
     terms = [synthesis.cross_entropy(), synthesis.diversity(), synthesis.total_variation()]
     terms.append(synthesis.batch_statistics())
     optimizer, key = optax.adam(0.1), jax.random.key(0)
@@ -103,7 +104,7 @@ def _synthesis(classifier: models.Classifier, point: Point, steps: int) -> Calla
     )
 
 
-def _sensitivity(classifier: models.Classifier, point: Point, steps: int) -> Callable[[], Any]:
+def _sensitivity(classifier: Classifier, point: Point, steps: int) -> Callable[[], Any]:
     count = point.samples * point.classes
     inputs = jax.random.normal(jax.random.key(0), (count, *classifier.input_shape))
     labels = jnp.arange(count) % point.classes
