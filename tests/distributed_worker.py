@@ -13,10 +13,34 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.experimental import multihost_utils
 
-from ignpx import Request, Samples, checkpoint, config, importance, models, sharding, training
+from ignpx import (
+    Classifier,
+    Request,
+    Samples,
+    checkpoint,
+    config,
+    importance,
+    sharding,
+    training,
+)
 from ignpx.methods import METHODS
+
+
+class Net(nnx.Module):
+    """Small, with batch norm: every layer costs seconds of compilation on every mesh."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Conv(3, 8, (3, 3), use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.second = nnx.Conv(8, 16, (3, 3), strides=2, rngs=rngs)
+        self.head = nnx.Linear(256, 8, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.first(x)))
+        return self.head(nnx.relu(self.second(x)).reshape(len(x), -1))
 
 
 def main(out, data, model, processes=1, index=0, port=0):
@@ -33,7 +57,7 @@ def main(out, data, model, processes=1, index=0, port=0):
 
 
 def computed(out, mesh):
-    classifier = models.create("resnet9", input_shape=(8, 8, 3), num_classes=8, width=0.125)
+    classifier = Classifier.from_nnx(Net(nnx.Rngs(0)), input_shape=(8, 8, 3), num_classes=8)
     if mesh is not None:
         classifier = sharding.place(classifier, mesh)
     rng = np.random.default_rng(0)
