@@ -1,5 +1,6 @@
 """Shared fixtures: small classifiers that train in seconds, and the real data where it is."""
 
+import gc
 import os
 import pathlib
 from collections.abc import Iterator
@@ -19,6 +20,14 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "xla" / WORKER
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compilations() -> Iterator[None]:
+    """Each compiled function keeps memory mapped, and a process may have only so many mappings."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,8 @@ DATA_FREE = [case for case in CASES if not METHODS[case[0]](**QUICK[case[0]]).se
 # compiled.
 @pytest.fixture(params=CASES, ids="-".join, scope="module")
 def case(request):
-    return request.param
+    yield request.param
+    jax.clear_caches()  # see conftest.py; this module alone compiles thousands of functions
 
 
 @pytest.fixture(scope="module")
