@@ -55,7 +55,7 @@ def gradient_moments(
       microbatch: samples differentiated at once. Memory grows with it and not with N; the result
         changes by rounding only.
       per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
-        (`ignpx.factors`): the same numbers, many times as slow. It is the reference.
+        (`ignpx.factors`): the same numbers, slower. It is the reference.
     """
     count = jax.tree.leaves(samples)[0].shape[0]
     parts = sharding.data_parts()
