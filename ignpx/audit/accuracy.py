@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier, Samples
 
 
@@ -49,19 +50,13 @@ def count_correct(
       samples: images as the classifier's `preprocess` takes them, labels in `0..num_classes - 1`.
       batch_size: images per device call; does not change the counts.
     """
-    correct = np.zeros(classifier.num_classes, np.int64)
     labels = np.asarray(samples.labels)
-    for begin in range(0, len(labels), batch_size):
-        images = samples.images[begin : begin + batch_size]
-        # The last batch is padded to the common shape, so that there is one compilation.
-        short = batch_size - len(images)
-        if short:
-            images = np.pad(images, ((0, short),) + ((0, 0),) * (images.ndim - 1))
-        batch_labels = labels[begin : begin + batch_size]
-        predicted = np.asarray(_predict(classifier, images))[: len(batch_labels)]
-        hits = batch_labels[predicted == batch_labels]
-        correct += np.bincount(hits, minlength=classifier.num_classes)
-    return ClassCounts(correct, np.bincount(labels, minlength=classifier.num_classes))
+    predicted = in_batches(_predict, classifier, samples.images, batch_size)
+    correct, total = (
+        np.bincount(kept, minlength=classifier.num_classes)
+        for kept in (labels[predicted == labels], labels)
+    )
+    return ClassCounts(correct, total)
 
 
 @jax.jit

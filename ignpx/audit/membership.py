@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ignpx import checks
+from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier, Samples
 from ignpx.errors import InvalidArgumentError
 
@@ -65,8 +67,7 @@ def membership_inference(
       InvalidArgumentError: if a set is empty, the attack is not known, or the model returns logits
         that are not finite.
     """
-    if attack not in ("logistic", "svc"):
-        raise InvalidArgumentError("attack", attack, "must be logistic or svc")
+    checks.one_of(("logistic", "svc"), attack=attack)
     sets = {"retain_train": retain_train, "test": test, "forget_train": forget_train}
     for name, samples in sets.items():
         if not len(samples.images):
@@ -101,17 +102,7 @@ def entropies(classifier: Classifier, samples: Samples, *, batch_size: int = 500
     Raises:
       InvalidArgumentError: if the batch size is not a whole number of at least 1.
     """
-    if not (isinstance(batch_size, int) and batch_size >= 1):
-        raise InvalidArgumentError("batch_size", batch_size, "must be a whole number of at least 1")
-    result = np.zeros(len(samples.images), np.float64)
-    for begin in range(0, len(result), batch_size):
-        images = samples.images[begin : begin + batch_size]
-        count = len(images)
-        # The last batch is padded to the common shape, so that there is one compilation.
-        if count < batch_size:
-            images = np.pad(images, ((0, batch_size - count),) + ((0, 0),) * (images.ndim - 1))
-        result[begin : begin + count] = np.asarray(_entropies(classifier, images))[:count]
-    return result
+    return in_batches(_entropies, classifier, samples.images, batch_size).astype(np.float64)
 
 
 @jax.jit

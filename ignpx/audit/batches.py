@@ -1,0 +1,34 @@
+"""One compiled call for batch after batch of images, for every audit that visits whole datasets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ignpx import checks
+from ignpx.classifier import Classifier
+
+
+def in_batches(
+    function: Callable[[Classifier, Any], jax.Array],
+    classifier: Classifier,
+    images: Any,
+    batch_size: int,
+) -> np.ndarray:
+    """What a jitted function `(classifier, images)` says of each image, `(N, ...)`.
+
+    The last batch is padded to the common shape, so that there is one compilation.
+
+    Raises:
+      InvalidArgumentError: if the batch size is not a whole number of at least 1.
+    """
+    checks.whole(batch_size=batch_size)
+    parts = []
+    # No images make one batch of padding, of which nothing is kept but its shape and dtype.
+    for begin in range(0, max(len(images), 1), batch_size):
+        batch = np.asarray(images[begin : begin + batch_size])
+        short = batch_size - len(batch)
+        padded = np.pad(batch, ((0, short),) + ((0, 0),) * (batch.ndim - 1)) if short else batch
+        parts.append(np.asarray(function(classifier, padded))[: len(batch)])
+    return np.concatenate(parts)
