@@ -100,10 +100,13 @@ def diversity(weight: float = 1.0) -> Term:
         if count < 2:
             return jnp.float32(0.0)
         flat = view.inputs.reshape(classes, count, -1)
-        first, second = jnp.triu_indices(count, k=1)
-        # Pairs by index: the distance of an input to itself has no gradient.
-        distances = jnp.linalg.norm(flat[:, first] - flat[:, second], axis=-1)
-        return weight * jnp.mean(1.0 / jnp.mean(distances, axis=1))
+        # Every pair, twice: the gradient of a gather of pairs would be a slow scatter.
+        squares = jnp.sum(jnp.square(flat[:, :, None] - flat[:, None]), axis=-1)
+        # The distance of an input to itself has no gradient.
+        apart = squares > 0
+        distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1.0)), 0.0)
+        pairs = count * (count - 1)
+        return weight * jnp.mean(pairs / jnp.sum(distances, axis=(1, 2)))
 
     return term
 

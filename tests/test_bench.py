@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from ignpx import data, workdir
+from ignpx import checkpoint, data, workdir
+from ignpx.audit import count_correct
 from ignpx.bench import cells as expansion
 from ignpx.bench import config as configs
 from ignpx.bench import results, run, submit
@@ -122,6 +123,7 @@ class TestConfig:
         for change in (
             {"settings": {}},
             {"seed": 1},
+            {"split": "validation"},
             {"steps": ((1,),)},
             {"measures": ()},
             {"method": "ignp"},
@@ -157,6 +159,7 @@ class TestConfig:
             ({"forget": [[1, 1]]}, "already forgotten"),
             ({"seeds": []}, "seeds"),
             ({"measures": ["mai"]}, "measures"),
+            ({"split": "train"}, "split.*test.*validation"),
             ({"seeds": [0, 0]}, "same cell"),
             ({"methods": {"a": {"method": "ignp"}, "b": {"method": "ignp"}}}, "same cell"),
         ],
@@ -371,6 +374,17 @@ class TestRun:
         assert len(classes) == 12 * 10
         assert "A small benchmark" in files["report.html"].read_text()
         assert "retrain" in files["report.md"].read_text()
+
+
+def test_settings_are_chosen_on_the_validation_split(bench, tmp_path):
+    entry = {"config": "digits.yaml"}
+    config = bench(split="validation", methods={"original": None}, models=[entry], forget=[0])
+    [(cell, result)] = run.run(config, tmp_path / "out").results
+    trained = tmp_path / "out" / "models" / cell.models[0].id
+    classifier, _ = checkpoint.load(trained / workdir.CHECKPOINT)
+    counts = count_correct(classifier, data.load_splits("digits").validation)
+    assert result["measured"]["retain_accuracy"] == counts.accuracy_without([0])
+    assert result["measured"]["forget_accuracy"] == counts.accuracy([0])
 
 
 class TestFolder:

@@ -25,6 +25,7 @@ def cell(**values):
         "settings": "{}",
         "forget": "0",
         "seed": 0,
+        "split": "test",
         "retain_accuracy_before": 0.99,
         "retain_accuracy": 0.9,
         "forget_accuracy_before": 0.98,

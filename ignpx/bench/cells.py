@@ -29,6 +29,7 @@ class Cell(NamedTuple):
       steps: groups of classes to forget, one group after the other.
       seed: of the method, and of the training of its model.
       measures: beside accuracy.
+      split: what is measured on, `test` or `validation`.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Cell(NamedTuple):
     steps: Steps
     seed: int
     measures: tuple[str, ...]
+    split: str = "test"
 
     @property
     def id(self) -> str:
@@ -92,6 +94,7 @@ class Cell(NamedTuple):
             "settings": json.dumps(self.settings),
             "forget": written(self.steps),
             "seed": self.seed,
+            "split": self.split,
         }
 
 
@@ -141,6 +144,7 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
                     steps=steps,
                     seed=seed,
                     measures=tuple(sorted(config.measures)),
+                    split=config.split,
                 )
                 cells.append(cell)
     first: dict[str, Cell] = {}

@@ -50,6 +50,8 @@ class BenchConfig(_Section):
     forget: Literal["each"] | list[int | list[int | list[int]]]
     seeds: list[int] = pydantic.Field(default=[0], min_length=1)
     measures: list[Literal["mia", "inversion"]] = []
+    # What accuracies and memberships are of; `validation` is for choosing settings.
+    split: Literal["test", "validation"] = "test"
 
     @pydantic.field_validator("published", mode="before")
     @classmethod

@@ -70,6 +70,7 @@ def _what_ran(cells: pd.DataFrame, hash: str) -> dict[str, str]:
         "Methods": distinct("method"),
         "Epochs": distinct("epochs"),
         "Seeds": distinct("seed"),
+        "Measured on": f"{distinct('split')} split",
     }
 
 
@@ -80,9 +81,9 @@ def _processes(versions: list[dict[str, Any]]) -> list[str]:
 
 
 NOTES = (
-    "Accuracies and MIA are in per cent of the test set, differences in points, ours minus the "
-    "paper's; ± is the standard deviation over seeds. Unlearning is timed alone and after "
-    "compilation; compilation stands beside it."
+    "Accuracies and MIA are in per cent, differences in points, ours minus the paper's; ± is the "
+    "standard deviation over seeds. Unlearning is timed alone and after compilation; compilation "
+    "stands beside it."
 )
 
 

@@ -290,8 +290,9 @@ def _measured(
 ) -> dict[str, Any]:
     begin = time.perf_counter()
     splits = _splits(cell.training.dataset, where)
+    scored = splits.validation if cell.split == "validation" else splits.test
     original, _ = checkpoint.load(models[0] / workdir.CHECKPOINT)
-    before, after = (count_correct(model, splits.test) for model in (original, edited))
+    before, after = (count_correct(model, scored) for model in (original, edited))
     # Of a sequence, what its last step forgets, as in Table 2.
     last = list(cell.steps[-1])
     measured: dict[str, Any] = {
@@ -306,7 +307,7 @@ def _measured(
         attack = membership_inference(
             edited,
             retain_train=data.retained(splits.train, cell.classes),
-            test=splits.test,
+            test=scored,
             forget_train=data.only(splits.train, last),
         )
         measured |= {"mia": attack.share, "mia_attack_accuracy": attack.attack_accuracy}

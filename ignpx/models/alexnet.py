@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ignpx.models.layers import Conv, Linear, at_least, scaled
+from ignpx.models.layers import Conv, Linear, at_least, max_pool, scaled
 
 # (features, kernel, stride, whether a 2x2 max pool follows) of each convolution.
 LAYERS = (
@@ -51,5 +51,5 @@ class AlexNet(nnx.Module):
         for conv, (*_, pooled) in zip(self.convs, LAYERS, strict=True):
             x = nnx.relu(conv(x))
             if pooled:
-                x = nnx.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x)
         return self.fc(jnp.mean(x, axis=(1, 2)))

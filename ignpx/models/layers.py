@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ignpx.errors import InvalidArgumentError
@@ -45,6 +46,17 @@ class ConvBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)
         return nnx.relu(x if self.norm is None else self.norm(x))
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maxima of 2x2 windows, `(N, H, W, C)` to `(N, H // 2, W // 2, C)`; an odd edge is left out.
+
+    By reshaping: the gradient of a windowed reduction takes several times as long on a CPU.
+    """
+    count, height, width, features = x.shape
+    rows, columns = height // 2, width // 2
+    windows = x[:, : 2 * rows, : 2 * columns].reshape(count, rows, 2, columns, 2, features)
+    return jnp.max(windows, axis=(2, 4))
 
 
 def scaled(features: int, width: float) -> int:

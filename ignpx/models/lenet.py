@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from ignpx.models.layers import Conv, Linear, at_least, scaled
+from ignpx.models.layers import Conv, Linear, at_least, max_pool, scaled
 
 
 class LeNet(nnx.Module):
@@ -35,8 +35,8 @@ class LeNet(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.max_pool(nnx.relu(self.conv1(x)), (2, 2), (2, 2))
-        x = nnx.max_pool(nnx.relu(self.conv2(x)), (2, 2), (2, 2))
+        x = max_pool(nnx.relu(self.conv1(x)))
+        x = max_pool(nnx.relu(self.conv2(x)))
         x = x.reshape(x.shape[0], -1)
         for layer in self.fc[:-1]:
             x = nnx.relu(layer(x))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ignpx.models.layers import BatchNorm, Conv, Conv3x3, ConvBlock, Linear, scaled
+from ignpx.models.layers import BatchNorm, Conv, Conv3x3, ConvBlock, Linear, max_pool, scaled
 
 
 class BasicBlock(nnx.Module):
@@ -52,9 +52,8 @@ class ResNet9(nnx.Module):
         self.classifier = Linear(f512, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        pool = partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
-        x = self.res1(pool(self.conv2(self.conv1(x))))
-        x = self.res2(pool(self.conv4(pool(self.conv3(x)))))
+        x = self.res1(max_pool(self.conv2(self.conv1(x))))
+        x = self.res2(max_pool(self.conv4(max_pool(self.conv3(x)))))
         return self.classifier(jnp.max(x, axis=(1, 2)))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ignpx.models.layers import ConvBlock, Linear, at_least, scaled
+from ignpx.models.layers import ConvBlock, Linear, at_least, max_pool, scaled
 
 FEATURES = (64, 128, 256, 512, 512)
 
@@ -50,7 +50,7 @@ class VGG(nnx.Module):
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-            x = nnx.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x)
         return self.fc(jnp.mean(x, axis=(1, 2)))
 
 
