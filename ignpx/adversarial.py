@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ignpx import checks, loops
+from ignpx import checks, convolutions, loops
 from ignpx.classifier import Classifier
 from ignpx.losses import negative_log_odds
 
@@ -153,7 +153,14 @@ def pgd(
     checks.positive(epsilon=epsilon, step_size=step_size)
     checks.whole(steps=steps)
     inputs, scale, bounds = jnp.asarray(inputs, jnp.float32), _scale(classifier), _open(bounds)
-    operands = (classifier, inputs, labels, epsilon * scale, step_size * scale, bounds)
+    operands = (
+        convolutions.for_inputs(classifier),
+        inputs,
+        labels,
+        epsilon * scale,
+        step_size * scale,
+        bounds,
+    )
     moved, _ = loops.iterate(_sign_step(targeted), operands, inputs, steps)
     return _judged(classifier, inputs, moved, labels, scale, targeted=targeted, order=jnp.inf)
 
@@ -208,7 +215,15 @@ def carlini_wagner(
         share = (inputs - bounds[0]) / (bounds[1] - bounds[0])
         start = jnp.arctanh(jnp.clip(2 * share - 1, -1, 1) * (1 - 1e-6))
     settings = (jnp.float32(confidence), jnp.int32(steps))
-    operands = (classifier, inputs, labels, start, scale, _open(bounds), settings)
+    operands = (
+        convolutions.for_inputs(classifier),
+        inputs,
+        labels,
+        start,
+        scale,
+        _open(bounds),
+        settings,
+    )
     step = _carlini_step(targeted, bounds is not None, learning_rate)
     each = jnp.zeros(len(inputs))
     carry = _Search(
@@ -256,7 +271,14 @@ def deepfool(
     checks.whole(steps=steps)
     checks.not_negative(overshoot=overshoot)
     inputs, scale = jnp.asarray(inputs, jnp.float32), _scale(classifier)
-    operands = (classifier, inputs, labels, scale, jnp.float32(overshoot), _open(bounds))
+    operands = (
+        convolutions.for_inputs(classifier),
+        inputs,
+        labels,
+        scale,
+        jnp.float32(overshoot),
+        _open(bounds),
+    )
     carry = (inputs, jnp.zeros_like(inputs))
     (moved, _), _ = loops.iterate(_deepfool_step, operands, carry, steps)
     return _judged(classifier, inputs, moved, labels, scale, targeted=False, order=2)

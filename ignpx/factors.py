@@ -16,25 +16,21 @@ is differentiated directly, sample by sample.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 
+from ignpx import jaxprs
+from ignpx.jaxprs import Equation
 from ignpx.targets import paths
 
 PyTree = Any
-Equation = Any  # jax.extend.core.JaxprEqn
-# (number of the equation, the equation, its operands) -> its results
-_Rule = Callable[[int, Equation, list[Any]], Sequence[Any]]
 
 # They move the entries of a parameter, and change none.
 _VIEWS = ("reshape", "transpose", "squeeze", "expand_dims")
 _CASTS = ("convert_element_type", "copy", "copy_p")
-# They only group other operations.
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 
 
 class Factors(NamedTuple):
@@ -84,7 +80,7 @@ class Tap:
         def alone(one: jax.Array) -> jax.Array:
             def view(parameter: jax.Array) -> jax.Array:
                 for equation in self.views:
-                    (parameter,) = _bind(equation, [parameter])
+                    (parameter,) = jaxprs.bind(equation, [parameter])
                 return parameter
 
             # What only moves entries moves squares as it moves gradients.
@@ -137,7 +133,7 @@ class Plan:
             seen: dict[int, jax.Array] = {}
 
             def rule(number: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
-                outputs = _bind(equation, values)
+                outputs = jaxprs.bind(equation, values)
                 if number not in numbers:
                     return outputs
                 tap = numbers[number]
@@ -146,7 +142,7 @@ class Plan:
 
             replaced = dict(zip(self._leaves, direct, strict=True))
             arguments = [replaced.get(index, leaf) for index, leaf in enumerate(leaves)]
-            (value,) = _walk(
+            (value,) = jaxprs.walk(
                 self._jaxpr.jaxpr,
                 self._jaxpr.consts,
                 [*arguments, *jax.tree.leaves(sample), *others],
@@ -198,7 +194,7 @@ def read(
 
     arguments = [_Alias(index, ()) for index in range(len(leaves))]
     rest = [None] * (len(jaxpr.jaxpr.invars) - len(leaves))
-    for value in _walk(jaxpr.jaxpr, [None] * len(jaxpr.consts), [*arguments, *rest], rule):
+    for value in jaxprs.walk(jaxpr.jaxpr, [None] * len(jaxpr.consts), [*arguments, *rest], rule):
         if isinstance(value, _Alias):
             uses[value.leaf].append("returned as it is")
     taps, direct, remaining = [], {}, []
@@ -230,42 +226,6 @@ def _known(equation: Equation, place: int) -> bool:
             place == 1 and params["feature_group_count"] == 1 and params["batch_group_count"] == 1
         )
     return False
-
-
-def _walk(
-    jaxpr: Any,
-    consts: Sequence[Any],
-    arguments: Sequence[Any],
-    rule: _Rule,
-    numbers: Iterator[int] | None = None,
-) -> list[Any]:
-    """Evaluates a jaxpr by a rule for its equations, into those that only call others."""
-    numbers = itertools.count() if numbers is None else numbers
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-
-    def value(variable: Any) -> Any:
-        return variable.val if isinstance(variable, Literal) else values[variable]
-
-    for equation in jaxpr.eqns:
-        operands = [value(variable) for variable in equation.invars]
-        if equation.primitive.name in _CALLS:
-            inner = equation.params["jaxpr"]
-            body, constants = (
-                (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
-            )
-            outputs: Sequence[Any] = _walk(body, constants, operands, rule, numbers)
-        else:
-            outputs = rule(next(numbers), equation, operands)
-        values.update(zip(equation.outvars, outputs, strict=True))
-    return [value(variable) for variable in jaxpr.outvars]
-
-
-def _bind(equation: Equation, values: Sequence[Any]) -> Sequence[Any]:
-    bound = equation.primitive.get_bind_params(equation.params)
-    # JAX versions differ in whether the functions that a primitive calls come apart.
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    outputs = equation.primitive.bind(*functions, *values, **params)
-    return outputs if equation.primitive.multiple_results else [outputs]
 
 
 def _aval(tap: Tap) -> Any:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ignpx import loops, sharding
+from ignpx import convolutions, loops, sharding
 from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import cross_entropy as sample_cross_entropy
 from ignpx.losses import entropy as sample_entropy
@@ -99,12 +99,7 @@ def diversity(weight: float = 1.0) -> Term:
         classes, count = view.inputs.shape[:2]
         if count < 2:
             return jnp.float32(0.0)
-        flat = view.inputs.reshape(classes, count, -1)
-        # Every pair, twice: the gradient of a gather of pairs would be a slow scatter.
-        squares = jnp.sum(jnp.square(flat[:, :, None] - flat[:, None]), axis=-1)
-        # The distance of an input to itself has no gradient.
-        apart = squares > 0
-        distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1.0)), 0.0)
+        distances = _pairwise_distances(view.inputs.reshape(classes, count, -1))
         pairs = count * (count - 1)
         return weight * jnp.mean(pairs / jnp.sum(distances, axis=(1, 2)))
 
@@ -209,6 +204,7 @@ def synthesise(
     Returns:
       See `Prototypes`.
     """
+    classifier = convolutions.for_inputs(classifier)
     optimizer = _default_optimizer() if optimizer is None else optimizer
     labels = jnp.arange(classifier.num_classes) if labels is None else labels
     noise = jax.random.normal(key, (labels.shape[0], samples, *classifier.input_shape))
@@ -294,6 +290,31 @@ def _roughness(inputs: jax.Array) -> jax.Array:
         return jnp.full(inputs.shape[0], jnp.nan)
     # The mean absolute difference of two standard normal values is 2 / sqrt(pi), down and across.
     return jnp.mean(_neighbour_differences(inputs), axis=1) / (4.0 / jnp.sqrt(jnp.pi))
+
+
+def _distances(inputs: jax.Array) -> jax.Array:
+    """Euclidean distances of all pairs within a class, `(K, n, d)` to `(K, n, n)`."""
+    return jnp.sqrt(jnp.sum(jnp.square(inputs[:, :, None] - inputs[:, None]), axis=-1))
+
+
+def _distances_forward(inputs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    distances = _distances(inputs)
+    return distances, (inputs, distances)
+
+
+def _distances_backward(
+    saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array]:
+    # The sum over j of w_ij (x_i - x_j) as a product of matrices: ten times as fast on a CPU as the
+    # sum over differences. Where two inputs are one, their distance has no gradient.
+    inputs, distances = saved
+    both = cotangent + jnp.swapaxes(cotangent, 1, 2)
+    weights = jnp.where(distances > 0, both / jnp.where(distances > 0, distances, 1.0), 0.0)
+    return (jnp.sum(weights, axis=2, keepdims=True) * inputs - weights @ inputs,)
+
+
+_pairwise_distances = jax.custom_vjp(_distances)
+_pairwise_distances.defvjp(_distances_forward, _distances_backward)
 
 
 def _norm(values: jax.Array) -> jax.Array:

@@ -12,9 +12,10 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors"],
-    ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages"],
+    ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages", "jaxprs"],
     ["factors"],
     ["classifier"],
+    ["convolutions"],
     ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
     ["subspaces", "influence"],
     ["unlearner", "models", "data"],

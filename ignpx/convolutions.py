@@ -1,0 +1,172 @@
+"""Convolutions of images, which have few channels, on a CPU.
+
+XLA for CPU convolves one or three channels as it does hundreds. The gradient in the image, which is
+what synthesis and attacks are after, takes it several times as long as the products and shifts that
+it consists of, and in a small model most of the whole (`scripts/bench_layers.py`). So a
+model's jaxpr is evaluated with other forms of those convolutions, whatever the model is made of.
+On an accelerator nothing is replaced.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ignpx import jaxprs
+from ignpx.adapters import NormStatistics
+from ignpx.classifier import Classifier, PyTree
+
+# Products of a channel with a place in the window, each of which becomes an operation.
+MOST_TERMS = 100
+MOST_CHANNELS = 4
+
+
+def for_inputs(classifier: Classifier) -> Classifier:
+    """The same model, faster to differentiate in its inputs; itself if not on a CPU."""
+    if jax.default_backend() != "cpu":
+        return classifier
+    return classifier.replace(apply=_FewChannels(classifier.apply))
+
+
+@dataclasses.dataclass(frozen=True)
+class _FewChannels:
+    """An `Apply` whose convolutions of few channels are `convolve`."""
+
+    apply: Any
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        """See `ignpx.classifier.Apply`."""
+        return _rewritten(functools.partial(self.apply, train=train), params, state, inputs)
+
+    def norm_statistics(
+        self, params: PyTree, state: PyTree, inputs: jax.Array
+    ) -> list[NormStatistics]:
+        """See `ignpx.Classifier.norm_statistics`."""
+        observe = getattr(self.apply, "norm_statistics", None)
+        return [] if observe is None else _rewritten(observe, params, state, inputs)
+
+
+def _rewritten(function: Callable[..., Any], *arguments: PyTree) -> Any:
+    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+
+    def rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
+        if _has_few_channels(equation):
+            return [_by_products(equation, *values)]
+        return jaxprs.bind(equation, values)
+
+    outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, jax.tree.leaves(arguments), rule)
+    return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+
+def _has_few_channels(equation: jaxprs.Equation) -> bool:
+    if equation.primitive.name != "conv_general_dilated":
+        return False
+    params, (images, kernel) = equation.params, (one.aval for one in equation.invars)
+    channels, *window = (kernel.shape[axis] for axis in params["dimension_numbers"][1][1:])
+    plain = (
+        params["feature_group_count"] == params["batch_group_count"] == 1
+        and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
+        and len(window) == 2
+        and images.dtype == kernel.dtype == equation.outvars[0].aval.dtype == jnp.float32
+    )
+    return plain and channels <= MOST_CHANNELS and channels * math.prod(window) <= MOST_TERMS
+
+
+def _by_products(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """What the equation computes, whatever the order of its axes, and its padding."""
+    params = equation.params
+    (n, c, h, w), (o, i, *window), out = params["dimension_numbers"]
+    edges = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
+    padded = jax.lax.pad(images.transpose(n, h, w, c), jnp.float32(0.0), edges)
+    outputs = convolve(padded, kernel.transpose(*window, i, o), tuple(params["window_strides"]))
+    batch, features, *positions = out
+    place = [batch, *positions, features]
+    return outputs.transpose([place.index(axis) for axis in range(4)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """Convolution of images of few channels, without padding, as a sum of products.
+
+    Args:
+      images: `(N, H, W, channels)`.
+      kernel: `(height, width, channels, features)`.
+      strides: down and across.
+
+    Returns:
+      `(N, (H - height) // strides[0] + 1, (W - width) // strides[1] + 1, features)`.
+    """
+    return _sum_of_products(images, kernel, strides)
+
+
+def _sum_of_products(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    # One loop over the outputs, into which XLA fuses all terms.
+    total = jnp.float32(0.0)
+    rows, columns, channels, _ = kernel.shape
+    for row, column in itertools.product(range(rows), range(columns)):
+        seen = _strided(images, (row, column), kernel.shape[:2], strides)
+        for channel in range(channels):
+            total = total + seen[..., channel : channel + 1] * kernel[row, column, channel]
+    return total
+
+
+def _forward(
+    images: jax.Array, kernel: jax.Array, strides: tuple[int, int]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _sum_of_products(images, kernel, strides), (images, kernel)
+
+
+def _backward(
+    strides: tuple[int, int], saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    images, kernel = saved
+    rows, columns, _, features = kernel.shape
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def in_kernel(kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            images, kernel, strides, "VALID", dimension_numbers=numbers
+        )
+
+    def in_channel(weights: jax.Array) -> jax.Array:
+        # What every place in the window gets of each output, brought to where it was.
+        parts = cotangent @ weights.reshape(rows * columns, features).T
+        total = jnp.float32(0.0)
+        for place, start in enumerate(itertools.product(range(rows), range(columns))):
+            edges = [(0, 0, 0)]
+            for axis in (0, 1):
+                span = (cotangent.shape[1 + axis] - 1) * strides[axis] + 1
+                rest = images.shape[1 + axis] - start[axis] - span
+                edges.append((start[axis], rest, strides[axis] - 1))
+            total = total + jax.lax.pad(parts[..., place], jnp.float32(0.0), edges)
+        return total
+
+    # Channel by channel, so that the parts of one at a time are in memory.
+    by_channel = jax.lax.map(in_channel, jnp.moveaxis(kernel, 2, 0))
+    (of_kernel,) = jax.vjp(in_kernel, kernel)[1](cotangent)
+    return jnp.moveaxis(by_channel, 0, -1), of_kernel
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _strided(
+    images: jax.Array,
+    start: tuple[int, int],
+    window: tuple[int, ...],
+    strides: tuple[int, int],
+) -> jax.Array:
+    """The pixels that one place in the window sees, `(N, rows, columns, channels)`."""
+    count, height, width, channels = images.shape
+    last = [
+        begin + (size - extent) // stride * stride + 1
+        for begin, size, extent, stride in zip(start, (height, width), window, strides, strict=True)
+    ]
+    return jax.lax.slice(images, (0, *start, 0), (count, *last, channels), (1, *strides, 1))

@@ -1,0 +1,120 @@
+"""Layers in other forms than XLA's own, on a CPU: what `ignpx` replaces, and what it gains.
+
+    python scripts/bench_layers.py
+
+Convolutions of images in the shapes of first layers, 2x2 pooling, and the diversity of prototypes.
+Both forms take turns on the same numbers, after a call that compiles; seconds are medians. `value`
+is the layer alone, `gradient` the layer and its gradient in the inputs.
+"""
+
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import typer
+from flax import nnx
+
+from ignpx import convolutions, synthesis
+from ignpx.models import layers
+
+Layer = Callable[[jax.Array], jax.Array]
+
+# Inputs, kernel, whether padded: the first layers of LeNet, ResNets at width 1/4 and 1, AllCNN.
+CONVOLUTIONS = {
+    "LeNet, grey": ((200, 32, 32, 1), (5, 5, 1, 6), 0),
+    "LeNet, colour": ((200, 32, 32, 3), (5, 5, 3, 6), 0),
+    "ResNet, width 1/4": ((200, 32, 32, 3), (3, 3, 3, 16), 1),
+    "ResNet": ((200, 32, 32, 3), (3, 3, 3, 64), 1),
+    "AllCNN": ((200, 32, 32, 3), (3, 3, 3, 96), 1),
+}
+POOLED = {"LeNet": (200, 28, 28, 6), "ResNet9, width 1/4": (200, 32, 32, 32)}
+
+
+def cases() -> dict[tuple[str, str], tuple[Layer, Layer, tuple[int, ...]]]:
+    """Ours, XLA's, and the shape of the input, by the kind of layer and what has it."""
+    found = {}
+    for name, (shape, window, padding) in CONVOLUTIONS.items():
+        kernel = jax.random.normal(jax.random.key(1), window)
+        edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+
+        def ours(x: jax.Array, kernel: Any = kernel, edges: Any = edges) -> jax.Array:
+            return convolutions.convolve(jnp.pad(x, edges), kernel, (1, 1))
+
+        theirs = functools.partial(
+            jax.lax.conv_general_dilated,
+            rhs=kernel,
+            window_strides=(1, 1),
+            padding=edges[1:3],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        found["convolution", name] = (ours, theirs, shape)
+    windowed = functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
+    for name, shape in POOLED.items():
+        found["pooling", name] = (layers.max_pool, windowed, shape)
+    found["diversity", "20 prototypes of each class"] = (diversity, by_index, (10, 20, 32, 32, 3))
+    return found
+
+
+def diversity(inputs: jax.Array) -> jax.Array:
+    """The term of `ignpx.synthesis`."""
+    nothing: Any = None
+    return synthesis.diversity()(synthesis.View(nothing, inputs, nothing, nothing))
+
+
+def by_index(inputs: jax.Array) -> jax.Array:
+    """The same from a list of pairs."""
+    flat = inputs.reshape(*inputs.shape[:2], -1)
+    first, second = jnp.triu_indices(flat.shape[1], k=1)
+    distances = jnp.linalg.norm(flat[:, first] - flat[:, second], axis=-1)
+    return jnp.mean(1.0 / jnp.mean(distances, axis=1))
+
+
+def timed(functions: list[Layer], inputs: jax.Array, repeats: int) -> list[float]:
+    """Median seconds of each."""
+    for function in functions:
+        jax.block_until_ready(function(inputs))
+    spent: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, seconds in zip(functions, spent, strict=True):
+            begin = time.perf_counter()
+            jax.block_until_ready(function(inputs))
+            seconds.append(time.perf_counter() - begin)
+    return [statistics.median(seconds) for seconds in spent]
+
+
+def main(repeats: int = 21, out: pathlib.Path = pathlib.Path("results/layers.csv")) -> None:
+    """Writes a row for each layer and direction."""
+    rows = []
+    for (kind, name), (ours, theirs, shape) in cases().items():
+        inputs = jax.random.normal(jax.random.key(0), shape)
+        for direction in ("value", "gradient"):
+            pair = [ours, theirs]
+            if direction == "gradient":
+                pair = [jax.grad(lambda x, f=f: jnp.sum(jnp.square(f(x)))) for f in pair]
+            pair = [jax.jit(function) for function in pair]
+            seconds = timed(pair, inputs, repeats)
+            a, b = (np.asarray(function(inputs)) for function in pair)
+            row = {
+                "layer": kind,
+                "of": name,
+                "direction": direction,
+                "ours_seconds": seconds[0],
+                "xla_seconds": seconds[1],
+                "speedup": seconds[1] / seconds[0],
+                "difference": float(np.linalg.norm(a - b) / np.linalg.norm(b)),
+            }
+            rows.append(row)
+            print(" ".join(f"{v:.3g}" if isinstance(v, float) else v for v in row.values()))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(out, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    typer.run(main)
