@@ -48,7 +48,7 @@ import pandas as pd
 import pytorch_side as theirs
 import torch
 import typer
-from both_sides import PRIORS, Subject, check, differences
+from both_sides import PRIORS, Subject, check, differences, rounding
 
 import ignpx
 from ignpx import checkpoint, config, data, models, stages, targets, workdir
@@ -492,7 +492,8 @@ def main(
     for make in makers:
         subject = make()
         print(f"{subject.name}, width {subject.width:g}, {device}, {threads} threads")
-        check(differences(subject, quantities.samples, quantities.ssd["batch_size"]))
+        checked = (subject, quantities.samples, quantities.ssd["batch_size"])
+        check(differences(*checked), rounding(*checked))
         for name in chosen:
             contest = equal_work(subject, quantities, name)
             _as_new(quick)

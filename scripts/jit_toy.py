@@ -79,7 +79,7 @@ def forgotten(
     rest = Samples(*(np.delete(np.asarray(array), index, axis=0) for array in samples))
     without, _ = training.fit(fresh, rest, RECIPE, jax.random.key(seed))
     found = {"original": original, "retrained": without}
-    asked = ignpx.Request.samples(sample, rest, num_classes=2)
+    asked = ignpx.Request.samples(2, sample, rest)
     for rate in rates:
         # Equation 1 as it stands, with the noise and the draws of the authors' own toy.
         method = methods.jit(
@@ -121,7 +121,7 @@ def main(
     image: pathlib.Path = pathlib.Path("docs/jit_toy.png"),
 ) -> None:
     """Writes a row for each network, and the picture of the first seed."""
-    rates = rate or [0.01, 0.001, 0.1]
+    rates = rate or [0.05, 0.01, 0.1]
     rows = []
     for seed in range(seeds):
         points, labels = make_moons(200, noise=0.25, random_state=seed)

@@ -145,6 +145,10 @@ class TestSpeed:
         for wrong in (0.5, float("nan")):
             with pytest.raises(SystemExit, match="sensitivities"):
                 both_sides.check({**found, "sensitivities": wrong})
+        # As far from each other as PyTorch is from itself in double precision, but no further.
+        both_sides.check({**found, "sensitivities": 5e-3}, {"sensitivities": 2e-3})
+        with pytest.raises(SystemExit, match="sensitivities"):
+            both_sides.check({**found, "sensitivities": 7e-3}, {"sensitivities": 2e-3})
 
     def test_grey_images_are_channels_first_in_memory(self, speed):
         """Strides that pass for channels last as well change the kernels that PyTorch takes."""

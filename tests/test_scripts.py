@@ -1,0 +1,76 @@
+"""The scripts of experiments run at tiny sizes, and their figures mean what they say."""
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from ignpx import checkpoint, data, models, training
+from ignpx.audit import count_correct
+from ignpx.config import Recipe
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script by its name."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module
+
+
+def test_jit_toy(script, tmp_path):
+    toy = script("jit_toy")
+    out, image = tmp_path / "toy.csv", tmp_path / "toy.png"
+    toy.main(seeds=1, rate=[0.01], out=out, image=image)
+    table = pd.read_csv(out).set_index(["sample", "network"])
+    assert image.stat().st_size > 10_000
+    assert set(table.index.get_level_values("network")) == {
+        "original", "retrained", "JiT 0.01", "mislabelled",
+    }  # fmt: skip
+    for kind in ("flat", "steep"):
+        rows = table.loc[kind]
+        assert rows.loc["retrained", "differs"] == 0
+        assert rows.loc["original", "confidence"] > 0.5 > rows.loc["mislabelled", "confidence"]
+        assert rows.loc["JiT 0.01", "confidence"] < rows.loc["original", "confidence"]
+
+
+def test_random_samples(script, tmp_path):
+    splits = data.load_splits("digits")
+    recipe = Recipe(epochs=2, batch_size=64, optimizer="adam", learning_rate=0.003)
+    fresh = models.create(
+        "lenet",
+        input_shape=(32, 32, 1),
+        num_classes=10,
+        width=0.5,
+        preprocess=splits.preprocess,
+    )
+    trained = training.train(fresh, splits.train, splits.validation, recipe, seed=0)
+    described = {
+        "dataset": {"name": "digits"},
+        "model": {"name": "lenet", "width": 0.5},
+        "training": recipe.model_dump(),
+    }
+    checkpoint.save(tmp_path / "run" / "checkpoint", trained, described)
+    out = tmp_path / "random.csv"
+    script("forget_random_samples").main(
+        tmp_path / "run", out, share=[0.25], epochs=1, degree_epochs=1
+    )
+    table = pd.read_csv(out).set_index("method")
+    assert list(table.index) == [
+        "retrain", "original", "top-k", "random-k", "random-top-k", "cf-k", "eu-k",
+    ]  # fmt: skip
+    original = table.loc["original"]
+    assert original["forgetting_rate"] == original["unlearning_degree"] == 0
+    assert original["test_accuracy"] == pytest.approx(
+        count_correct(trained, splits.test).accuracy(), abs=1e-5
+    )
+    assert table.loc["retrain", "similarity"] == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(
+        table["forgetting_rate"], 1 - table["forget_accuracy"] / original["forget_accuracy"],
+        atol=1e-5,
+    )  # fmt: skip
+    jax.clear_caches()
