@@ -2,9 +2,8 @@
 
 XLA for CPU convolves one or three channels as it does hundreds. The gradient in the image, which is
 what synthesis and attacks are after, takes it several times as long as the products and shifts that
-it consists of, and in a small model most of the whole (`scripts/bench_layers.py`). So a
-model's jaxpr is evaluated with other forms of those convolutions, whatever the model is made of.
-On an accelerator nothing is replaced.
+it consists of (`scripts/bench_layers.py`). So the jaxpr of a model is evaluated with other forms of
+these convolutions, whatever the model is made of. On an accelerator nothing is replaced.
 """
 
 import dataclasses
@@ -51,6 +50,15 @@ class _FewChannels:
         """See `ignpx.Classifier.norm_statistics`."""
         observe = getattr(self.apply, "norm_statistics", None)
         return [] if observe is None else _rewritten(observe, params, state, inputs)
+
+    def observed(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
+        """See `ignpx.Classifier.observed`."""
+        observe = getattr(self.apply, "observed", None)
+        if observe is None:
+            return *self(params, state, inputs, train=train), []
+        return _rewritten(functools.partial(observe, train=train), params, state, inputs)
 
 
 def _rewritten(function: Callable[..., Any], *arguments: PyTree) -> Any:

@@ -91,6 +91,8 @@ def test_models_are_what_they_were(make):
     assert counted(quick.logits, inputs) == counted(classifier.logits, inputs) - 1
     close(quick.logits(inputs), classifier.logits(inputs))
     close(quick.norm_statistics(inputs), classifier.norm_statistics(inputs))
+    for train in (False, True):
+        close(quick.observed(inputs, train=train), classifier.observed(inputs, train=train))
 
     def loss(params, inputs, classifier):
         return jnp.sum(jax.nn.softplus(classifier.replace(params=params).logits(inputs)))
