@@ -303,6 +303,12 @@ class TestCharts:
         drawn = sorted(float(line.get_xdata()[0]) for line in figure.axes[0].lines)
         assert drawn == pytest.approx([90.0, 99.35])
 
+    def test_long_labels_leave_room_for_the_axes(self):
+        labels = [f"zs-pag learning_rate=0.001 pseudo_labels={i} subspace=estimated" for i in "ab"]
+        [(_, figure)] = charts.pictures(*compared([cell(label=label) for label in labels]))
+        figure.draw_without_rendering()  # which would warn
+        assert all(axis.get_position().width > 0.1 for axis in figure.axes)
+
 
 class Page(html.parser.HTMLParser):
     def __init__(self, text):

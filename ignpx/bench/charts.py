@@ -79,7 +79,10 @@ def accuracies(rows: pd.DataFrame) -> Figure:
     """
     names = tables.row_names(rows)
     places = {name: place for place, name in enumerate(names)}
-    figure = Figure(figsize=(4.6, 0.3 * len(names) + 1.1), layout="constrained")
+    labels = [", ".join(name) for name in names.values()]
+    # Room for the axes beside the longest label, which may spell out several settings.
+    width = max(4.6, 2.8 + 0.085 * max(map(len, labels)))
+    figure = Figure(figsize=(width, 0.3 * len(names) + 1.1), layout="constrained")
     for axis, (quantity, (title, color)) in zip(
         figure.subplots(1, 2, sharey=True), SERIES.items(), strict=True
     ):
@@ -96,7 +99,7 @@ def accuracies(rows: pd.DataFrame) -> Figure:
         high = max(high, low + 5)
         margin = 0.08 * (high - low)
         axis.set(xlabel=f"{title} accuracy (%)", xlim=(low - margin, high + margin))
-        axis.set_yticks(range(len(names)), [", ".join(name) for name in names.values()])
+        axis.set_yticks(range(len(names)), labels)
         axis.grid(axis="y", linewidth=0.5, alpha=0.5)
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
