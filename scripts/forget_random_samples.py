@@ -95,7 +95,10 @@ def main(
             out.parent.mkdir(parents=True, exist_ok=True)
             frame = pd.DataFrame(table)
             workdir.write_text(out, frame.to_csv(index=False, float_format="%.6g"))
-            console.print(frame.drop(columns=["run", "settings"]).tail(1).to_string(index=False))
+            console.print(
+                f"{name}, {part:.0%} drawn: training accuracy {rates.forget_after:.2%} on them, "
+                f"{rates.retain_after:.2%} on the others"
+            )
 
 
 if __name__ == "__main__":
