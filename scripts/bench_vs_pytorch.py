@@ -48,7 +48,7 @@ import pandas as pd
 import pytorch_side as theirs
 import torch
 import typer
-from both_sides import PRIORS, Subject, check, differences, rounding
+from both_sides import PRIORS, Subject, check, differences
 
 import ignpx
 from ignpx import checkpoint, config, data, models, stages, targets, workdir
@@ -359,8 +359,10 @@ def merged(table: pd.DataFrame, out: pathlib.Path) -> pd.DataFrame:
     if not out.exists():
         return table
     keys = ["model", "width", "method", "comparison", "device"]
-    before = pd.read_csv(out)
-    again = before.merge(table[keys].drop_duplicates(), on=keys, how="left", indicator=True)
+    before = pd.read_csv(out, dtype={"width": float})
+    again = before.merge(
+        table[keys].astype({"width": float}).drop_duplicates(), on=keys, how="left", indicator=True
+    )
     kept = before[(again["_merge"] == "left_only").to_numpy()]
     return pd.concat([kept, table], ignore_index=True) if len(kept) else table
 
@@ -492,8 +494,7 @@ def main(
     for make in makers:
         subject = make()
         print(f"{subject.name}, width {subject.width:g}, {device}, {threads} threads")
-        checked = (subject, quantities.samples, quantities.ssd["batch_size"])
-        check(differences(*checked), rounding(*checked))
+        check(differences(subject, min(4, quantities.samples), quantities.ssd["batch_size"]))
         for name in chosen:
             contest = equal_work(subject, quantities, name)
             _as_new(quick)
