@@ -153,14 +153,8 @@ def pgd(
     checks.positive(epsilon=epsilon, step_size=step_size)
     checks.whole(steps=steps)
     inputs, scale, bounds = jnp.asarray(inputs, jnp.float32), _scale(classifier), _open(bounds)
-    operands = (
-        convolutions.for_inputs(classifier),
-        inputs,
-        labels,
-        epsilon * scale,
-        step_size * scale,
-        bounds,
-    )
+    model = convolutions.for_inputs(classifier)
+    operands = (model, inputs, labels, epsilon * scale, step_size * scale, bounds)
     moved, _ = loops.iterate(_sign_step(targeted), operands, inputs, steps)
     return _judged(classifier, inputs, moved, labels, scale, targeted=targeted, order=jnp.inf)
 
@@ -215,15 +209,8 @@ def carlini_wagner(
         share = (inputs - bounds[0]) / (bounds[1] - bounds[0])
         start = jnp.arctanh(jnp.clip(2 * share - 1, -1, 1) * (1 - 1e-6))
     settings = (jnp.float32(confidence), jnp.int32(steps))
-    operands = (
-        convolutions.for_inputs(classifier),
-        inputs,
-        labels,
-        start,
-        scale,
-        _open(bounds),
-        settings,
-    )
+    model = convolutions.for_inputs(classifier)
+    operands = (model, inputs, labels, start, scale, _open(bounds), settings)
     step = _carlini_step(targeted, bounds is not None, learning_rate)
     each = jnp.zeros(len(inputs))
     carry = _Search(
@@ -271,14 +258,8 @@ def deepfool(
     checks.whole(steps=steps)
     checks.not_negative(overshoot=overshoot)
     inputs, scale = jnp.asarray(inputs, jnp.float32), _scale(classifier)
-    operands = (
-        convolutions.for_inputs(classifier),
-        inputs,
-        labels,
-        scale,
-        jnp.float32(overshoot),
-        _open(bounds),
-    )
+    model = convolutions.for_inputs(classifier)
+    operands = (model, inputs, labels, scale, jnp.float32(overshoot), _open(bounds))
     carry = (inputs, jnp.zeros_like(inputs))
     (moved, _), _ = loops.iterate(_deepfool_step, operands, carry, steps)
     return _judged(classifier, inputs, moved, labels, scale, targeted=False, order=2)

@@ -290,10 +290,10 @@ def _of_data(subject: Subject, batch_size: int) -> dict[str, float]:
         logits, _ = classifier.apply(params, classifier.state, inputs, train=True)
         return cross_entropy(logits, samples.labels).mean()
 
-    batch = Samples(*(jnp.asarray(part[:batch_size]) for part in few))
+    batch = Samples(*map(jnp.asarray, few))
     slope = jax.jit(jax.grad(loss))(classifier.params, classifier, batch)
     names, parameters = zip(*model.train().requires_grad_(True).named_parameters(), strict=True)
-    images, labels = (part[:batch_size] for part in other)
+    images, labels = other
     theirs_loss = functional.cross_entropy(model(subject.preprocess(images)), labels)
     gradients = torch.autograd.grad(theirs_loss, parameters)
     returned = theirs.returned(dict(zip(names, gradients, strict=True)), slope)

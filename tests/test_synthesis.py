@@ -26,6 +26,18 @@ def test_diversity_is_equations_1_and_2(mlp):
     assert float(actual) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_gradient_of_diversity_is_that_of_the_pairs(mlp):
+    inputs = jax.random.normal(jax.random.key(3), (3, 5, 6))
+
+    def by_index(x):
+        first, second = jnp.triu_indices(5, k=1)
+        distances = jnp.linalg.norm(x[:, first] - x[:, second], axis=-1)
+        return jnp.mean(7.0 / jnp.mean(distances, axis=1))
+
+    found = jax.grad(lambda x: synthesis.diversity(7.0)(view(mlp, x)))(inputs)
+    np.testing.assert_allclose(found, jax.grad(by_index)(inputs), rtol=1e-5, atol=1e-7)
+
+
 def test_terms_have_finite_gradients_where_prototypes_coincide(mlp):
     same = jnp.ones((4, 3, 6))
     for term in (synthesis.cross_entropy(), synthesis.total_variation()):
