@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -81,7 +89,8 @@ def train(
 
         def show(epoch: Epoch) -> None:
             text = f"loss {epoch.loss:.4f}, validation accuracy {epoch.accuracy:.2%}"
-            progress.update(task, completed=epoch.epoch, description=text)
+            progress.update(task, completed=epoch.epoch)
+            _tell(progress, task, text)
 
         metrics = runs.train(
             settings,
@@ -206,13 +215,12 @@ def methods(
     if as_json:
         typer.echo(json.dumps([one._asdict() for one in described], indent=2, default=str))
         return
-    table = Table("method", "sees", "forgets", "changes", "paper, and settings with defaults")
     for one in described:
+        changes = ", ".join(one.changes)
+        traits = f"sees {one.sees}; forgets {one.forgets}; changes {changes}"
         settings = ", ".join(f"{name}={value}" for name, value in one.defaults.items())
-        about = Text.assemble(one.paper, "\n", (settings, "dim"))
-        table.add_row(one.name, one.sees, one.forgets, ", ".join(one.changes), about)
-        table.add_section()
-    console.print(table)
+        about = Text.assemble(f"{traits}\n{one.paper}\n", (settings, "dim"))
+        console.print(Text(one.name, "bold"), Padding(about, (0, 0, 1, 4), expand=False), sep="\n")
 
 
 @app.command()
@@ -261,7 +269,7 @@ def bench(
             where=where,
             shard=submission.parse_shard(shard),
             retry=retry,
-            tell=lambda text: progress.update(task, description=text),
+            tell=lambda text: _tell(progress, task, text),
             warn=lambda text: progress.console.print(f"[yellow]warning:[/] {text}"),
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -274,6 +282,14 @@ def report(
 ) -> None:
     """Write the tables and the page of a benchmark, of as many cells as are finished."""
     _report(directory, benchmark.collect(directory))
+
+
+def _tell(progress: Progress, task: TaskID, text: str) -> None:
+    """Beside the bar on a terminal; a line of its own in a log, where no bar moves."""
+    progress.update(task, description=text)
+    if not progress.console.is_terminal:
+        at = progress.tasks[task]
+        progress.console.print(f"{at.completed:.0f}/{at.total or 0:.0f} {text}", soft_wrap=True)
 
 
 def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
