@@ -322,6 +322,23 @@ def test_a_model_without_layers():
     assert bits(edited) != bits(classifier)
 
 
+def test_both_solvers_lead_to_the_same_labels(mlp):
+    # A loss of curvature below the damping: both solve it well.
+    (one, first), (other, second) = (
+        run(mlp, damping=2.0, solver=solver, solver_iterations=iterations)
+        for solver, iterations in (("conjugate_gradients", 30), ("lissa", 300))
+    )
+    assert first.residual < 1e-5
+    assert second.residual < 0.1
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_solver_that_diverges_is_doubted(mlp):
+    with pytest.warns(UnlearningWarning, match="raise damping or, for lissa, solver_scale"):
+        run(mlp, solver="lissa", solver_scale=0.01)
+
+
 def test_a_descent_that_diverges(mlp):
     with pytest.raises(UnlearningError, match="diverged"):
         run(mlp, learning_rate=1e38)
@@ -333,6 +350,8 @@ def test_a_descent_that_diverges(mlp):
         {"attack": "noise"},
         {"subspace": "null"},
         {"influence_of": "both"},
+        {"solver": "newton"},
+        {"solver_scale": 0.0},
         {"epsilon": 0.0},
         {"step_size": -1.0},
         {"attack_steps": 0},

@@ -47,7 +47,10 @@ class ZsPagInfo(NamedTuple):
     stopped: jax.Array | None = None
 
     def check(self, request: Request) -> None:
-        """Raises if there are no proxies, nothing could move or the descent diverged."""
+        """Raises if there are no proxies, nothing could move or the descent diverged.
+
+        Warns of classes without proxies, and of pseudo labels that mean nothing.
+        """
         if self.proxies is not None:
             if not self.proxies.any():
                 raise UnlearningError(
@@ -67,6 +70,14 @@ class ZsPagInfo(NamedTuple):
             raise UnlearningError(
                 "the proxies fill the input space of every layer, so that nothing can move; lower "
                 f"energy ({self._filled()})"
+            )
+        if self.residual is not None and not (self.stopped or self.residual <= 1):
+            warnings.warn(
+                f"the pseudo labels go by a linear system that was not solved (its residual is "
+                f"{float(self.residual):.3g} of its right side); raise damping or, for lissa, "
+                "solver_scale",
+                UnlearningWarning,
+                stacklevel=3,
             )
         descent.DescentInfo(self.losses).check(request)
 
@@ -113,7 +124,9 @@ def zs_pag(
     influence_of: Literal["adding", "removing"] = "adding",
     penalty: float = 1.0,
     damping: float = 0.01,
+    solver: Literal["conjugate_gradients", "lissa"] = "conjugate_gradients",
     solver_iterations: int = 20,
+    solver_scale: float = 10.0,
     learning_rate: float = 0.01,
     momentum: float = 0.0,
     epochs: int = 10,
@@ -151,7 +164,10 @@ def zs_pag(
       penalty: weight of `-log(1 - y)`, where y is what a pseudo label leaves on the true class;
         the influences beside it are divided by their root mean square.
       damping: added to the Hessian's diagonal, see `influence.newton_direction`.
-      solver_iterations: of conjugate gradients.
+      solver: of the linear system of the influence function; `lissa` takes an iteration for each
+        microbatch of 32 proxies that conjugate gradients take in one.
+      solver_iterations: of either.
+      solver_scale: of `lissa`, see `influence.lissa_direction`.
       learning_rate: of SGD.
       momentum: of the same; the projection is of the final update and holds against it.
       epochs: over the forget set.
@@ -167,11 +183,13 @@ def zs_pag(
     checks.one_of(tuple(_ATTACKS), attack=attack)
     checks.one_of(("estimated", "random", "none"), subspace=subspace)
     checks.one_of(("adding", "removing"), influence_of=influence_of)
+    checks.one_of(("conjugate_gradients", "lissa"), solver=solver)
     checks.positive(
         epsilon=epsilon,
         step_size=step_size,
         penalty=penalty,
         damping=damping,
+        solver_scale=solver_scale,
         learning_rate=learning_rate,
     )
     checks.whole(
@@ -197,6 +215,9 @@ def zs_pag(
     targeted = functools.partial(_ATTACKS[topping], **options[topping], targeted=True)
     first = targeted if aims else functools.partial(_ATTACKS[attack], **options[attack])
     sign = {"adding": 1.0, "removing": -1.0}[influence_of]
+    solve = influence.newton_direction
+    if solver == "lissa":
+        solve = functools.partial(influence.lissa_direction, scale=solver_scale)
 
     def attacked(
         classifier: Classifier, inputs: jax.Array, labels: Any, retain: jax.Array
@@ -219,7 +240,7 @@ def zs_pag(
         classifier: Classifier, inputs: jax.Array, labels: Any, retain: jax.Array, proxies: Proxies
     ) -> tuple[jax.Array, influence.Solution]:
         count, size = proxies.weights.shape
-        solution = influence.newton_direction(
+        solution = solve(
             classifier,
             jnp.asarray(proxies.inputs.reshape(-1, *classifier.input_shape)),
             jnp.repeat(jnp.arange(count), size),
