@@ -3,7 +3,7 @@
     python scripts/bench_vs_pytorch.py --model lenet --model resnet9
     python scripts/bench_vs_pytorch.py --run runs/mnist_lenet_cpu
 
-`scripts/pytorch_side.py` has the same methods as PyTorch users write them (`pip install
+`scripts/pytorch_side` has the same methods as PyTorch users write them (`pip install
 'ignpx[bench]'`). Before anything is timed both sides compute the same numbers from the same inputs,
 and the script stops where they differ.
 
@@ -42,13 +42,13 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytorch_side as theirs
 import torch
 import typer
 from both_sides import PRIORS, Subject, check, differences
+from speed_table import draw, markdown, merged
 
 import ignpx
 from ignpx import checkpoint, config, data, models, stages, targets, workdir
@@ -349,81 +349,6 @@ def _scores(edited: Classifier, subject: Subject) -> dict[str, float]:
         "forget_accuracy": counts.accuracy([subject.forget]),
         "retain_accuracy": counts.accuracy_without([subject.forget]),
     }
-
-
-# The results
-
-
-def merged(table: pd.DataFrame, out: pathlib.Path) -> pd.DataFrame:
-    """The table, with what the file had of other models, devices, comparisons and methods."""
-    if not out.exists():
-        return table
-    keys = ["model", "width", "method", "comparison", "device"]
-    before = pd.read_csv(out, dtype={"width": float})
-    again = before.merge(
-        table[keys].astype({"width": float}).drop_duplicates(), on=keys, how="left", indicator=True
-    )
-    kept = before[(again["_merge"] == "left_only").to_numpy()]
-    return pd.concat([kept, table], ignore_index=True) if len(kept) else table
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table for people."""
-    lines = [
-        "| model | method | stage | comparison | ours, s | PyTorch, s | speedup | compile, s "
-        "| forget accuracy, ours / PyTorch | retain accuracy, ours / PyTorch |",
-        "|" + " --- |" * 10,
-    ]
-    for _, row in table.iterrows():
-        compiled = row["compile_seconds"]
-        scores = [
-            ""
-            if pd.isna(row.get(f"ours_{part}_accuracy"))
-            else f"{100 * row[f'ours_{part}_accuracy']:.2f} / "
-            f"{100 * row[f'pytorch_{part}_accuracy']:.2f}"
-            for part in ("forget", "retain")
-        ]
-        cells = [
-            *row[["model", "method", "stage", "comparison"]],
-            f"{row['ours_seconds']:.3g}",
-            f"{row['pytorch_seconds']:.3g}",
-            f"{row['speedup']:.2f}",
-            "" if pd.isna(compiled) else f"{compiled:.1f}",
-            *scores,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def draw(table: pd.DataFrame, path: pathlib.Path) -> None:
-    """Bars of the seconds of both sides, a panel for each comparison."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    parts = [part for _, part in table.groupby("comparison", sort=True)]
-    height = 1.2 + 0.32 * max(len(part) for part in parts)
-    figure, axes = pyplot.subplots(
-        1, len(parts), figsize=(6.5 * len(parts), height), squeeze=False, layout="constrained"
-    )
-    for axis, part in zip(axes[0], parts, strict=True):
-        places = np.arange(len(part))
-        for shift, side, label in ((-0.2, "ours", "ignpx"), (0.2, "pytorch", "PyTorch")):
-            axis.barh(places + shift, part[f"{side}_seconds"], 0.4, label=label)
-        for place, (_, row) in zip(places, part.iterrows(), strict=True):
-            longest = max(row["ours_seconds"], row["pytorch_seconds"])
-            axis.text(1.1 * longest, place, f"{row['speedup']:.2g}x", va="center", fontsize=8)
-        names = part["model"] + ", " + part["method"]
-        names = names.where(part["stage"] == "whole", names + ": " + part["stage"])
-        axis.set_yticks(places, names, fontsize=8)
-        axis.set_ylim(len(part) - 0.4, -0.6)
-        axis.set_xscale("log")
-        axis.margins(x=0.15)
-        axis.set_xlabel("seconds without compilation, and PyTorch's over ours")
-        axis.set_title(part["comparison"].iloc[0].replace("_", " "))
-    axes[0][0].legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def hardware(device: torch.device) -> str:
