@@ -1,4 +1,4 @@
-"""Evaluating a function's jaxpr by another rule than its own."""
+"""Evaluating a function's jaxpr by another rule than its own, or on what stands for its values."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence

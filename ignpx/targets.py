@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Literal
 
+from ignpx import jaxprs
 from ignpx.errors import InvalidArgumentError
 
 PyTree = Any
@@ -107,44 +107,31 @@ def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: P
       inputs: likewise.
     """
     closed = jax.make_jaxpr(function)(params, inputs)
-    count = len(jax.tree.leaves(params))
-    known: list[_Origin] = [(index,) for index in range(count)]
     met: dict[int, str] = {}
-    _follow(closed.jaxpr, known + [None] * (len(closed.jaxpr.invars) - count), met)
+
+    # For a value stand the leaves that it is made of, or None if it depends on the inputs.
+    def rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
+        origins = [one if one is None or isinstance(one, tuple) else () for one in values]
+        body = _body(equation)
+        if body is not None:
+            return jaxprs.walk(body, [()] * len(body.constvars), origins, rule)
+        leaves = tuple(dict.fromkeys(itertools.chain(*(one for one in origins if one))))
+        if None not in origins:
+            return [leaves] * len(equation.outvars)
+        for leaf in leaves:
+            met.setdefault(leaf, equation.primitive.name)
+        return [None] * len(equation.outvars)
+
+    count = len(jax.tree.leaves(params))
+    arguments = [(index,) for index in range(count)]
+    others = [None] * (len(closed.jaxpr.invars) - count)
+    jaxprs.walk(closed.jaxpr, [()] * len(closed.consts), [*arguments, *others], rule)
     names = paths(params)
     return [Use(names[leaf], operation) for leaf, operation in met.items()]
 
 
-# The leaves that a value is made of, or None if it depends on the inputs.
-_Origin = tuple[int, ...] | None
-
-
-def _follow(jaxpr: Any, origins: Sequence[_Origin], met: dict[int, str]) -> list[_Origin]:
-    """The origins of the outputs of a jaxpr; adds to `met` the leaves that it uses."""
-    known: dict[Any, _Origin] = dict.fromkeys(jaxpr.constvars, ())
-    known.update(zip(jaxpr.invars, origins, strict=True))
-
-    def origin(variable: Any) -> _Origin:
-        return () if isinstance(variable, Literal) else known[variable]
-
-    for equation in jaxpr.eqns:
-        operands = [origin(variable) for variable in equation.invars]
-        leaves = tuple(dict.fromkeys(itertools.chain(*(one for one in operands if one))))
-        body = _body(equation)
-        if body is not None:
-            outputs = _follow(body, operands, met)
-        elif None in operands:
-            for leaf in leaves:
-                met.setdefault(leaf, equation.primitive.name)
-            outputs = [None] * len(equation.outvars)
-        else:
-            outputs = [leaves] * len(equation.outvars)
-        known.update(zip(equation.outvars, outputs, strict=True))
-    return [origin(variable) for variable in jaxpr.outvars]
-
-
 def _body(equation: Any) -> Any:
-    """The jaxpr that an equation calls with its own operands: `jit`, `scan`, a custom gradient."""
+    """The jaxpr that an equation calls with its own operands, as `scan` and custom gradients do."""
     for value in equation.params.values():
         body = getattr(value, "jaxpr", value)
         if (
