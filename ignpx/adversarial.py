@@ -77,14 +77,11 @@ def in_batches(
       labels: `(N,)` class ids.
       batch_size: inputs of a batch; the last one is filled up with copies of the first input.
     """
-    inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
     count = len(labels)
-    size = min(batch_size, count)
-    parts = []
-    for begin in range(0, count, size):
-        rows = jnp.arange(begin, begin + size)
-        rows = jnp.where(rows < count, rows, 0)
-        parts.append(attack(inputs[rows], labels[rows]))
+    chunks = (
+        loops.microbatches(jnp.asarray(array), min(batch_size, count)) for array in (inputs, labels)
+    )
+    parts = [attack(*chunk) for chunk in zip(*chunks, strict=True)]
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays)[:count], *parts)
 
 

@@ -62,17 +62,14 @@ def gradient_moments(
     microbatch = parts * -(-min(microbatch, count) // parts)
     # Padding has no weight.
     weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})
-    weighings = {
-        name: jnp.moveaxis(microbatches(jnp.moveaxis(one, -1, 0), microbatch, zero=True), 1, -1)
-        for name, one in weighings.items()
-    }
+    weighings = {name: _cut(one, microbatch) for name, one in weighings.items()}
     zeros = {
         name: jax.tree.map(
             lambda p, w=w: jnp.zeros((*w.shape[1:-1], *p.shape), jnp.float32), params
         )
         for name, w in weighings.items()
     }
-    chunks = jax.tree.map(lambda array: microbatches(array, microbatch), samples)
+    chunks = jax.tree.map(lambda array: loops.microbatches(array, microbatch), samples)
     operands = (params, chunks, weighings, constants)
     steps = jax.tree.leaves(chunks)[0].shape[0]
     total = loops.iterate(_step(loss, per_sample), operands, zeros, steps)[0]
@@ -120,16 +117,9 @@ def mean_squared_gradients(
     ).square
 
 
-def microbatches(array: Any, size: int, *, zero: bool = False) -> Any:
-    """Cuts `(N, ...)` into `(steps, size, ...)`, numpy or JAX; the last one is filled up.
-
-    What fills it are copies of the first entry, which are as sound as the others, or zeros.
-    """
-    xp = np if isinstance(array, np.ndarray) else jnp
-    steps = -(-array.shape[0] // size)
-    filling = xp.repeat(array[:1], steps * size - array.shape[0], axis=0)
-    filled = xp.concatenate([array, xp.zeros_like(filling) if zero else filling])
-    return filled.reshape(steps, size, *array.shape[1:])
+def _cut(weights: jax.Array, size: int) -> jax.Array:
+    """Weights `(..., N)` into `(steps, ..., size)`; what fills up the last has none."""
+    return jnp.moveaxis(loops.microbatches(jnp.moveaxis(weights, -1, 0), size, zero=True), 1, -1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -241,11 +231,8 @@ def _factored(weighed: dict[str, jax.Array], pair: factors.Factors) -> dict[str,
         return {name: total[name] + one for name, one in _direct(weighed, product).items()}, None
 
     size = _block(inputs.shape[0], inputs.shape[-1] * cotangents.shape[-1])
-    blocks = jax.tree.map(lambda array: microbatches(array, size), pair)
-    weights = {
-        name: jnp.moveaxis(microbatches(jnp.moveaxis(one, -1, 0), size, zero=True), 1, -1)
-        for name, one in weighed.items()
-    }
+    blocks = jax.tree.map(lambda array: loops.microbatches(array, size), pair)
+    weights = {name: _cut(one, size) for name, one in weighed.items()}
     shape = (inputs.shape[-1], cotangents.shape[-1])
     zeros = {name: jnp.zeros((*one.shape[:-1], *shape)) for name, one in weighed.items()}
     return jax.lax.scan(add, zeros, (weights, blocks))[0]
@@ -373,9 +360,9 @@ def mean_gradient(
     """
     chosen, rest = targets.partition(classifier.params, patterns)
     samples = (
-        microbatches(inputs, microbatch),
-        microbatches(labels, microbatch),
-        microbatches(weights, microbatch, zero=True),
+        loops.microbatches(inputs, microbatch),
+        loops.microbatches(labels, microbatch),
+        loops.microbatches(weights, microbatch, zero=True),
     )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), chosen)
     operands = (chosen, samples, classifier.replace(params=rest))
@@ -432,8 +419,8 @@ def squared_batch_gradients(
     Returns:
       A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
     """
-    images, labels = (microbatches(np.asarray(array), batch_size) for array in samples)
-    real = microbatches(np.ones(len(samples.labels), bool), batch_size, zero=True)
+    images, labels = (loops.microbatches(np.asarray(array), batch_size) for array in samples)
+    real = loops.microbatches(np.ones(len(samples.labels), bool), batch_size, zero=True)
     chosen, rest = targets.partition(classifier.params, patterns)
     return mean_squared_gradients(
         _batch_loss,
@@ -474,9 +461,9 @@ def fisher_information(
       A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
     """
     size = min(len(images), max(1, 1024 // classifier.num_classes))
-    real = microbatches(np.full(len(images), 1.0 / len(images), np.float32), size, zero=True)
+    real = loops.microbatches(np.full(len(images), 1.0 / len(images), np.float32), size, zero=True)
     total = None
-    for chunk, share in zip(microbatches(images, size), real, strict=True):
+    for chunk, share in zip(loops.microbatches(images, size), real, strict=True):
         inputs, labels, weights = _own_labels(classifier, chunk, share)
         part = sensitivity(classifier, inputs, labels, weights, patterns=patterns)
         total = part if total is None else jax.tree.map(jnp.add, total, part)

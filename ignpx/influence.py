@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from ignpx import importance, loops
 from ignpx.classifier import Classifier, PyTree
-from ignpx.importance import microbatches
 from ignpx.losses import cross_entropy
 
 
@@ -128,7 +127,7 @@ def influences(
     Returns:
       `(N, num_classes)` float32.
     """
-    chunks = microbatches(inputs, min(microbatch, len(inputs)))
+    chunks = loops.microbatches(inputs, min(microbatch, len(inputs)))
     operands = (classifier, chunks, direction)
     _, rows = loops.iterate(_influence_step, operands, jnp.int32(0), len(chunks))
     return rows.reshape(-1, rows.shape[-1])[: inputs.shape[0]]
@@ -184,9 +183,9 @@ def _system(
     )
     microbatch = min(microbatch, len(labels))
     samples = (
-        microbatches(inputs, microbatch),
-        microbatches(labels, microbatch),
-        microbatches(weights, microbatch, zero=True),
+        loops.microbatches(inputs, microbatch),
+        loops.microbatches(labels, microbatch),
+        loops.microbatches(weights, microbatch, zero=True),
     )
     gradient = importance.mean_gradient(classifier, inputs, labels, weights, microbatch=microbatch)
     return _System(classifier, samples, jnp.float32(damping), gradient)

@@ -12,11 +12,24 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 Carry = TypeVar("Carry")
 # (operands, carry, index of the step) -> (carry, what this step puts out)
 Step = Callable[[PyTree, Carry, jax.Array], tuple[Carry, PyTree]]
+
+
+def microbatches(array: Any, size: int, *, zero: bool = False) -> Any:
+    """Cuts `(N, ...)` into `(steps, size, ...)`, numpy or JAX; the last one is filled up.
+
+    What fills it are copies of the first entry, which are as sound as the others, or zeros.
+    """
+    xp = np if isinstance(array, np.ndarray) else jnp
+    steps = -(-array.shape[0] // size)
+    filling = xp.repeat(array[:1], steps * size - array.shape[0], axis=0)
+    filled = xp.concatenate([array, xp.zeros_like(filling) if zero else filling])
+    return filled.reshape(steps, size, *array.shape[1:])
 
 
 def iterate(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:

@@ -21,7 +21,6 @@ import optax
 
 from ignpx import factors, loops, targets
 from ignpx.classifier import Classifier, PyTree
-from ignpx.importance import microbatches
 
 _exact = jax.lax.Precision.HIGHEST
 
@@ -84,7 +83,10 @@ def gram_matrices(
     count = inputs.shape[0]
     microbatch = min(microbatch, count)
     weights = jnp.ones(count) if weights is None else weights
-    chunks = microbatches(inputs, microbatch), microbatches(weights, microbatch, zero=True)
+    chunks = (
+        loops.microbatches(inputs, microbatch),
+        loops.microbatches(weights, microbatch, zero=True),
+    )
     zeros = {layer.path: jnp.zeros((layer.inputs,) * 2) for layer in layers(classifier)}
     return loops.iterate(_gram_step, (classifier, *chunks), zeros, len(chunks[0]))[0]
 

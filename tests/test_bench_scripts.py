@@ -6,6 +6,7 @@ import itertools
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -211,6 +212,32 @@ def test_sensitivity(script, tmp_path):
     assert row["difference_to_vmap"] < 1e-5
     ratio = row["sensitivity_seconds"] / row["gradient_seconds"]
     assert row["sensitivity_over_gradient"] == pytest.approx(ratio, rel=1e-4)
+
+
+class TestRoofline:
+    def test_every_stage(self, script, tmp_path):
+        script("bench_roofline").main(quick=True, peak_flops=1e30, out=tmp_path / "roofline.csv")
+        table = pd.read_csv(tmp_path / "roofline.csv")
+        assert list(table["stage"]) == ["synthesis", "sensitivity", "trial", "edit"]
+        assert (table[["seconds", "flops", "bytes"]] > 0).all(axis=None)
+        # A trial is an edit and a look at its outcome.
+        of = table.set_index("stage")
+        assert of["flops"]["trial"] > of["flops"]["edit"]
+        # The ceiling that was given is the one that counts.
+        assert (table["share_of_flops"] < 1e-15).all()
+        assert "arithmetic" not in set(table["limit"])
+
+    def test_counts_and_limits(self, script):
+        roofline = script("bench_roofline")
+        matrices = jnp.ones((64, 32)), jnp.ones((32, 16))
+        found = roofline.measure(roofline.Program(jnp.matmul, matrices), repeats=1)
+        assert found.flops == pytest.approx(2 * 64 * 32 * 16, rel=0.01)
+        assert found.bytes >= 4 * (64 * 32 + 32 * 16 + 64 * 16)
+        for flops, moved, limit in ((9, 2, "arithmetic"), (2, 9, "memory"), (0.5, 0.9, "latency")):
+            row = roofline.row("stage", roofline.Measured(2.0, 2 * flops, 2 * moved), 10.0, 10.0)
+            assert row["share_of_flops"] == pytest.approx(flops / 10)
+            assert row["share_of_bytes"] == pytest.approx(moved / 10)
+            assert row["limit"] == limit
 
 
 def test_scaling(script, tmp_path, monkeypatch):

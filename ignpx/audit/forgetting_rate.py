@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import importance
+from ignpx import loops
 from ignpx.audit.accuracy import count_correct
 from ignpx.classifier import Classifier, Samples
 from ignpx.errors import InvalidArgumentError
@@ -99,7 +99,7 @@ def similarity(
             reference.num_classes,
             f"the classifier has {classifier.num_classes}; compare models of the same classes",
         )
-    chunks = importance.microbatches(np.asarray(samples.images), min(batch_size, count))
+    chunks = loops.microbatches(np.asarray(samples.images), min(batch_size, count))
     found = np.concatenate([_divergences(classifier, reference, chunk) for chunk in chunks])
     return float(1 - found[:count].mean(dtype=np.float64))
 

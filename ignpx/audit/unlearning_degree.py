@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ignpx import checks, descent, importance
+from ignpx import checks, descent, loops
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.audit.accuracy import count_correct
 from ignpx.classifier import Classifier, PyTree, Samples, identity
@@ -170,7 +170,7 @@ class _Generator:
         return inputs + self.amplitude * changes, state
 
     def applied(self, carry: descent.Descent, inputs: np.ndarray, batch_size: int) -> np.ndarray:
-        chunks = importance.microbatches(inputs, min(batch_size, len(inputs)))
+        chunks = loops.microbatches(inputs, min(batch_size, len(inputs)))
         made = [_perturbed(self, carry.params, carry.state, chunk) for chunk in chunks]
         return np.concatenate(made)[: len(inputs)]
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import adversarial, checks, descent, importance, influence, subspaces
+from ignpx import adversarial, checks, descent, influence, loops, subspaces
 from ignpx.classifier import Classifier, PyTree, Samples
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.stages import stage
@@ -375,7 +375,7 @@ def make_proxies(
         return np.asarray(found.inputs), np.asarray(found.predicted)
 
     logits = np.concatenate(
-        [_logits(classifier, chunk) for chunk in importance.microbatches(inputs, size)]
+        [_logits(classifier, chunk) for chunk in loops.microbatches(inputs, size)]
     )[: len(labels)]
     open_to = retain & (np.arange(len(retain)) != labels[:, None])
     runners_up = np.where(open_to, logits, -np.inf).argmax(axis=1)
