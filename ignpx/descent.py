@@ -24,6 +24,10 @@ from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy
 
 PyTree = Any
+
+# Steps after which losses are looked at: a descent that has diverged is stopped.
+WATCHED = 250
+
 # (params, state, batch, key, given) -> (scalar loss, new state)
 Loss = Callable[[PyTree, PyTree, PyTree, jax.Array, PyTree], tuple[jax.Array, PyTree]]
 
@@ -56,11 +60,7 @@ class DescentInfo(NamedTuple):
         losses = np.asarray(self.losses)
         broken = np.flatnonzero(~np.isfinite(losses))
         if broken.size:
-            first = int(broken[0])
-            raise UnlearningError(
-                f"the descent diverged: loss {first} of {len(losses)} is {losses[first]}, the one "
-                f"before {losses[first - 1] if first else 'none'}; lower the learning rate"
-            )
+            raise _diverged("the descent", losses, int(broken[0]), len(losses))
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -80,6 +80,8 @@ def descend(
     indices: PyTree,
     key: jax.Array,
     given: dict[str, PyTree] | None = None,
+    *,
+    name: str = "the descent",
 ) -> tuple[Descent, jax.Array]:
     """Takes one optimisation step for each row of `indices`.
 
@@ -96,13 +98,39 @@ def descend(
       key: PRNG key, one fresh key a step is derived from it.
       given: named pytrees of arrays that no step changes. The loss gets them as a dict, the
         transformation as keyword arguments of its update, with the `batch` as one more.
+      name: what an error calls this.
 
     Returns:
       The carry after the last step, and the losses `(steps,)`.
+
+    Raises:
+      UnlearningError: once a loss is not finite. Under `jit` and `vmap` the losses tell instead.
     """
-    operands = (data, indices, key, given or {})
-    steps = jax.tree.leaves(indices)[0].shape[0]
-    return loops.iterate(_step(loss, optimizer), operands, carry, steps)
+    step, steps = _step(loss, optimizer), jax.tree.leaves(indices)[0].shape[0]
+
+    def operands(first: int) -> PyTree:
+        return data, indices, key, given or {}, jnp.int32(first)
+
+    if loops.traced((data, carry, key, given)):
+        return loops.iterate(step, operands(0), carry, steps)
+    losses: list[jax.Array] = []
+    for first in range(0, steps, WATCHED):
+        count = min(WATCHED, steps - first)
+        carry, some = loops.iterate(step, operands(first), carry, count)
+        losses.append(some)
+        broken = np.flatnonzero(~np.isfinite(np.asarray(some)))
+        if broken.size:
+            known = np.concatenate([np.asarray(part) for part in losses])
+            raise _diverged(name, known, first + int(broken[0]), steps)
+    return carry, jnp.concatenate(losses)
+
+
+def _diverged(name: str, losses: np.ndarray, index: int, steps: int) -> UnlearningError:
+    before = f", the one before {losses[index - 1]:.4g}" if index else ""
+    return UnlearningError(
+        f"{name} diverged: the loss of step {index + 1} of {steps} is {losses[index]}{before}; "
+        "lower the learning rate"
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -110,7 +138,8 @@ def _step(loss: Loss, optimizer: optax.GradientTransformation) -> loops.Step[Des
     transformation = optax.with_extra_args_support(optimizer)
 
     def step(operands: PyTree, carry: Descent, index: jax.Array) -> tuple[Descent, jax.Array]:
-        data, indices, key, given = operands
+        data, indices, key, given, first = operands
+        index = first + index
 
         def drawn(rows: jax.Array, part: PyTree) -> PyTree:
             return jax.tree.map(lambda array: array[rows[index]], part)
@@ -181,7 +210,9 @@ def in_turn(
     for number, (loss, data, indices) in enumerate(passes):
         step_key = jax.random.fold_in(key, number)
         data = jax.device_put(data)
-        carry, of_pass = descend(loss, optimizer, carry, data, indices, step_key, given)
+        carry, of_pass = descend(
+            loss, optimizer, carry, data, indices, step_key, given, name=f"pass {number + 1}"
+        )
         losses.append(of_pass)
         if after is not None:
             after(number, classifier.replace(params=carry.params, state=carry.state))

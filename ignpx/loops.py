@@ -45,7 +45,7 @@ def iterate(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> t
     Returns:
       The last carry, and the outputs of all steps, stacked.
     """
-    if jax.default_backend() != "cpu" or _traced((operands, carry)):
+    if jax.default_backend() != "cpu" or traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
     return repeat(_compiled(step), operands, carry, length)
 
@@ -55,7 +55,7 @@ def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tu
 
     What such a step does besides is best compiled by itself.
     """
-    if jax.default_backend() != "cpu" or _traced((operands, carry)):
+    if jax.default_backend() != "cpu" or traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
     outputs = []
     for index in range(length):
@@ -78,7 +78,8 @@ def _scanned(step: Step[Carry], length: int) -> Callable[[PyTree, Carry], tuple[
     return jax.jit(run)
 
 
-def _traced(tree: PyTree) -> bool:
+def traced(tree: PyTree) -> bool:
+    """Whether values are not there to be looked at, but functions of them are being compiled."""
     # Under jit even an operation on constants gives a tracer, under vmap alone it does not.
     leaves = [*jax.tree.leaves(tree), jnp.zeros(())]
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

@@ -154,7 +154,7 @@ def request(
 
     Raises:
       InvalidArgumentError: if the classes or the subclass are unknown, the subclass is a whole
-        class, or there are too few training samples.
+        class, or there are too few training samples, of any one of the classes.
     """
     gone = forgotten(past)
     asked = None
@@ -174,6 +174,13 @@ def request(
     if not chosen.any():
         name, value = next(iter(scenario.described().items()))
         raise InvalidArgumentError(name, value, "has no training samples, or none that are left")
+    if (
+        isinstance(scenario, Classes)
+        and (absent := np.setdiff1d(scenario.ids, labels[chosen])).size
+    ):
+        raise InvalidArgumentError(
+            "forget", absent.tolist(), "have no training samples, or none that are left"
+        )
     forget, retain = (_at(splits.train, mask) for mask in (chosen, left & ~chosen))
     if asked is None:
         return Request.samples(num_classes, forget, retain, forgotten=gone)

@@ -115,7 +115,8 @@ def basis(gram: jax.Array, energy: jax.Array | float, known: jax.Array | None = 
     residual = _product(_product(outside, gram), outside)
     values, vectors = jnp.linalg.eigh((residual + residual.T) / 2)
     values, vectors = values[::-1], vectors[:, ::-1]
-    noise = size * jnp.finfo(jnp.float32).eps * jnp.linalg.norm(gram)
+    # A bound of `size` epsilons would in wide layers take real directions for rounding.
+    noise = size**0.5 * jnp.finfo(jnp.float32).eps * jnp.linalg.norm(gram)
     values = jnp.where(values > noise, values, 0.0)
     total = jnp.trace(gram)
     held = total - jnp.trace(residual) + jnp.cumsum(values) - values

@@ -124,7 +124,9 @@ def _fit(
     losses = []
     for epoch in range(recipe.epochs):
         epoch_key = jax.random.fold_in(key, epoch)
-        carry, of_epoch = _epoch(loss, optimizer, carry, data, recipe, steps, epoch_key, given)
+        carry, of_epoch = _epoch(
+            loss, optimizer, carry, data, recipe, steps, epoch_key, epoch, given
+        )
         losses.append(of_epoch)
     return carry, jnp.stack(losses)
 
@@ -154,6 +156,9 @@ def train(
 
     Returns:
       The classifier with the parameters and state of its best epoch.
+
+    Raises:
+      UnlearningError: if the training diverged.
     """
     recipe, steps = _batches(recipe, len(train_samples.labels))
     optimizer, loss = _optimizer(recipe, steps), _Loss.of(classifier, recipe)
@@ -171,9 +176,9 @@ def train(
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     patience = recipe.early_stopping or recipe.epochs
     while run.epoch < recipe.epochs and run.epoch - run.best_epoch < patience:
-        carry, losses = _epoch(
-            loss, optimizer, run.carry, data, recipe, steps, jax.random.fold_in(key, int(run.epoch))
-        )
+        epoch = int(run.epoch)
+        epoch_key = jax.random.fold_in(key, epoch)
+        carry, losses = _epoch(loss, optimizer, run.carry, data, recipe, steps, epoch_key, epoch)
         candidate = classifier.replace(params=carry.params, state=carry.state)
         accuracy = count_correct(candidate, validation).accuracy()
         improved = accuracy > run.best_accuracy
@@ -221,12 +226,15 @@ def _epoch(
     recipe: Recipe,
     steps: int,
     key: jax.Array,
+    number: int,
     given: dict[str, PyTree] | None = None,
 ) -> tuple[descent.Descent, jax.Array]:
     order_key, step_key = jax.random.split(key)
     order = jax.random.permutation(order_key, len(data.labels))
     indices = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
-    return descent.descend(loss, optimizer, carry, data, indices, step_key, given)
+    return descent.descend(
+        loss, optimizer, carry, data, indices, step_key, given, name=f"epoch {number + 1}"
+    )
 
 
 # Cached, and compared by value below, so that a second run of the same shapes compiles nothing.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import targets
+from ignpx import loops, targets
 from ignpx.classifier import Classifier, Samples
 from ignpx.errors import InvalidArgumentError, UnlearningError
 
@@ -143,8 +143,8 @@ class Request:
         """The request with only the data that a method which `sees` this much is given.
 
         Raises:
-          InvalidArgumentError: if the method needs data that the request does not carry, or that
-            is empty.
+          InvalidArgumentError: if the method needs data that the request does not carry, that is
+            empty, or that lacks a class which is to be forgotten.
         """
         granted: dict[str, Any] = {}
         for name, part in (("forget_data", Sees.FORGET), ("retain_data", Sees.RETAIN)):
@@ -158,7 +158,18 @@ class Request:
                     name, "no samples", "the method needs at least one; is the class in the data?"
                 )
             granted[name] = data if part in sees else None
+        if granted["forget_data"] is not None:
+            self._check_covered(granted["forget_data"])
         return dataclasses.replace(self, **granted)
+
+    def _check_covered(self, forget_data: Samples) -> None:
+        if loops.traced((self.forget, forget_data.labels)):
+            return
+        asked = np.flatnonzero(np.asarray(self.forget))
+        if missing := sorted(set(asked.tolist()) - set(np.asarray(forget_data.labels).tolist())):
+            raise InvalidArgumentError(
+                "forget_data", missing, "are to be forgotten and have no sample in it; add some"
+            )
 
 
 class Info(Protocol):

@@ -5,7 +5,9 @@
 A row for each method. As in the paper, accuracies are those of *training* samples, forgotten and
 retained: a model that never saw the former still gets most of them right, so that figures are to be
 compared with the row of `retrain`. `similarity` is with that model, `unlearning_degree` that of
-SPD-GAN on images that its generator was not fitted to.
+SPD-GAN on images that its generator was not fitted to. The Top-K family goes without its
+Jensen-Shannon term (a `reference` of None): its reference of choice is the very model that the
+methods are judged by.
 """
 
 import pathlib

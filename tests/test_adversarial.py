@@ -130,9 +130,9 @@ def test_deepfool_takes_one_step_across_the_nearest_of_the_planes():
         planes = {k: weights[:, k] - weights[:, y] for k in others}
         k = min(others, key=lambda k: abs(z[row, k] - z[row, y]) / np.linalg.norm(planes[k]))
         step = abs(z[row, k] - z[row, y]) / np.linalg.norm(planes[k]) ** 2 * planes[k]
-        np.testing.assert_allclose(moved_by(outcome)[row], 1.02 * step, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(moved_by(outcome)[row], 1.02 * step, rtol=1e-5, atol=1e-5)
         assert outcome.predicted[row] == k
-        assert outcome.norm[row] == pytest.approx(1.02 * np.linalg.norm(step), rel=1e-4)
+        assert outcome.norm[row] == pytest.approx(1.02 * np.linalg.norm(step), rel=1e-5)
     assert np.all(outcome.success)
 
 
@@ -159,7 +159,7 @@ def test_deepfool_of_a_curved_model_equals_a_loop():
             total = total + best[1]
             x, steps = np.float32(INPUTS[row] + 1.1 * SCALE * total), steps + 1
         taken.append(steps)
-        np.testing.assert_allclose(outcome.inputs[row], x, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(outcome.inputs[row], x, rtol=1e-5, atol=1e-5)
     assert taken[0] == 0
     assert max(taken) > 1
     assert np.all(outcome.success)

@@ -20,7 +20,7 @@ from by_hand import (
 )
 
 import ignpx
-from ignpx import InvalidArgumentError, Request, Samples, Sees
+from ignpx import InvalidArgumentError, Request, Samples, Sees, descent
 from ignpx.methods import jit
 from ignpx.methods.jit import PRESETS
 
@@ -32,10 +32,14 @@ def request(count=7):
 def by_hand(calls, rate, sigma, perturbations, *, accumulate, through_noise, clamp):
     theta, losses = doubles(model().params), []
     optimizer = Sgd(rate, momentum=1.0 if accumulate else 0.0)
+    left = 7
     for step, batch in enumerate(calls[0].batches()):
-        x = features(batch.images)
+        filled = features(batch["samples"].images)
         key = jax.random.fold_in(calls[0].key, step)
-        noise = np.asarray(jax.random.normal(key, (perturbations, len(x), *SHAPE)), float)
+        noise = np.asarray(jax.random.normal(key, (perturbations, len(filled), *SHAPE)), float)
+        # The last batch has fewer samples; what fills it up is not there for the equations.
+        x = filled[:left]
+        noise, left = noise[:, : len(x)], left - len(x)
         loss, slope = 0.0, {"w": np.zeros((6, CLASSES)), "b": np.zeros(CLASSES)}
         for one in noise.reshape(perturbations, len(x), 6):
             around = x + sigma * one
@@ -69,9 +73,9 @@ def test_equals_numpy(monkeypatch, flags):
     assert len(losses) == 3
     np.testing.assert_allclose(info.losses, losses, rtol=1e-5)
     assert_equal(edited.params, theta)
-    # A single pass over all of the samples; what fills the last batch up is one of them again.
-    rows = np.asarray(calls[0].indices)
-    assert sorted(set(rows.ravel())) == list(range(7))
+    # A single pass over all of the samples.
+    rows = np.asarray(calls[0].indices["samples"])
+    assert sorted(rows.ravel()[:7]) == list(range(7))
     assert rows.shape == (3, 3)
 
 
@@ -91,6 +95,27 @@ def test_a_preset_is_what_is_not_given(monkeypatch, scenario, rate, sigma):
     assert_equal(edited.params, theta)
 
 
+def test_what_is_asked_for_chooses_the_preset(monkeypatch):
+    found = []
+    tune = descent.tune
+
+    def spy(loss, optimizer, classifier, data, indices, *rest):
+        found.append((loss.sigma, indices["samples"].shape))
+        return tune(loss, optimizer, classifier, data, indices, *rest)
+
+    monkeypatch.setattr(descent, "tune", spy)
+    forget = samples(7)._replace(labels=np.zeros(7, np.int32))
+    for asked in (
+        Request.classes([0], CLASSES, forget_data=forget),
+        Request.samples(CLASSES, forget),
+    ):
+        ignpx.unlearn(jit(perturbations=2), model(), asked, jax.random.key(0))
+    assert [sigma for sigma, _ in found] == [0.5, 0.01]
+    method = jit(scenario="subclass", model="vit", perturbations=2, learning_rate=0.01)
+    ignpx.unlearn(method, model(), Request.samples(CLASSES, forget), jax.random.key(0))
+    assert found[-1][0] == 1.5
+
+
 def test_presets():
     """Section 5.1 of the paper; the batch sizes are those of the public code."""
     expected = {
@@ -107,7 +132,7 @@ def test_presets():
 
 def test_defaults():
     assert {n: p.default for n, p in inspect.signature(jit).parameters.items()} == {
-        "scenario": "class",
+        "scenario": None,
         "model": "vgg11",
         "learning_rate": None,
         "sigma": None,

@@ -102,6 +102,7 @@ def test_what_was_forgotten_before_is_not_retained_nor_drawn_again():
     [
         (Classes((3,)), {}, "forget=3: is not a class"),
         (Classes((1,)), {"without": [1]}, r"forget=\[1\]: has no training samples"),
+        (Classes((0, 1)), {"without": [1]}, r"forget=\[1\]: have no training samples"),
         (Classes((1,)), {"past": [Classes((1,))]}, "already forgotten"),
         (Subclass(8), {}, "forget_subclass=8: is not a fine label of made_up; they are 0 to 7"),
         (Subclass(-1), {}, "forget_subclass=-1: is not a fine label"),

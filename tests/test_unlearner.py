@@ -16,7 +16,7 @@ from ignpx import (
     stages,
 )
 from ignpx.audit import count_correct
-from ignpx.methods import ignp
+from ignpx.methods import ignp, neggrad
 
 QUICK = {"samples": 10, "steps": 100, "held_out": 4}
 
@@ -50,6 +50,13 @@ def test_data_that_a_method_needs_must_be_there(mlp):
     needy = Unlearner(Sees.BOTH, lambda *_: pytest.fail("was run"))
     with pytest.raises(InvalidArgumentError, match="forget_data=None"):
         ignpx.unlearn(needy, mlp, Request.classes([0], 4), jax.random.key(0))
+
+
+def test_every_class_to_be_forgotten_needs_a_sample(mlp):
+    data = ignpx.Samples(np.zeros((3, 6), np.float32), np.array([0, 0, 2], np.int32))
+    request = Request.classes([0, 1], 4, forget_data=data)
+    with pytest.raises(InvalidArgumentError, match=r"forget_data=\[1\]: .*have no sample"):
+        ignpx.unlearn(neggrad(), mlp, request, jax.random.key(0))
 
 
 def test_forgets_digits_without_data(trained, digits):

@@ -10,14 +10,15 @@ on logits and preprocessed inputs. The public code calls it Lipschitz.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ignpx import checks, descent
-from ignpx.classifier import Apply, Classifier, PyTree, Samples
+from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
@@ -36,7 +37,7 @@ PRESETS: dict[tuple[str, str], dict[str, float]] = {
 
 def jit(
     *,
-    scenario: Literal["class", "subclass", "random"] = "class",
+    scenario: Literal["class", "subclass", "random"] | None = None,
     model: Literal["vgg11", "vit"] = "vgg11",
     learning_rate: float | None = None,
     sigma: float | None = None,
@@ -58,12 +59,13 @@ def jit(
     the loss is one of single samples and the authors advise against batch norm.
 
     Args:
-      scenario: what is forgotten: the preset to take the next three from.
+      scenario: what is forgotten: the preset to take the next three from. By default that of the
+        request, `class` or `random`; from a part of a class, `subclass`, it cannot be told.
       model: likewise, the model that the preset was found for.
       learning_rate: of SGD.
       sigma: standard deviation of the noise, in units of the preprocessed inputs. The result hangs
         on it: a small one makes the quotient large, and may forget more.
-      batch_size: forget samples a step; the last batch is filled up.
+      batch_size: forget samples a step; the last batch may have fewer.
       perturbations: N, noisy copies of each sample. 25 in the code; the paper does not say. Memory
         grows with it.
       accumulate: never clears the gradients: each step takes the sum of all so far.
@@ -74,33 +76,43 @@ def jit(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.one_of(("class", "subclass", "random"), scenario=scenario)
+    if scenario is not None:
+        checks.one_of(("class", "subclass", "random"), scenario=scenario)
     checks.one_of(("vgg11", "vit"), model=model)
-    preset = PRESETS[model, scenario]
-    rate = preset["learning_rate"] if learning_rate is None else learning_rate
-    deviation = preset["sigma"] if sigma is None else sigma
-    size = int(preset["batch_size"]) if batch_size is None else batch_size
-    checks.positive(learning_rate=rate, sigma=deviation)
-    checks.whole(batch_size=size, perturbations=perturbations)
-    # Gradients that are never cleared are a momentum that never decays.
-    optimizer = descent.optimizer("sgd", rate, momentum=1.0 if accumulate else 0.0)
+    chosen = {"learning_rate": learning_rate, "sigma": sigma, "batch_size": batch_size}
+    given: dict[str, float] = {name: one for name, one in chosen.items() if one is not None}
+    checks.positive(**given)
+    checks.whole(perturbations=perturbations)
+    if batch_size is not None:
+        checks.whole(batch_size=batch_size)
     run = stage("descent", descent.tune)
 
     def unlearn(
         classifier: Classifier, request: Request, key: jax.Array
     ) -> tuple[Classifier, DescentInfo]:
-        assert request.forget_data is not None
+        samples = request.forget_data
+        assert samples is not None
+        asked = scenario or ("class" if request.asks == Forgets.CLASSES else "random")
+        preset = PRESETS[model, asked] | given
+        # Gradients that are never cleared are a momentum that never decays.
+        momentum = 1.0 if accumulate else 0.0
+        optimizer = descent.optimizer("sgd", preset["learning_rate"], momentum=momentum)
         order_key, key = jax.random.split(key)
-        indices = descent.batches(order_key, len(request.forget_data.labels), size, whole=True)
+        count = len(samples.labels)
+        rows = descent.batches(order_key, count, int(preset["batch_size"]), whole=True)
+        # The loss is a sum: what only fills the last batch up must not count.
+        real = (jnp.arange(rows.size) < count).reshape(rows.shape).astype(jnp.int32)
         loss = _Steepness(
             classifier.apply,
             classifier.preprocess,
-            deviation,
+            preset["sigma"],
             perturbations,
             through_noise,
             clamp,
         )
-        tuned, losses = run(loss, optimizer, classifier, request.forget_data, indices, key)
+        data = {"samples": samples, "weight": np.array([0.0, 1.0], np.float32)}
+        indices = {"samples": rows, "weight": real}
+        tuned, losses = run(loss, optimizer, classifier, data, indices, key)
         return tuned, DescentInfo(losses)
 
     return Unlearner(Sees.FORGET, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS, Forgets.ANY)
@@ -118,13 +130,15 @@ class _Steepness:
     clamp: bool
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: dict[str, Any], key: jax.Array, given: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        inputs = self.preprocess(batch.images)
+        inputs, weight = self.preprocess(batch["samples"].images), batch["weight"]
         noise = jax.random.normal(key, (self.perturbations, *inputs.shape), jnp.float32)
         noised = inputs + self.sigma * noise
         if self.clamp:
-            noised = jnp.clip(noised, jnp.min(inputs), jnp.max(inputs))
+            real = (weight > 0).reshape(-1, *[1] * (inputs.ndim - 1))
+            lowest = jnp.min(inputs, initial=jnp.inf, where=real)
+            noised = jnp.clip(noised, lowest, jnp.max(inputs, initial=-jnp.inf, where=real))
 
         def logits(params: PyTree, inputs: jax.Array) -> jax.Array:
             return self.apply(params, state, inputs, train=False)[0].astype(jnp.float32)
@@ -136,4 +150,4 @@ class _Steepness:
         # Safe where a norm is zero, at which it has no gradient, and where all noise is cut off.
         rise = optax.safe_norm(changes, 0.0, axis=-1)
         run = optax.safe_norm(distances, 1e-12, axis=-1)
-        return jnp.sum(jnp.mean(rise / run, axis=0)), state
+        return jnp.sum(weight * jnp.mean(rise / run, axis=0)), state

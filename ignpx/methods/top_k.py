@@ -138,7 +138,8 @@ def random_k(
 ) -> Unlearner:
     """Builds the Random-k unlearner, which sees what `top_k` sees.
 
-    Each weight is perturbed with a probability of `share`, and then the model is trained as there.
+    Each single weight is perturbed with a probability of `share`, and then the model is trained as
+    there. Whole arrays are `top_k`'s, in the paper as here.
 
     Args:
       share: k, in (0, 1].

@@ -28,6 +28,10 @@ def ttm(
     *,
     samples: int = 32,
     synthesis_steps: int = 1000,
+    synthesis_learning_rate: float = 0.01,
+    statistics: float = 0.01,
+    entropy: float = 0.05,
+    entropy_share: float = 0.5,
     alpha: float | None = None,
     importance_share: float = 0.02,
     oversampling: int | None = None,
@@ -44,8 +48,12 @@ def ttm(
     the model itself for the retained ones.
 
     Args:
-      samples: synthetic images of each forget class, made with the settings of `uisps`.
+      samples: synthetic images of each forget class.
       synthesis_steps: of Adam on the images.
+      synthesis_learning_rate: see `uisps`, as for the following.
+      statistics: likewise.
+      entropy: likewise.
+      entropy_share: likewise.
       alpha: threshold of the suppression; None trains all parameters. TTM+SPS has 1.5.
       importance_share: of the retained samples, for their importance, in (0, 1].
       oversampling: how often each synthetic image enters an epoch; by default as often as makes
@@ -69,10 +77,21 @@ def ttm(
         **({} if oversampling is None else {"oversampling": oversampling}),
     )
     checks.positive(**({} if alpha is None else {"alpha": alpha}))
-    checks.share(importance_share=importance_share)
+    checks.positive(synthesis_learning_rate=synthesis_learning_rate)
+    checks.not_negative(statistics=statistics, entropy=entropy)
+    checks.share(importance_share=importance_share, entropy_share=entropy_share)
     teaching = BadTeacher(epochs, learning_rate, batch_size, retain_share, temperature)
     run_synthesis = stage(
-        "synthesis", functools.partial(stand_ins, samples=samples, steps=synthesis_steps)
+        "synthesis",
+        functools.partial(
+            stand_ins,
+            samples=samples,
+            steps=synthesis_steps,
+            learning_rate=synthesis_learning_rate,
+            statistics=statistics,
+            entropy=entropy,
+            entropy_share=entropy_share,
+        ),
     )
     run_importance = stage("importance", trained_mask)
     run_descent = stage("descent", teaching.tune)
