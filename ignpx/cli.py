@@ -1,5 +1,6 @@
 """The command line: `ignpx demo`, `train`, `unlearn`, `methods`, `bench` and `report`."""
 
+import datetime
 import json
 import pathlib
 import sys
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
@@ -247,9 +249,14 @@ def bench(
     """
     where = runs.Where(data_dir, download)
     if submit is not None:
-        handles = submission.submit(
-            config, workdir, where, submit, jobs, configuration.parse_overrides(job or ())
-        )
+        if shard != "1/1":
+            raise InvalidArgumentError(
+                "--shard",
+                shard,
+                "does not go with --submit, whose jobs are the shards; give --jobs",
+            )
+        parameters = configuration.parse_overrides(job or ())
+        handles = submission.submit(config, workdir, where, submit, jobs, parameters, retry=retry)
         names = ", ".join(handle.job_id for handle in handles)
         console.print(f"{len(handles)} jobs: {names}", soft_wrap=True)
         return
@@ -270,7 +277,7 @@ def bench(
             shard=submission.parse_shard(shard),
             retry=retry,
             tell=lambda text: _tell(progress, task, text),
-            warn=lambda text: progress.console.print(f"[yellow]warning:[/] {text}"),
+            warn=_warn,
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _report(workdir, ran)
@@ -281,7 +288,11 @@ def report(
     directory: Annotated[pathlib.Path, typer.Argument(help="Folder of results, by bench.")],
 ) -> None:
     """Write the tables and the page of a benchmark, of as many cells as are finished."""
-    _report(directory, benchmark.collect(directory))
+    _report(directory, benchmark.collect(directory, _warn))
+
+
+def _warn(text: str) -> None:
+    console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 def _tell(progress: Progress, task: TaskID, text: str) -> None:
@@ -289,7 +300,10 @@ def _tell(progress: Progress, task: TaskID, text: str) -> None:
     progress.update(task, description=text)
     if not progress.console.is_terminal:
         at = progress.tasks[task]
-        progress.console.print(f"{at.completed:.0f}/{at.total or 0:.0f} {text}", soft_wrap=True)
+        left = at.time_remaining  # None until it can be told
+        time = f", {datetime.timedelta(seconds=left)} left" if left else ""
+        line = f"{at.completed:.0f}/{at.total or 0:.0f} {text}{time}"
+        progress.console.print(escape(line), soft_wrap=True)
 
 
 def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
@@ -299,7 +313,8 @@ def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
     for cell, result in ran.results:
         if result["error"] is not None:
             named = f"{cell.run}, {cell.label}, forget {cell.described()['forget']}"
-            console.print(f"[red]failed:[/] {named}, seed {cell.seed}: {result['error']}")
+            said = escape(f"{named}, seed {cell.seed}: {result['error']}")
+            console.print(f"[red]failed:[/] {said}", soft_wrap=True)
     if ran.failed:
         raise typer.Exit(1)
 
@@ -336,5 +351,6 @@ def main() -> None:
     try:
         app()
     except IgnpxError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, markup=True)
+        said = escape(str(error))
+        Console(stderr=True).print(f"[bold red]error:[/] {said}", soft_wrap=True)
         sys.exit(2)

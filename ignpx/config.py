@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import types
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -128,7 +130,7 @@ def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
         advice = near_names(str(path), known) if known else "give the path of a YAML file"
         raise InvalidArgumentError("CONFIG", str(path), f"there is no such file; {advice}")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _UniqueKeys)
     except yaml.YAMLError as error:
         raise InvalidArgumentError("CONFIG", str(path), f"is not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -150,7 +152,9 @@ def parse(model: type[Section], values: dict[str, Any]) -> Section:
         field = ".".join(str(part) for part in first["loc"])
         advice = first["msg"]
         if first["type"] == "extra_forbidden":
-            advice = f"there is no such field; {near_names(field, _field_names(model))}"
+            *place, last = first["loc"]
+            known = _section_at(model, place).model_fields
+            advice = f"there is no such field; {near_names(str(last), known)}"
         raise InvalidArgumentError(field, first["input"], advice) from error
 
 
@@ -174,12 +178,34 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _field_names(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
-    names = []
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-            names += _field_names(inner, f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that is there twice is an error, and not the later one."""
+
+    # When it is composed: what `<<` merges in later may be there twice, and gives way.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                text = f"{key.value!r} is there twice"
+                raise yaml.composer.ComposerError(None, None, text, key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def _section_at(model: Any, place: Sequence[int | str]) -> type[pydantic.BaseModel]:
+    """The section at a place in another: of fields, and of entries of lists and mappings."""
+    for part in place:
+        if _is_section(model):
+            model = model.model_fields[str(part)].annotation
+        else:  # list[Section] or dict[str, Section]
+            model = typing.get_args(model)[-1]
+        if typing.get_origin(model) is types.UnionType:  # Section | None
+            model = next(one for one in typing.get_args(model) if _is_section(one))
+    return model
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)

@@ -1,5 +1,6 @@
 """Whole runs on a directory: train a classifier, unlearn from a trained one."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -107,9 +108,11 @@ def train(
             on_epoch=log,
         )
     # From the log, so that the epochs before an interruption count too. One that fell between the
-    # end of an epoch and its line leaves a line out.
-    lines = epochs.read_text().splitlines() if epochs.exists() else []
-    spent = [json.loads(line)["seconds"] for line in lines]
+    # end of an epoch and its line leaves a line out, a full disk half of one.
+    spent = []
+    for line in epochs.read_text().splitlines() if epochs.exists() else []:
+        with contextlib.suppress(ValueError):
+            spent.append(json.loads(line)["seconds"])
     seconds = {name: sum(one[name] for one in spent) for name in clock}
     test = count_correct(classifier, splits.test)
     metrics = {

@@ -1,6 +1,7 @@
 """The benchmark: cells are run once, whatever happens, and their results are what they were."""
 
 import errno
+import itertools
 import json
 import pathlib
 import threading
@@ -60,6 +61,10 @@ def cells_of(path):
 def without_clocks(ran):
     table = results.table(ran.results)
     return table.drop(columns=[c for c in table.columns if c.startswith("seconds")])
+
+
+def _retrain(settings):
+    return {"methods": {"retrain": {"method": "retrain", "settings": settings}}}
 
 
 def at_once(count, work):
@@ -148,14 +153,34 @@ class TestConfig:
         ("changes", "message"),
         [
             ({"titel": "x"}, "titel.*did you mean title"),
+            ({"published": "tabel1"}, "did you mean table1"),
+            ({"models": [{"confg": "digits.yaml"}]}, "models.0.confg.*did you mean config"),
+            ({"methods": {"ignp": {"seting": {}}}}, "methods.ignp.seting.*did you mean settings"),
+            ({"methods": {"orignal": None}}, "did you mean original"),
             ({"methods": {"x": {"method": "igpn"}}}, "igpn.*did you mean ignp"),
             ({"methods": {"ignp": {"method": "ignp", "settings": {"strenght": 1}}}}, "strength"),
             ({"methods": {"ignp": {"method": "ignp", "settings": {"strength": -1}}}}, "above zero"),
             ({"models": [{"config": "digit.yaml"}]}, "did you mean .*digits.yaml"),
-            ({"models": [{"config": "digits.yaml", "set": {"model.name": "lenett"}}]}, "lenet"),
+            (
+                {"models": [{"config": "digits.yaml", "set": {"model.name": "lenett"}}]},
+                "mean lenet",
+            ),
             ({"models": [{"config": "digits.yaml", "settings": {"sdd": {}}}]}, "did you mean ssd"),
-            ({"models": [{"config": "digits.yaml", "set": {"dataset.name": "mnits"}}]}, "mnits"),
+            (
+                {"models": [{"config": "digits.yaml", "set": {"dataset.name": "digist"}}]},
+                "dataset='digist'.*did you mean digits",
+            ),
             ({"forget": [10]}, "classes are 0 to 9"),
+            ({"forget": []}, "must name a class"),
+            ({"forget": [0, []]}, "must name a class"),
+            ({"forget": [[0, []]]}, "must name a class"),
+            (
+                {"methods": {"ignp": {"method": "ignp", "vary": {"strength": []}}}},
+                "methods.ignp.vary.strength.*at least 1",
+            ),
+            (_retrain({"recipe": {"epochs": 3}}), "fields of the recipe alone.*recipe.epochs"),
+            (_retrain({"validation_share": 0.2}), "fields of the recipe alone"),
+            (_retrain({"recipe.epoch": 3}), "did you mean epochs"),
             ({"forget": [[1, 1]]}, "already forgotten"),
             ({"seeds": []}, "seeds"),
             ({"measures": ["mai"]}, "measures"),
@@ -169,6 +194,12 @@ class TestConfig:
             changes = {"models": [{"config": "digits.yaml"}], **changes}
         with pytest.raises(InvalidArgumentError, match=message):
             cells_of(bench(**changes))
+
+    def test_a_method_that_is_there_twice(self, bench):
+        path = bench(models=[{"config": "digits.yaml"}])
+        path.write_text(path.read_text().replace("  ssd:", "  original:"))
+        with pytest.raises(InvalidArgumentError, match="'original' is there twice"):
+            configs.load(path)
 
     @pytest.mark.parametrize("path", BENCHES, ids=lambda path: path.stem)
     def test_shipped_benchmarks_are_sound(self, path, monkeypatch):
@@ -305,12 +336,42 @@ class TestRun:
         file = copy / "cells" / f"{whole.results[3][0].id}.json"
         text = file.read_text()
         file.write_text(text[: len(text) // 2] if damage == "half" else damage)
-        assert len(run.collect(copy).results) == 11
+        left_out = []
+        assert len(run.collect(copy, left_out.append).results) == 11
+        assert [file.name in text and "left out" in text for text in left_out] == [True]
         warnings = []
         again = run.run(path, copy, warn=warnings.append)
         assert len(warnings) == 1
         assert "is damaged" in warnings[0]
         pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+
+    def test_a_damaged_model_is_trained_again(self, bench, tmp_path):
+        path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], measures=[])
+        out = tmp_path / "out"
+        whole = run.run(path, out, shard=(1, 3))
+        [model] = (out / "models").iterdir()
+        for file in (model / "checkpoint").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:10])
+        # Another process, which has not read it before.
+        run._check_readable.cache_clear()
+        warnings = []
+        ran = run.run(path, out, warn=warnings.append)
+        assert ran.failed == 0
+        assert len(ran.results) == 3
+        assert ran.results[0] == whole.results[0]
+        assert [f"{model} is damaged" in text for text in warnings] == [True]
+        assert {p.name for p in (out / "models").iterdir()} == {model.name, f"{model.name}.damaged"}
+
+    def test_a_file_that_cannot_be_read_is_named(self, bench, tmp_path, monkeypatch):
+        path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], forget=[0])
+
+        def forbidden(*args):
+            raise PermissionError(errno.EACCES, "Permission denied", "/data/mnist")
+
+        monkeypatch.setattr(run, "_splits", forbidden)
+        with pytest.raises(IgnpxError, match="/data/mnist: Permission denied"):
+            run.run(path, tmp_path / "out")
 
     def test_a_failing_cell_is_recorded_and_the_rest_goes_on(self, bench, tmp_path, monkeypatch):
         nothing_selected = {"method": "ssd", "settings": {"alpha": 1e9}}
@@ -370,6 +431,7 @@ class TestRun:
         wanted = {"dataset", "model", "method", "forget", "seed", "retain_accuracy"}
         assert wanted | {"forget_accuracy", "mia", "seconds"} <= set(table.columns)
         assert len(table) == 12
+        assert {"ignpx", "jax", "device"} <= set(table.columns)
         classes = pd.read_csv(files["classes.csv"])
         assert len(classes) == 12 * 10
         assert "A small benchmark" in files["report.html"].read_text()
@@ -395,7 +457,45 @@ class TestFolder:
             out = tmp_path / str(turn)
             assert at_once(8, lambda out=out: results.claim(out, config, cells)) == []
             assert results.read_config(out) == (config, cells)
-            assert sorted(path.name for path in out.iterdir()) == ["bench.json", "cells"]
+            assert sorted(path.name for path in out.iterdir()) == ["bench.json", "cells", "locks"]
+
+    def test_two_configs_claim_it_at_once(self, bench, tmp_path):
+        cells, names = cells_of(bench()), itertools.count()
+        for turn in range(20):
+            out = tmp_path / str(turn)
+
+            def claim(out=out):
+                results.claim(out, {"title": "One of many", "seeds": [next(names)]}, cells)
+
+            errors = at_once(4, claim)
+            assert len(errors) == 3
+            assert all("another config" in str(error) for error in errors)
+
+    def test_its_title_and_what_it_is_compared_with_may_change(self, bench, tmp_path):
+        cells = cells_of(bench())
+        config = {"title": "One", "published": ["table1"], "seeds": [0]}
+        for changed in (config, {**config, "title": "Two"}, {**config, "published": []}):
+            results.claim(tmp_path / "out", changed, cells)
+            assert results.read_config(tmp_path / "out") == (changed, cells)
+        with pytest.raises(InvalidArgumentError, match="another config"):
+            results.claim(tmp_path / "out", {**config, "seeds": [1]}, cells)
+
+    @pytest.mark.parametrize(
+        "damage", ["", "{", "[]", '{"config": {}}', '{"config": 1, "cells": [1]}']
+    )
+    def test_what_says_which_results_it_holds_is_damaged(self, bench, tmp_path, damage):
+        cells, config, warnings = cells_of(bench()), {"title": "One"}, []
+        out = tmp_path / "out"
+        results.claim(out, config, cells)
+        (out / "cells" / "finished.json").write_text("kept")
+        (out / "bench.json").write_text(damage)
+        with pytest.raises(InvalidArgumentError, match=r"is damaged.*ignpx bench CONFIG --workdir"):
+            run.collect(out)
+        results.claim(out, config, cells, warnings.append)
+        assert "is damaged" in warnings[0]
+        assert results.read_config(out) == (config, cells)
+        assert (out / "bench.damaged").read_text() == damage
+        assert (out / "cells" / "finished.json").read_text() == "kept"
 
     def test_many_find_the_same_damage(self, bench, tmp_path):
         cell = cells_of(bench())[0]
@@ -419,6 +519,19 @@ def test_submitted_jobs_are_the_shards(bench, tmp_path):
     for handle in handles:
         handle.result()
     assert len(run.collect(out).results) == 3
+    assert "forget 0, seed 0" in handles[0].stdout()
+
+
+def test_a_job_fails_if_a_cell_has(bench, tmp_path, monkeypatch):
+    nothing_selected = {"bad": {"method": "ssd", "settings": {"alpha": 1e9}}}
+    path = bench(methods=nothing_selected, forget=[0], models=[{"config": "digits.yaml"}])
+    out, tried = tmp_path / "out", []
+    original = run._unlearned
+    monkeypatch.setattr(run, "_unlearned", lambda *a: (tried.append(a), original(*a))[1])
+    for retry in (False, False, True):
+        with pytest.raises(IgnpxError, match=r"1 of the cells in .* failed.*ignpx report"):
+            submit._job(path, out, run.TFDS_DEFAULT, (1, 1), retry)
+    assert len(tried) == 2
 
 
 def test_bad_submissions(bench, tmp_path):
@@ -430,6 +543,9 @@ def test_bad_submissions(bench, tmp_path):
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             submit.submit(*arguments, *changed)
+    unknown = bench(methods={"igpn": None}, models=[{"config": "digits.yaml"}])
+    with pytest.raises(InvalidArgumentError, match="did you mean ignp"):
+        submit.submit(unknown, *arguments[1:], "local", 1, {})
 
 
 def _interrupt(*args, **kwargs):

@@ -1,6 +1,7 @@
 """The command line on the embedded digits: what it writes, and what it says to bad input."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -247,9 +248,13 @@ def test_train_resumes_and_refuses_another_config(trained_run, tmp_path):
     shutil.rmtree(unfinished / "checkpoint")
     status, printed = run("train", config, "--workdir", unfinished, "--set", "seed=5")
     assert (status, "unfinished run of another config" in printed) == (2, True)
+    # As a full disk leaves it.
+    with (unfinished / "epochs.jsonl").open("a") as file:
+        file.write('{"epoch": 12, "lo')
     status, printed = run("train", config, "--workdir", unfinished)
     assert status == 0, printed
     assert (unfinished / "checkpoint").is_dir()
+    assert re.search(r"2/12 loss .*, 0:0\d:\d\d left", printed)
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["unlearn"], ["methods"]])
@@ -359,6 +364,23 @@ def test_bench_and_report(tmp_path):
     assert status == 1
     assert "lower alpha" in again
     assert {"results.csv", "report.md", "report.html"} <= {p.name for p in out.iterdir()}
+    cells = sorted(out.glob("cells/*.json"))
+    cells[0].write_text("{")
+    _, printed = run("report", out)
+    assert f"warning: {cells[0]} is damaged and left out" in printed
+    assert "1 of 2 cells are finished" in printed
+    (out / "bench.json").write_text("{")
+    status, printed = run("report", out)
+    assert status == 2
+    assert f"is damaged; `ignpx bench CONFIG --workdir {out}`" in printed
+    _, printed = run("bench", tmp_path / "bench.yaml", "--workdir", out)
+    assert "kept as bench.damaged" in printed
+    assert "2 of 2 cells are finished" in printed
+    status, printed = run(
+        "bench", tmp_path / "bench.yaml", "--workdir", out, "--submit", "local", "--shard", "1/2"
+    )
+    assert status == 2
+    assert "give --jobs" in printed
     status, printed = run("report", tmp_path)
     assert status == 2
     assert "holds no results" in printed

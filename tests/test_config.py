@@ -61,10 +61,10 @@ def test_groups_of_classes():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("training.epoch=3", "did you mean training.epochs"),
+        ("training.epoch=3", "training.epoch=3: there is no such field; did you mean epochs"),
         ("training.epochs=0", "training.epochs=0"),
         ("training.epochs=many", "training.epochs='many'"),
-        ("trainin.epochs=3", "trainin"),
+        ("trainin.epochs=3", "did you mean training"),
         ("training.schedule=step", "plateau"),
         ("model.width=-1", "model.width=-1"),
         ("dataset.coarse=5", "dataset.coarse=5: must be lists of classes"),
@@ -86,9 +86,18 @@ def test_bad_files(tmp_path):
     broken.write_text("a: [1")
     with pytest.raises(InvalidArgumentError, match="not valid YAML"):
         config.load(broken)
+    broken.write_text("seed: 1\nmodel: {name: lenet, name: resnet9}\n")
+    with pytest.raises(InvalidArgumentError, match=r"'name' is there twice[^$]*line 2"):
+        config.load(broken)
     broken.write_text("- 1\n")
     with pytest.raises(InvalidArgumentError, match="mapping"):
         config.load(broken)
+
+
+def test_what_is_merged_in_gives_way(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text("a: {deep: &a {x: 1}, other: &b {<<: *a, x: 2}}\nb: {<<: *b, x: 3}\n")
+    assert config.read_yaml(path) == {"a": {"deep": {"x": 1}, "other": {"x": 2}}, "b": {"x": 3}}
 
 
 def test_dataset_fields_are_those_of_the_loader():

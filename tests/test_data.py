@@ -201,6 +201,13 @@ def test_datasets_that_are_not_there(call, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_unknown_dataset_has_the_prepared_ones_listed(prepared):
+    with pytest.raises(InvalidArgumentError, match=r"did you mean tiny_coarse.* Known: digits, "):
+        data.describe("tiny_corse", data_dir=prepared)
+    with pytest.raises(InvalidArgumentError, match=r"did you mean digits\?"):
+        data.describe("digist", data_dir=prepared)
+
+
 class TestRealData:
     def test_mnist(self, tfds_dir):
         info = data.describe("mnist", data_dir=tfds_dir)

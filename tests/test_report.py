@@ -32,6 +32,8 @@ def cell(**values):
         "forget_accuracy": 0.0,
         "mia": float("nan"),
         "coverage": 0.03,
+        "inversion_judged": float("nan"),
+        "inversion_judged_retain": float("nan"),
         "seconds": 2.0,
         "seconds_compile": 5.0,
         "seconds_evaluation": 0.1,
@@ -58,6 +60,24 @@ def compared(rows, published="table1"):
     cells = pd.DataFrame(rows)
     summary = pd.concat([tables.over_classes(cells), tables.summarise(cells)], ignore_index=True)
     return tables.compare(summary, tables.published(), published), cells
+
+
+def printed(rows):
+    frame, cells = compared(rows)
+    return tables.markdown(tables.layout(frame), cells)
+
+
+def class_rows(changes, **values):
+    """A row a class that is retained, which was at 0.9 and changed."""
+    return [
+        {
+            k: v
+            for k, v in cell(**values).items()
+            if k in ("run", "dataset", "model", "method", "label", "forget", "seed")
+        }
+        | {"class": index, "before": 0.9, "after": 0.9 + change}
+        for index, change in enumerate(changes, start=1)
+    ]
 
 
 class TestPublished:
@@ -208,6 +228,11 @@ class TestCompare:
         assert frame["published"].isna().all()
         assert frame["difference"].isna().all()
 
+    def test_twenty_classes_stand_in_for_all_of_tiny_imagenet(self):
+        ours = {"dataset": "tiny_imagenet_20", "model": "resnet18", "method": "ignp-paper"}
+        frame, _ = compared([cell(retain_accuracy=0.55, **ours)], "table10")
+        assert figure_of(frame, "retain_accuracy")["published"] == 0.544
+
     def test_the_first_table_counts(self):
         first, _ = compared([cell()], ["table12", "table1"])
         row = figure_of(first, "retain_accuracy")
@@ -221,33 +246,80 @@ class TestCompare:
             compared([cell()], "tabel1")
 
 
+HUNDRED = {"dataset": "cifar100", "model": "cifar_resnet18"}
+
+
+class TestCompareClasses:
+    def compared(self, rows, published=("table18",)):
+        frame = pd.DataFrame(rows)
+        return tables.compare_classes(frame, tables.published(), published)
+
+    def test_each_class_meets_the_papers(self):
+        rows = [
+            row for m in ("ignp-paper", "ssd") for row in class_rows([0.0] * 3, method=m, **HUNDRED)
+        ]
+        found = self.compared(rows)
+        assert found["published_before"].tolist()[:3] == [0.95, 0.6, 0.66]
+        assert found["published_after"].tolist()[:3] == [0.9, 0.57, 0.63]
+        assert found.loc[3:, ["published_before", "published_after"]].isna().all(axis=None)
+        assert self.compared(rows, ())["published_after"].isna().all()
+        assert tables.class_layout(self.compared(rows, ())) == []
+        with pytest.raises(InvalidArgumentError, match="did you mean table18"):
+            self.compared(rows, ["tabel18"])
+
+    def test_mean_median_worst_and_the_ten_that_change_most(self):
+        # Class by class over two seeds: -1, +1, -3, and nothing for nine others.
+        first = class_rows([-0.02, 0.0, -0.03, *[0.0] * 9], **HUNDRED)
+        second = class_rows([0.0, 0.02, -0.03, *[0.0] * 9], seed=1, **HUNDRED)
+        [table] = tables.class_layout(self.compared([*first, *second]))
+        assert table.rows[:6] == [
+            ["mean"],
+            ["median"],
+            ["worst"],
+            ["class 3"],
+            ["class 1"],
+            ["class 2"],
+        ]
+        assert len(table.rows) == 3 + 10
+        assert [ours for ours, _ in table.values[:6]] == [
+            "-0.25",
+            "+0.00",
+            "-3.00",
+            "-3.00",
+            "-1.00",
+            "+1.00",
+        ]
+        # The paper's of the same classes: 66 to 63, 95 to 90 and 60 to 57 per cent.
+        assert [paper for _, paper in table.values[3:6]] == ["-3.00", "-5.00", "-3.00"]
+
+
 class TestMarkdown:
     def test_row_has_ours_theirs_and_the_signed_difference(self):
-        text = tables.markdown(*compared([cell(retain_accuracy=0.99, forget_accuracy=0.01)]))
+        text = printed([cell(retain_accuracy=0.99, forget_accuracy=0.01)])
         row = "| ignp | 1 | 99.00 | 99.35 | -0.35 | 1.00 | 0.00 | +1.00 | 3.00 | 2.00 | 5.00 |"
         assert row in text.splitlines()
         assert "mnist, lenet, width 1, 15 epochs (mnist_lenet_cpu): forget 0" in text
 
     def test_deviation_only_where_there_are_seeds(self):
-        alone = tables.markdown(*compared([cell()]))
+        alone = printed([cell()])
         several = [cell(retain_accuracy=0.90), cell(seed=1, retain_accuracy=0.92)]
         assert "±" not in alone
-        assert "| 91.00 ± 1.41 |" in tables.markdown(*compared(several))
+        assert "| 91.00 ± 1.41 |" in printed(several)
 
     def test_means_over_classes_come_with_the_worst(self):
         cells = [cell(forget=f, retain_accuracy=a) for f, a in (("3", 0.9), ("4", 0.8))]
-        text = tables.markdown(*compared(cells))
+        text = printed(cells)
         assert "| ignp | 2 | 1 | 85.00 | 80.00 |" in text
         assert text.count("| ignp |") == 1  # the paper has no figures for these classes
 
     def test_failing_cells_stay_one_row(self):
         error = "prototypes did not\nreach | their class"
-        text = tables.markdown(*compared([cell(), failing(error, seed=7)]))
+        text = printed([cell(), failing(error, seed=7)])
         row = r"| mnist_lenet_cpu | ignp | 0 | 7 | prototypes did not reach \| their class |"
         assert row in text.splitlines()
 
     def test_a_difference_of_nothing_has_no_minus(self):
-        text = tables.markdown(*compared([cell(retain_accuracy=0.9935 - 1e-9)]))
+        text = printed([cell(retain_accuracy=0.9935 - 1e-9)])
         assert "| 99.35 | 99.35 | +0.00 |" in text
 
 
@@ -332,6 +404,7 @@ def write(directory: pathlib.Path, **changes):
     cells = [cell(), cell(seed=1, retain_accuracy=0.92), failing(EVIL, method="gkt", seed=2)]
     arguments = {
         "cells": pd.DataFrame(cells),
+        "classes": pd.DataFrame(class_rows([-0.1, 0.0])),
         "config": {"title": "First <class>", "published": "table1", "seeds": [0, 1]},
         "hash": "3f9ac2",
         "versions": [{"jax": "0.10.0", "device": "cpu"}, {"jax": "0.10.0", "device": "H200"}],
@@ -340,7 +413,7 @@ def write(directory: pathlib.Path, **changes):
 
 
 class TestWrite:
-    def test_writes_four_files_and_nothing_else(self, tmp_path):
+    def test_writes_five_files_and_nothing_else(self, tmp_path):
         paths = write(tmp_path)
         assert sorted(path.name for path in paths) == sorted(p.name for p in tmp_path.iterdir())
         results = pd.read_csv(tmp_path / "results.csv")
@@ -351,6 +424,23 @@ class TestWrite:
         row = figure_of(summary, "retain_accuracy", method="ignp")
         assert row["mean"] == pytest.approx(0.91)
         assert row["difference"] == pytest.approx(-8.35)
+        assert len(pd.read_csv(tmp_path / "classes.csv")) == 2
+
+    def test_classes_are_a_section_where_the_paper_has_them(self, tmp_path):
+        classes = pd.DataFrame(class_rows([-0.1, 0.0], **HUNDRED))
+        for published, count in (("table18", 1), ("table1", 0)):
+            write(tmp_path, classes=classes, config={"title": "x", "published": published})
+            for name in ("report.md", "report.html"):
+                assert (tmp_path / name).read_text().count("change by class") == count
+        assert pd.read_csv(tmp_path / "classes.csv").columns[-1] == "published_after"
+
+    def test_what_inversion_finds_is_shown(self, tmp_path):
+        inverted = cell(inversion_judged=0.125, inversion_judged_retain=0.5)
+        write(tmp_path, cells=pd.DataFrame([inverted]))
+        for name in ("report.md", "report.html"):
+            text = (tmp_path / name).read_text()
+            assert "Inverted as the class, %" in text
+            assert "12.50" in text
 
     def test_says_what_ran(self, tmp_path):
         write(tmp_path)

@@ -2,15 +2,16 @@
 
 import itertools
 import pathlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
+import pydantic_core
 import yaml
 
 from ignpx import config as configuration
 from ignpx import models as architectures
 from ignpx.errors import InvalidArgumentError, near_names
-from ignpx.methods import build
+from ignpx.methods import METHODS, build
 
 # Not methods that edit a classifier: the model as it was trained, and one that never saw the
 # classes. Both are trained once and shared by all cells.
@@ -37,7 +38,7 @@ class MethodEntry(_Section):
 
     method: str
     settings: dict[str, Any] = {}
-    vary: dict[str, list[Any]] = {}
+    vary: dict[str, Annotated[list[Any], pydantic.Field(min_length=1)]] = {}
 
 
 class BenchConfig(_Section):
@@ -57,6 +58,17 @@ class BenchConfig(_Section):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @pydantic.field_validator("forget")
+    @classmethod
+    def _nothing_empty(cls, value: Any) -> Any:
+        requests = [((0,),)] if value == "each" else [_steps(request) for request in value]
+        if not (requests and all(steps and all(steps) for steps in requests)):
+            raise pydantic_core.PydanticCustomError(
+                "empty",
+                "must name a class in every request and step; take out what is empty, such as []",
+            )
+        return value
 
     def entries(self, model: ModelEntry) -> dict[str, MethodEntry]:
         """The methods by label as they are for one model, with what varies written out.
@@ -126,4 +138,13 @@ def _check(entry: MethodEntry) -> None:
         if entry.settings:
             raise InvalidArgumentError("settings", entry.settings, "original has no settings")
         return
+    if entry.method not in METHODS:
+        known = [*METHODS, ORIGINAL]
+        raise InvalidArgumentError("method", entry.method, near_names(entry.method, known))
+    if entry.method == RETRAIN:
+        # A model of its own, trained as the original was but for its recipe.
+        for name in entry.settings:
+            if not name.startswith("recipe."):
+                advice = "retrain has fields of the recipe alone here, such as recipe.epochs"
+                raise InvalidArgumentError("settings", name, advice)
     build(entry.method, entry.settings)

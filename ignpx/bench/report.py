@@ -1,4 +1,4 @@
-"""The report of a benchmark: two CSV files, Markdown, and one page that needs nothing else."""
+"""The report of a benchmark: CSV files, Markdown, and one page that needs nothing else."""
 
 import base64
 import importlib.resources
@@ -20,11 +20,12 @@ def write(
     directory: pathlib.Path,
     *,
     cells: pd.DataFrame,
+    classes: pd.DataFrame,
     config: dict[str, Any],
     hash: str,
     versions: list[dict[str, Any]],
 ) -> list[pathlib.Path]:
-    """Writes results.csv, summary.csv, report.md and report.html into `directory`.
+    """Writes results.csv, summary.csv, classes.csv, report.md and report.html into `directory`.
 
     Each file is either the old one or the new one, never half of it, and none is touched before
     all are made. Pictures that lie in `directory/pictures` as PNG become part of the page.
@@ -32,6 +33,7 @@ def write(
     Args:
       directory: where to; it exists.
       cells: a row a cell, see `tables`.
+      classes: a row a cell and class, see `tables.compare_classes`.
       config: of the benchmark; `title` and `published` (of `tables.compare`) are read.
       hash: of that config.
       versions: of the software and the device of each process that ran cells.
@@ -43,13 +45,17 @@ def write(
       InvalidArgumentError: if `published` names a table that the paper has not.
     """
     summary = pd.concat([tables.over_classes(cells), tables.summarise(cells)], ignore_index=True)
-    compared = tables.compare(summary, tables.published(), config["published"])
+    paper = tables.published()
+    compared = tables.compare(summary, paper, config["published"])
+    by_class = tables.compare_classes(classes, paper, config["published"])
+    layouts = [*tables.layout(compared), *tables.class_layout(by_class)]
     ran = _what_ran(cells, hash)
     texts = {
         "results.csv": cells.assign(config_hash=hash).to_csv(index=False),
         "summary.csv": compared.assign(config_hash=hash).to_csv(index=False),
-        "report.md": _markdown(config, ran, versions, compared, cells),
-        "report.html": _html(directory, config, ran, versions, compared, cells),
+        "classes.csv": by_class.to_csv(index=False),
+        "report.md": _markdown(config, ran, versions, layouts, cells),
+        "report.html": _html(directory, config, ran, versions, layouts, compared, cells),
     }
     paths = [directory / name for name in texts]
     for path, text in zip(paths, texts.values(), strict=True):
@@ -91,13 +97,13 @@ def _markdown(
     config: dict[str, Any],
     ran: dict[str, str],
     versions: list[dict[str, Any]],
-    compared: pd.DataFrame,
+    layouts: list[tables.Table],
     cells: pd.DataFrame,
 ) -> str:
     lines = [f"- {name}: {text}" for name, text in ran.items()]
     lines += [f"- Ran with: {text}" for text in _processes(versions)]
     return "\n\n".join(
-        [f"# {config['title']}", "\n".join(lines), NOTES, tables.markdown(compared, cells)]
+        [f"# {config['title']}", "\n".join(lines), NOTES, tables.markdown(layouts, cells)]
     )
 
 
@@ -106,6 +112,7 @@ def _html(
     config: dict[str, Any],
     ran: dict[str, str],
     versions: list[dict[str, Any]],
+    layouts: list[tables.Table],
     compared: pd.DataFrame,
     cells: pd.DataFrame,
 ) -> str:
@@ -119,7 +126,7 @@ def _html(
         notes=NOTES,
         ran=ran,
         processes=_processes(versions),
-        tables=tables.layout(compared),
+        tables=layouts,
         failures=tables.failures(cells).to_dict("records"),
         charts=[(caption, _svg(figure)) for caption, figure in charts.pictures(compared, cells)],
         pictures=[(path.stem, _data_uri("image/png", path.read_bytes())) for path in found],

@@ -4,34 +4,33 @@ import contextlib
 import json
 import math
 import pathlib
+import shutil
+from collections.abc import Callable
 from typing import Any
 
+import filelock
 import pandas as pd
 
 from ignpx import workdir
 from ignpx.bench.cells import Cell, digest
+from ignpx.bench.tables import QUANTITIES
 from ignpx.errors import InvalidArgumentError
 
 CONFIG = "bench.json"
 CELLS = "cells"
-# What every row of a table has, whether or not a method or a benchmark measures it.
-QUANTITIES = (
-    "retain_accuracy_before",
-    "retain_accuracy",
-    "forget_accuracy_before",
-    "forget_accuracy",
-    "mia",
-    "coverage",
-    "seconds",
-    "seconds_compile",
-    "seconds_evaluation",
-)
+LOCKS = "locks"
 
 
-def claim(directory: pathlib.Path, config: dict[str, Any], cells: list[Cell]) -> None:
+def claim(
+    directory: pathlib.Path,
+    config: dict[str, Any],
+    cells: list[Cell],
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
     """Makes a folder the results of this config, or finds that it is.
 
     The cells are stored with it, so that a report needs neither the config's file nor the data.
+    `warn` is told if what is stored is damaged; it is written anew, and finished cells stay.
 
     Raises:
       InvalidArgumentError: if it holds the results of another config, or something else.
@@ -39,39 +38,55 @@ def claim(directory: pathlib.Path, config: dict[str, Any], cells: list[Cell]) ->
     path = directory / CONFIG
     # Listed before the config is looked for: another process may be claiming it at this moment.
     others = list(directory.iterdir()) if directory.is_dir() else []
-    if path.is_file():
-        found, _ = read_config(directory)
-        if found != config:
+    ours = [p for p in others if p.name in (CELLS, LOCKS) or p.name.startswith(f".{CONFIG}")]
+    strange = len(others) > len(ours) or (directory.exists() and not directory.is_dir())
+    if strange and not path.is_file():
+        raise InvalidArgumentError(
+            "--workdir", str(directory), "holds something else; name an empty or a new directory"
+        )
+    for name in (CELLS, LOCKS):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    stored = {"config": config, "cells": [cell.stored() for cell in cells]}
+    with filelock.FileLock(directory / LOCKS / f"{CONFIG}.lock"):
+        found = None
+        try:
+            found, _ = _read_config(path)
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            # Copied and not renamed: without it the folder would be one of something else.
+            aside = shutil.copyfile(path, path.with_suffix(".damaged"))
+            warn(f"{error}; it is kept as {aside.name} and written anew")
+        if found is not None and _identity(found) != _identity(config):
             raise InvalidArgumentError(
                 "--workdir",
                 str(directory),
                 f"holds the results of another config, {found['title']!r} "
                 f"({digest(found)}, this one is {digest(config)}); name another directory",
             )
-        return
-    strange = [p.name for p in others if p.name != CELLS and not p.name.startswith(f".{CONFIG}")]
-    if strange or (directory.exists() and not directory.is_dir()):
-        raise InvalidArgumentError(
-            "--workdir", str(directory), "holds something else; name an empty or a new directory"
-        )
-    (directory / CELLS).mkdir(parents=True, exist_ok=True)
-    stored = {"config": config, "cells": [cell.stored() for cell in cells]}
-    workdir.write_json(path, stored)
+        if found != config:
+            workdir.write_json(path, stored)
 
 
 def read_config(directory: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
     """The config whose results a folder holds, and its cells.
 
     Raises:
-      InvalidArgumentError: if it holds none.
+      InvalidArgumentError: if it holds none, or what says which is damaged.
     """
-    path = directory / CONFIG
-    if not path.is_file():
+    try:
+        return _read_config(directory / CONFIG)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidArgumentError(
             "DIR", str(directory), "holds no results; make some with `ignpx bench`"
-        )
-    stored = json.loads(path.read_text())
-    return stored["config"], [Cell.restored(cell) for cell in stored["cells"]]
+        ) from error
+    except ValueError as error:
+        raise InvalidArgumentError(
+            "DIR",
+            str(directory),
+            f"{error}; `ignpx bench CONFIG --workdir {directory}` with the config of these results "
+            "writes it anew and keeps the finished cells",
+        ) from error
 
 
 def write(directory: pathlib.Path, cell: Cell, result: dict[str, Any]) -> None:
@@ -112,8 +127,10 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     rows = [
         {
             **cell.described(),
+            # Whether or not a method or a benchmark measures it.
             **dict.fromkeys(QUANTITIES),
             **{name: value for name, value in result["measured"].items() if _scalar(value)},
+            **result["versions"],
             "error": result["error"] or "",
         }
         for cell, result in results
@@ -123,6 +140,7 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
 
 def class_table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     """A row a cell and class: its accuracy before and after."""
+    names = ["run", "dataset", "model", "method", "label", "forget", "seed"]
     rows = []
     for cell, result in results:
         measured = result["measured"]
@@ -132,9 +150,24 @@ def class_table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
             strict=True,
         )
         for index, (before, after) in enumerate(pairs):
-            named = {n: cell.described()[n] for n in ("run", "label", "forget", "seed")}
-            rows.append({**named, "class": index, "before": before, "after": after})
-    return pd.DataFrame(rows)
+            named = [cell.described()[name] for name in names]
+            rows.append([*named, index, before, after])
+    return pd.DataFrame(rows, columns=[*names, "class", "before", "after"])
+
+
+def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
+    """As `read_config`, with a ValueError for a damaged file."""
+    text = path.read_bytes()
+    try:
+        stored = json.loads(text)
+        return stored["config"], [Cell.restored(cell) for cell in stored["cells"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged") from error
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config makes it another one: not how its report is called and compared."""
+    return {n: value for n, value in config.items() if n not in ("title", "published")}
 
 
 def _path(directory: pathlib.Path, cell: Cell) -> pathlib.Path:

@@ -78,7 +78,7 @@ def run(
       shard: `(i, n)` takes the i-th of n parts of the cells, from 1.
       retry: runs the cells again that ended in an error.
       tell: told what is being done.
-      warn: told which result files were found damaged.
+      warn: told which files were found damaged.
       advance: told how many of the cells are done, and how many there are.
 
     Raises:
@@ -92,24 +92,28 @@ def run(
     every = expansion.expand(config, config_path.parent, where)
     described = describe(config, config_path.parent)
     try:
-        results.claim(directory, described, every)
+        results.claim(directory, described, every, warn)
         _run_missing(every[part - 1 :: parts], directory, where, retry, tell, warn, advance)
     except OSError as error:
         raise IgnpxError(
-            f"cannot write to {directory}: {error.strerror or error}. What was finished before is "
-            "complete; mend this and give the same command again"
+            f"cannot read or write {error.filename or directory}: {error.strerror or error}. What "
+            "was finished before is complete; mend this and give the same command again"
         ) from error
-    return Report(finished(every, directory), len(every), described)
+    return Report(finished(every, directory, warn), len(every), described)
 
 
-def collect(directory: pathlib.Path) -> Report:
+def collect(directory: pathlib.Path, warn: Callable[[str], None] = lambda text: None) -> Report:
     """What is finished in a folder of results.
+
+    Args:
+      directory: of the results.
+      warn: told which result files are damaged, and so left out.
 
     Raises:
       InvalidArgumentError: if it holds none.
     """
     described, every = results.read_config(directory)
-    return Report(finished(every, directory), len(every), described)
+    return Report(finished(every, directory, warn), len(every), described)
 
 
 def write_report(directory: pathlib.Path, ran: Report) -> list[pathlib.Path]:
@@ -120,16 +124,14 @@ def write_report(directory: pathlib.Path, ran: Report) -> list[pathlib.Path]:
     """
     if not ran.results:
         raise InvalidArgumentError("DIR", str(directory), "has no finished cell yet")
-    per_class = directory / "classes.csv"
-    workdir.write_text(per_class, results.class_table(ran.results).to_csv(index=False))
-    paths = report.write(
+    return report.write(
         directory,
         cells=results.table(ran.results),
+        classes=results.class_table(ran.results),
         config=ran.config,
         hash=expansion.digest(ran.config),
         versions=[result["versions"] for _, result in ran.results],
     )
-    return [*paths, per_class]
 
 
 def describe(config: BenchConfig, directory: pathlib.Path) -> dict[str, Any]:
@@ -140,13 +142,19 @@ def describe(config: BenchConfig, directory: pathlib.Path) -> dict[str, Any]:
     return described
 
 
-def finished(every: list[Cell], directory: pathlib.Path) -> list[tuple[Cell, dict[str, Any]]]:
+def finished(
+    every: list[Cell], directory: pathlib.Path, warn: Callable[[str], None]
+) -> list[tuple[Cell, dict[str, Any]]]:
     """The cells that have a sound result, with it."""
     found = []
     for cell in every:
-        with contextlib.suppress(ValueError):  # damaged: the next run computes it again
-            if (result := results.read(directory, cell)) is not None:
-                found.append((cell, result))
+        try:
+            result = results.read(directory, cell)
+        except ValueError as error:
+            warn(f"{error} and left out; `ignpx bench` computes it again")
+            continue
+        if result is not None:
+            found.append((cell, result))
     return found
 
 
@@ -177,7 +185,7 @@ def _run_missing(
                 with _locked(directory, cell.id):
                     # Someone else may have finished it since.
                     if not settled(cell):
-                        results.write(directory, cell, _run(cell, directory, where, tell))
+                        results.write(directory, cell, _run(cell, directory, where, tell, warn))
                 done += 1
             except _BusyError:
                 deferred.append(cell)
@@ -191,8 +199,7 @@ def _run_missing(
 @contextlib.contextmanager
 def _locked(directory: pathlib.Path, name: str) -> Iterator[None]:
     """Holds a lock that the operating system releases when this process ends, however it ends."""
-    (directory / "locks").mkdir(exist_ok=True)
-    lock = filelock.FileLock(directory / "locks" / f"{name}.lock")
+    lock = filelock.FileLock(directory / results.LOCKS / f"{name}.lock")
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
@@ -204,12 +211,16 @@ def _locked(directory: pathlib.Path, name: str) -> Iterator[None]:
 
 
 def _run(
-    cell: Cell, directory: pathlib.Path, where: Where, tell: Callable[[str], None]
+    cell: Cell,
+    directory: pathlib.Path,
+    where: Where,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """The result of a cell; an error that is its own becomes part of the result."""
     result: dict[str, Any] = {"measured": {}, "error": None, "versions": runs.versions()}
     try:
-        models = [_trained(model, directory, where, tell) for model in cell.models]
+        models = [_trained(model, directory, where, tell, warn) for model in cell.models]
         tell(f"{cell.run}: {cell.label}, forget {cell.described()['forget']}, seed {cell.seed}")
         edited, result["measured"] = _unlearned(cell, models, where)
         result["measured"] |= _measured(cell, models, edited, directory, where)
@@ -221,14 +232,23 @@ def _run(
 
 
 def _trained(
-    model: Model, directory: pathlib.Path, where: Where, tell: Callable[[str], None]
+    model: Model,
+    directory: pathlib.Path,
+    where: Where,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> pathlib.Path:
     """The directory of a trained model, which is trained now if no one has."""
     path = directory / "models" / model.id
-    if (path / workdir.CHECKPOINT).is_dir():
+    if _sound(path):
         return path
     with _locked(directory, model.id):
-        if not (path / workdir.CHECKPOINT).is_dir():
+        if not _sound(path):
+            if (path / workdir.CHECKPOINT).is_dir():
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                warn(f"{path} is damaged; it is kept as {aside.name} and trained anew")
             if not (path / workdir.CONFIG).is_file():
                 # What an interruption left that came before anything could be resumed from.
                 shutil.rmtree(path, ignore_errors=True)
@@ -240,6 +260,22 @@ def _trained(
             tell(f"training {model.id}")
             runs.train(model.training, path, where=where, without=model.without, on_epoch=show)
     return path
+
+
+def _sound(path: pathlib.Path) -> bool:
+    """Whether a trained model is there and can be read."""
+    if not (path / workdir.CHECKPOINT).is_dir():
+        return False
+    try:
+        _check_readable(path)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+@functools.cache  # once a process; what raises is not remembered
+def _check_readable(path: pathlib.Path) -> None:
+    checkpoint.load(path / workdir.CHECKPOINT)
 
 
 def _unlearned(

@@ -1,11 +1,13 @@
 """Past one machine: the shards of a benchmark as jobs of submitit, here or on SLURM."""
 
+import functools
 import pathlib
 from typing import Any
 
+from ignpx.bench.cells import expand
 from ignpx.bench.config import load
 from ignpx.bench.run import run
-from ignpx.errors import InvalidArgumentError
+from ignpx.errors import IgnpxError, InvalidArgumentError
 from ignpx.runs import Where
 
 
@@ -28,6 +30,8 @@ def submit(
     cluster: str,
     jobs: int,
     parameters: dict[str, Any],
+    *,
+    retry: bool = False,
 ) -> list[Any]:
     """Submits a job for each shard; they share the folder, which any of them may find occupied.
 
@@ -39,9 +43,10 @@ def submit(
       jobs: number of shards.
       parameters: of the jobs, as submitit names them: `timeout_min`, `slurm_partition`,
         `gpus_per_node`.
+      retry: runs the cells again that ended in an error.
 
     Returns:
-      The jobs, as submitit's handles: `job_id`, `result()`.
+      The jobs, as submitit's handles: `job_id`, `result()`. A job fails if a cell has.
 
     Raises:
       InvalidArgumentError: if submitit is not installed or does not know the cluster or a
@@ -57,7 +62,7 @@ def submit(
         raise InvalidArgumentError("--submit", cluster, "must be slurm or local")
     if jobs < 1:
         raise InvalidArgumentError("--jobs", jobs, "must be at least 1")
-    load(config)
+    expand(load(config), config.parent, where)  # so that what is wrong with it is said here
     # Beside the folder and not in it: the first job must find that empty.
     executor = submitit.AutoExecutor(folder=f"{directory.absolute()}.jobs", cluster=cluster)
     try:
@@ -67,7 +72,20 @@ def submit(
     with executor.batch():
         return [
             executor.submit(
-                run, config.absolute(), directory.absolute(), where=where, shard=(part, jobs)
+                _job, config.absolute(), directory.absolute(), where, (part, jobs), retry
             )
             for part in range(1, jobs + 1)
         ]
+
+
+def _job(
+    config: pathlib.Path, directory: pathlib.Path, where: Where, shard: tuple[int, int], retry: bool
+) -> None:
+    """Runs one shard; what it does goes to the job's log."""
+    say = functools.partial(print, flush=True)
+    ran = run(config, directory, where=where, shard=shard, retry=retry, tell=say, warn=say)
+    say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
+    if ran.failed:
+        raise IgnpxError(  # which the scheduler sees
+            f"{ran.failed} of the cells in {directory} failed; `ignpx report` shows their errors"
+        )

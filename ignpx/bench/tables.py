@@ -18,7 +18,10 @@ from ignpx.errors import InvalidArgumentError, near_names
 MODEL = ["run", "dataset", "model", "width", "epochs"]
 GROUP = [*MODEL, "method", "label", "forget"]
 EACH = "each"
-PAPER_NAMES = {"ignp-paper": "ignp"}  # our names of what the paper knows by another
+# Our names of what the paper knows by another. The first 20 classes of Tiny ImageNet stand in for
+# all 200.
+PAPER_NAMES = {"ignp-paper": "ignp"}
+PAPER_DATASETS = {"tiny_imagenet_20": "tiny_imagenet"}
 
 SECONDS = {"seconds", "seconds_compile", "seconds_evaluation"}
 QUANTITIES = {
@@ -28,6 +31,8 @@ QUANTITIES = {
     "forget_accuracy": "Forget accuracy, %",
     "mia": "MIA, %",
     "coverage": "Coverage, %",
+    "inversion_judged": "Inverted as the class, %",
+    "inversion_judged_retain": "Others inverted as theirs, %",
     "seconds": "Unlearning, s",
     "seconds_compile": "Compile, s",
     "seconds_evaluation": "Evaluation, s",
@@ -61,6 +66,20 @@ def published() -> pd.DataFrame:
     path = importlib.resources.files("ignpx.bench") / "published.csv"
     with path.open(encoding="utf-8") as file:
         return pd.read_csv(file, dtype={"label": str, "forget": str})
+
+
+def check_published(tables: str | Sequence[str] | None, paper: pd.DataFrame) -> list[str]:
+    """The names of tables of the paper, as a list.
+
+    Raises:
+      InvalidArgumentError: if the paper has no such table.
+    """
+    named = [tables] if isinstance(tables, str) else list(tables or [])
+    known = set(paper["table"])
+    for table in named:
+        if table not in known:
+            raise InvalidArgumentError("published", table, near_names(table, known))
+    return named
 
 
 def done(cells: pd.DataFrame) -> pd.DataFrame:
@@ -138,18 +157,15 @@ def compare(
       InvalidArgumentError: if the paper has no such table.
     """
     theirs: dict[tuple[Any, ...], Any] = {}
-    for table in [tables] if isinstance(tables, str) else tables or []:
-        rows = paper[paper["table"] == table]
-        if rows.empty:
-            raise InvalidArgumentError("published", table, near_names(table, set(paper["table"])))
-        for row in rows.itertuples():
+    for table in check_published(tables, paper):
+        for row in paper[paper["table"] == table].itertuples():
             key = (row.dataset, row.model, row.method, row.label, row.forget, row.quantity)
             theirs.setdefault(key, row)
 
     def find(ours: Any) -> tuple[str, float, float]:
-        method = PAPER_NAMES.get(ours.method, ours.method)
+        dataset, method = _papers_names(ours.dataset, ours.method)
         for label in (ours.label, method):
-            key = (ours.dataset, ours.model, method, label, ours.forget, ours.quantity)
+            key = (dataset, ours.model, method, label, ours.forget, ours.quantity)
             if key in theirs:
                 return theirs[key].table, theirs[key].value, theirs[key].std
         return "", float("nan"), float("nan")
@@ -162,6 +178,40 @@ def compare(
     scale = np.asarray([_scale(quantity) for quantity in summary["quantity"]], float)
     difference = scale * (summary["mean"] - found["published"])
     return pd.concat([summary, found, difference.rename("difference")], axis=1)
+
+
+def compare_classes(
+    classes: pd.DataFrame, paper: pd.DataFrame, tables: str | Sequence[str] | None
+) -> pd.DataFrame:
+    """Accuracies by class beside the paper's.
+
+    Args:
+      classes: a row a cell and class: dataset, model, method, forget, class, before, after, ...
+      paper: of `published`; the label of an accuracy of a class is the class.
+      tables: as for `compare`.
+
+    Returns:
+      `classes` with published_before and published_after, nan where the paper has no such figure.
+
+    Raises:
+      InvalidArgumentError: if the paper has no such table.
+    """
+    rows = paper[paper["table"].isin(check_published(tables, paper))]
+    theirs = {
+        (row.dataset, row.model, row.method, row.forget, row.label, row.quantity): row.value
+        for row in rows.itertuples()
+    }
+
+    def find(ours: dict[Any, Any], quantity: str) -> float:
+        dataset, method = _papers_names(ours["dataset"], ours["method"])
+        key = (dataset, ours["model"], method, ours["forget"], str(ours["class"]), quantity)
+        return theirs.get(key, float("nan"))
+
+    records = classes.to_dict("records")
+    return classes.assign(
+        published_before=[find(row, "class_accuracy_before") for row in records],
+        published_after=[find(row, "class_accuracy") for row in records],
+    )
 
 
 def headline(compared: pd.DataFrame) -> pd.DataFrame:
@@ -210,10 +260,46 @@ def layout(compared: pd.DataFrame) -> list[Table]:
     return [_table(title, rows) for title, rows in sections(compared)]
 
 
-def markdown(compared: pd.DataFrame, cells: pd.DataFrame) -> str:
-    """The tables of `layout`, and a list of the failing cells with their errors."""
+def class_layout(compared: pd.DataFrame) -> list[Table]:
+    """How much each retained class changes, where the paper says it too (Table 18).
+
+    Args:
+      compared: of `compare_classes`; seeds are averaged.
+
+    Returns:
+      A table for each trained model, method and request: the mean, the median and the worst change,
+      and the ten classes that change most.
+    """
+    made = []
+    known = compared.dropna(subset=["published_before", "published_after"])
+    key = ["run", "dataset", "model", "method", "label", "forget"]
+    for (run, dataset, model, _, label, forget), rows in known.groupby(key, sort=False):
+        means = rows.drop(columns=key).groupby("class").mean()
+        ours = 100 * (means["after"] - means["before"])
+        paper = 100 * (means["published_after"] - means["published_before"])
+        most = ours.abs().sort_values(ascending=False, kind="stable").index[:10]
+        lines = {
+            "mean": (ours.mean(), paper.mean()),
+            "median": (ours.median(), paper.median()),
+            "worst": (ours.min(), paper.min()),
+            **{f"class {index}": (ours[index], paper[index]) for index in most},
+        }
+        made.append(
+            Table(
+                f"{dataset}, {model} ({run}): change by class, {label}, forget {_request(forget)}",
+                ["Retained classes"],
+                [[name] for name in lines],
+                [("Change, points", ["ours", "paper"])],
+                [[_difference(value) for value in values] for values in lines.values()],
+            )
+        )
+    return made
+
+
+def markdown(layouts: Iterable[Table], cells: pd.DataFrame) -> str:
+    """Tables, and a list of the failing cells with their errors."""
     parts = []
-    for table in layout(compared):
+    for table in layouts:
         header = list(table.row_header)
         for group, subs in table.columns:
             header += [group if sub == "ours" else sub for sub in subs]
@@ -231,6 +317,10 @@ def markdown(compared: pd.DataFrame, cells: pd.DataFrame) -> str:
         lines = [_line(header), _line(["---"] * 5), *map(_line, rows)]
         parts.append("\n".join(["## Failing cells", "", *lines]))
     return "\n\n".join(parts) + "\n"
+
+
+def _papers_names(dataset: str, method: str) -> tuple[str, str]:
+    return PAPER_DATASETS.get(dataset, dataset), PAPER_NAMES.get(method, method)
 
 
 def _failed(cells: pd.DataFrame) -> "pd.Series[bool]":

@@ -6,6 +6,7 @@ that is asked for.
 
 import functools
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ignpx.classifier import Samples
-from ignpx.errors import InvalidArgumentError
+from ignpx.errors import InvalidArgumentError, near_names
 
 EMBEDDED = "digits"
 _DIGITS = tuple("0123456789")
@@ -194,6 +195,14 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
         if not prepared and download:
             builder.download_and_prepare(file_format="array_record")
             prepared = True
+    except tfds.core.DatasetNotFoundError as error:
+        raise InvalidArgumentError(
+            "dataset",
+            name,
+            f"is neither known to TFDS nor prepared in {place}; "
+            f"{near_names(name, [EMBEDDED, *_prepared(place)])}. "
+            "Check the name, and set TFDS_DATA_DIR or --data-dir to TFDS's directory",
+        ) from error
     except Exception as error:  # TFDS raises many kinds, most of them a page long
         raise InvalidArgumentError(
             "dataset",
@@ -209,6 +218,14 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
             "or let TFDS fetch it with --download",
         )
     return builder
+
+
+def _prepared(place: str | os.PathLike[str]) -> list[str]:
+    """Names of the datasets in a directory of TFDS's."""
+    root = pathlib.Path(place).expanduser()
+    # Of a version, which lies below the name or a config of it.
+    files = [path for depth in ("*/*", "*/*/*") for path in root.glob(f"{depth}/dataset_info.json")]
+    return sorted({path.relative_to(root).parts[0] for path in files})
 
 
 def _source(name: str, split: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
