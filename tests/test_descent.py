@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ignpx import Samples, descent
+from ignpx import Samples, UnlearningError, descent, loops
 
 
 def loss(params, state, batch, key, given):
@@ -27,7 +27,9 @@ def problem():
 
 
 @pytest.mark.parametrize("traced", [False, True])
-def test_equals_a_plain_loop(traced):
+@pytest.mark.parametrize("watched", [250, 3])
+def test_equals_a_plain_loop(traced, watched, monkeypatch):
+    monkeypatch.setattr(descent, "WATCHED", watched)
     data, indices, params, state = problem()
     optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, momentum=0.9))
     key = jax.random.key(4)
@@ -48,6 +50,35 @@ def test_equals_a_plain_loop(traced):
         assert float(losses[step]) == pytest.approx(float(value), rel=1e-5)
     np.testing.assert_allclose(carry.params["w"], expected["w"], rtol=1e-5)
     assert int(carry.state["seen"]) == 28
+
+
+def test_a_descent_that_diverges_is_stopped(monkeypatch):
+    """In the piece of four steps where a loss breaks, of a hundred."""
+    monkeypatch.setattr(descent, "WATCHED", 4)
+    taken, iterate = [], loops.iterate
+
+    def spy(step, operands, carry, length):
+        taken.append(length)
+        return iterate(step, operands, carry, length)
+
+    monkeypatch.setattr(loops, "iterate", spy)
+
+    def counted(params, state, batch, key, given):
+        value = jnp.where(state["seen"] == 9, jnp.nan, params["w"] ** 2 + state["seen"])
+        return value, {"seen": state["seen"] + 1}
+
+    optimizer = optax.sgd(0.0)
+    carry = descent.start({"w": jnp.float32(1.0)}, {"seen": jnp.int32(0)}, optimizer)
+    indices = jnp.zeros((100, 1), int)
+    arguments = (counted, optimizer, carry, jnp.zeros(1), indices, jax.random.key(0))
+    told = "pass 3 diverged: the loss of step 10 of 100 is nan, the one before 9; lower"
+    with pytest.raises(UnlearningError, match=told):
+        descent.descend(*arguments, name="pass 3")
+    assert taken == [4, 4, 4]
+    # Where values cannot be looked at, all steps are taken and the losses tell.
+    _, losses = jax.jit(lambda carry: descent.descend(*arguments[:2], carry, *arguments[3:]))(carry)
+    assert losses.shape == (100,)
+    assert bool(jnp.isnan(losses[9]))
 
 
 def test_the_carry_survives():

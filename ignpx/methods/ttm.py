@@ -107,7 +107,7 @@ def ttm(
         mask, suppressed = None, jnp.float32(0.0)
         if alpha is not None:
             mask, suppressed = run_importance(
-                classifier, made, kept, drawn_key, alpha=alpha, share=importance_share
+                classifier, made, retain, drawn_key, alpha=alpha, share=importance_share
             )
         of_a_class = len(kept.labels) / len(np.unique(kept.labels))
         copies = oversampling or max(1, round(of_a_class / samples))

@@ -10,6 +10,7 @@ epoch. Parameters that matter more to the retained data stay as they are in it: 
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -174,20 +175,29 @@ def uisps(
         fresh_key, made_key, drawn_key, rows_key, step_key = jax.random.split(key, 5)
         untrained = classifier.fresh(fresh_key)
         made = run_synthesis(classifier, request, made_key)
-        kept = Samples(classifier.preprocess(jnp.asarray(retain.images)), retain.labels)
-        mask, suppressed = run_importance(classifier, made, kept, drawn_key)
-        copies = oversampling or max(1, round(4 / batch_size * len(kept.labels) / samples))
+        mask, suppressed = run_importance(classifier, made, retain, drawn_key)
+        count, images = len(retain.labels), len(made.labels)
+        copies = oversampling or max(1, round(4 / batch_size * count / samples))
         # Probabilities for all: what is retained keeps its labels, the images get new answers.
-        labels = jax.nn.one_hot(kept.labels, classifier.num_classes)
-        answers = _answers(untrained, made.inputs)
-        data = (
-            jnp.concatenate([kept.images, *[made.inputs] * copies]),
-            jnp.concatenate([labels, *[answers] * copies]),
-        )
-        rows = descent.batches(rows_key, len(data[1]), batch_size, epochs, whole=True)
-        loss = _SoftLabels(classifier.apply, mode == "training")
+        labels = jax.nn.one_hot(retain.labels, classifier.num_classes)
+        data = {
+            "retain": retain.images,
+            "made": made.inputs,
+            "answers": jnp.concatenate([labels, _answers(untrained, made.inputs)]),
+            "synthetic": np.array([False, True]),
+        }
+        rows = descent.batches(rows_key, count + copies * images, batch_size, epochs, whole=True)
+        # Copies are copies of indices, and what is retained is preprocessed batch by batch.
+        synthetic, place = rows >= count, (rows - count) % images
+        indices = {
+            "retain": jnp.where(synthetic, 0, rows),
+            "made": jnp.where(synthetic, place, 0),
+            "answers": jnp.where(synthetic, count + place, rows),
+            "synthetic": synthetic.astype(jnp.int32),
+        }
+        loss = _SoftLabels(classifier.apply, classifier.preprocess, mode == "training")
         tuned, losses = run_descent(
-            loss, optimizer, classifier, data, rows, step_key, {"mask": mask}
+            loss, optimizer, classifier, data, indices, step_key, {"mask": mask}
         )
         return tuned, UispsInfo(losses, made.recognised, suppressed, made.norm_layers)
 
@@ -268,13 +278,15 @@ def trained_mask(
 ) -> tuple[PyTree, jax.Array]:
     """Which parameters are not suppressed, and the share of those that are; see `uisps`.
 
+    The retained samples are images, as `Classifier.preprocess` takes them.
+
     Returns:
       A pytree of booleans like `classifier.params`, and a scalar.
     """
     count = max(1, round(share * len(retain.labels)))
     rows = jax.random.permutation(key, len(retain.labels))[:count]
-    drawn = (jnp.asarray(array)[rows] for array in retain)
-    of_retain = importance.sensitivity(classifier, *drawn)
+    images, labels = (jnp.asarray(np.asarray(array)[np.asarray(rows)]) for array in retain)
+    of_retain = importance.sensitivity(classifier, classifier.preprocess(images), labels)
     of_forget = importance.sensitivity(classifier, made.inputs, made.labels)
     return _kept(of_forget, of_retain, alpha)
 
@@ -294,14 +306,18 @@ def _answers(classifier: Classifier, inputs: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class _SoftLabels:
-    """Mean cross-entropy of a batch of inputs with probabilities for labels."""
+    """Mean cross-entropy of retained and synthetic images with probabilities for labels."""
 
     apply: Apply
+    preprocess: Callable[[jax.Array], jax.Array]
     train: bool
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: PyTree, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: dict[str, Any], key: jax.Array, given: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        inputs, wanted = batch
+        retain = self.preprocess(batch["retain"])
+        synthetic = batch["synthetic"].reshape(-1, *[1] * (retain.ndim - 1))
+        inputs = jnp.where(synthetic, batch["made"], retain)
         logits, state = self.apply(params, state, inputs, train=self.train)
-        return optax.softmax_cross_entropy(logits.astype(jnp.float32), wanted).mean(), state
+        losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), batch["answers"])
+        return losses.mean(), state
