@@ -111,7 +111,7 @@ def descend(
     def operands(first: int) -> PyTree:
         return data, indices, key, given or {}, jnp.int32(first)
 
-    if loops.traced((data, carry, key, given)):
+    if loops.traced((data, carry, indices, key, given)):
         return loops.iterate(step, operands(0), carry, steps)
     losses: list[jax.Array] = []
     for first in range(0, steps, WATCHED):
