@@ -142,8 +142,8 @@ def recorded(monkeypatch):
     """The calls of `descent.descend` from now on."""
     calls, descend = [], descent.descend
 
-    def spy(loss, optimizer, carry, data, indices, key, given=None):
-        after, losses = descend(loss, optimizer, carry, data, indices, key, given)
+    def spy(loss, optimizer, carry, data, indices, key, given=None, **named):
+        after, losses = descend(loss, optimizer, carry, data, indices, key, given, **named)
         calls.append(Descended(data, indices, key, given or {}, after))
         return after, losses
 

@@ -160,8 +160,9 @@ def built(name):
     return METHODS[name](**QUICK[name])
 
 
-def request_for(*classes):
-    return Request.classes(classes, CLASSES, forget_data=samples(0), retain_data=samples(1))
+def request_for(index):
+    other = (index + 1) % CLASSES
+    return Request.classes([index], CLASSES, forget_data=samples(index), retain_data=samples(other))
 
 
 def bits(tree):
