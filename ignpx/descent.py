@@ -25,7 +25,8 @@ from ignpx.losses import cross_entropy
 
 PyTree = Any
 
-# Steps after which losses are looked at: a descent that has diverged is stopped.
+# Steps after which losses are looked at on a CPU: a descent that has diverged is stopped. A scan is
+# compiled for its length, so that elsewhere they are looked at once, at the end.
 WATCHED = 250
 
 # (params, state, batch, key, given) -> (scalar loss, new state)
@@ -114,8 +115,9 @@ def descend(
     if loops.traced((data, carry, indices, key, given)):
         return loops.iterate(step, operands(0), carry, steps)
     losses: list[jax.Array] = []
-    for first in range(0, steps, WATCHED):
-        count = min(WATCHED, steps - first)
+    piece = WATCHED if jax.default_backend() == "cpu" else steps
+    for first in range(0, steps, piece):
+        count = min(piece, steps - first)
         carry, some = loops.iterate(step, operands(first), carry, count)
         losses.append(some)
         broken = np.flatnonzero(~np.isfinite(np.asarray(some)))

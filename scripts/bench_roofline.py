@@ -52,7 +52,9 @@ class Measured(NamedTuple):
     bytes: float
 
 
-def stages(classifier: Classifier, samples: int, held_out: int, microbatch: int) -> dict[str, Any]:
+def stages(
+    classifier: Classifier, samples: int, held_out: int, microbatch: int
+) -> dict[str, Program]:
     """The programs of IGNP's stages, by name."""
     terms = (
         synthesis.cross_entropy(),

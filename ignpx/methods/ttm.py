@@ -6,7 +6,6 @@ are, as there.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from ignpx import checks
 from ignpx.classifier import Classifier, Samples, identity
 from ignpx.methods.bad_teacher import BadTeacher
-from ignpx.methods.uisps import UispsInfo, stand_ins, trained_mask
+from ignpx.methods.uisps import UispsInfo, inversion, trained_mask
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 
@@ -71,27 +70,12 @@ def ttm(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.whole(
-        samples=samples,
-        synthesis_steps=synthesis_steps,
-        **({} if oversampling is None else {"oversampling": oversampling}),
-    )
+    checks.whole(**({} if oversampling is None else {"oversampling": oversampling}))
     checks.positive(**({} if alpha is None else {"alpha": alpha}))
-    checks.positive(synthesis_learning_rate=synthesis_learning_rate)
-    checks.not_negative(statistics=statistics, entropy=entropy)
-    checks.share(importance_share=importance_share, entropy_share=entropy_share)
+    checks.share(importance_share=importance_share)
     teaching = BadTeacher(epochs, learning_rate, batch_size, retain_share, temperature)
-    run_synthesis = stage(
-        "synthesis",
-        functools.partial(
-            stand_ins,
-            samples=samples,
-            steps=synthesis_steps,
-            learning_rate=synthesis_learning_rate,
-            statistics=statistics,
-            entropy=entropy,
-            entropy_share=entropy_share,
-        ),
+    run_synthesis = inversion(
+        samples, synthesis_steps, synthesis_learning_rate, statistics, entropy, entropy_share
     )
     run_importance = stage("importance", trained_mask)
     run_descent = stage("descent", teaching.tune)

@@ -133,34 +133,19 @@ def uisps(
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.whole(
-        samples=samples,
-        synthesis_steps=synthesis_steps,
         epochs=epochs,
         batch_size=batch_size,
         **({} if oversampling is None else {"oversampling": oversampling}),
     )
-    checks.positive(
-        synthesis_learning_rate=synthesis_learning_rate, alpha=alpha, learning_rate=learning_rate
-    )
-    checks.share(entropy_share=entropy_share, importance_share=importance_share)
-    checks.not_negative(
-        statistics=statistics, entropy=entropy, momentum=momentum, weight_decay=weight_decay
-    )
+    checks.positive(alpha=alpha, learning_rate=learning_rate)
+    checks.share(importance_share=importance_share)
+    checks.not_negative(momentum=momentum, weight_decay=weight_decay)
     checks.one_of(("training", "evaluation"), mode=mode)
     optimizer = descent.optimizer(
         "sgd", learning_rate, momentum=momentum, weight_decay=weight_decay, mask=True
     )
-    run_synthesis = stage(
-        "synthesis",
-        functools.partial(
-            stand_ins,
-            samples=samples,
-            steps=synthesis_steps,
-            learning_rate=synthesis_learning_rate,
-            statistics=statistics,
-            entropy=entropy,
-            entropy_share=entropy_share,
-        ),
+    run_synthesis = inversion(
+        samples, synthesis_steps, synthesis_learning_rate, statistics, entropy, entropy_share
     )
     run_importance = stage(
         "importance", functools.partial(trained_mask, alpha=alpha, share=importance_share)
@@ -219,6 +204,31 @@ class StandIns(NamedTuple):
     labels: jax.Array
     recognised: jax.Array
     norm_layers: int
+
+
+def inversion(
+    samples: int,
+    steps: int,
+    learning_rate: float,
+    statistics: float,
+    entropy: float,
+    entropy_share: float,
+) -> Callable[..., StandIns]:
+    """The first stage of `uisps` and of `ttm`: `stand_ins` by settings that are in their range."""
+    checks.whole(samples=samples, synthesis_steps=steps)
+    checks.positive(synthesis_learning_rate=learning_rate)
+    checks.not_negative(statistics=statistics, entropy=entropy)
+    checks.share(entropy_share=entropy_share)
+    made = functools.partial(
+        stand_ins,
+        samples=samples,
+        steps=steps,
+        learning_rate=learning_rate,
+        statistics=statistics,
+        entropy=entropy,
+        entropy_share=entropy_share,
+    )
+    return stage("synthesis", made)
 
 
 def stand_ins(
