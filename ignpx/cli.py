@@ -229,6 +229,12 @@ def methods(
 def bench(
     config: Annotated[pathlib.Path, typer.Argument(help="YAML file, see configs/paper/.")],
     workdir: Annotated[pathlib.Path, typer.Option(help="Folder of the results; continued.")],
+    models: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Folder of the trained models, which benchmarks may share; default WORKDIR/models."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     download: Download = False,
     shard: Annotated[str, typer.Option(help="i/n: run the i-th of n parts of the cells.")] = "1/1",
@@ -256,7 +262,9 @@ def bench(
                 "does not go with --submit, whose jobs are the shards; give --jobs",
             )
         parameters = configuration.parse_overrides(job or ())
-        handles = submission.submit(config, workdir, where, submit, jobs, parameters, retry=retry)
+        handles = submission.submit(
+            config, workdir, where, submit, jobs, parameters, models=models, retry=retry
+        )
         names = ", ".join(handle.job_id for handle in handles)
         console.print(f"{len(handles)} jobs: {names}", soft_wrap=True)
         return
@@ -273,6 +281,7 @@ def bench(
         ran = benchmark.run(
             config,
             workdir,
+            models=models,
             where=where,
             shard=submission.parse_shard(shard),
             retry=retry,

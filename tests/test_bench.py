@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import pathlib
+import shutil
 import threading
 
 import filelock
@@ -15,7 +16,7 @@ from ignpx import checkpoint, data, workdir
 from ignpx.audit import count_correct
 from ignpx.bench import cells as expansion
 from ignpx.bench import config as configs
-from ignpx.bench import results, run, submit
+from ignpx.bench import outcome, results, run, submit, trained
 from ignpx.errors import IgnpxError, InvalidArgumentError
 
 TRAINING = {
@@ -61,6 +62,10 @@ def cells_of(path):
 def without_clocks(ran):
     table = results.table(ran.results)
     return table.drop(columns=[c for c in table.columns if c.startswith("seconds")])
+
+
+def models_in(directory):
+    return list(directory.glob("*-seed-*"))
 
 
 def _retrain(settings):
@@ -237,8 +242,18 @@ class TestRun:
 
     def test_models_are_trained_once_and_shared(self, undisturbed):
         _, out, _ = undisturbed
-        trained = sorted(path.name.rsplit("-", 3)[0] for path in (out / "models").iterdir())
-        assert trained == ["digits", "digits-without-0", "digits-without-0-1", "digits-without-2-3"]
+        names = sorted(path.name.rsplit("-", 3)[0] for path in models_in(out / "models"))
+        assert names == ["digits", "digits-without-0", "digits-without-0-1", "digits-without-2-3"]
+
+    def test_benchmarks_share_models(self, undisturbed, bench, tmp_path, monkeypatch):
+        """Another benchmark, of a class of its own, on a model that is there."""
+        _, out, _ = undisturbed
+        here = pathlib.Path(shutil.copytree(out / "models", tmp_path / "models"))
+        monkeypatch.setattr(trained.runs, "train", None)
+        path = bench(methods={"original": None, "ssd": None}, forget=[3])
+        ran = run.run(path, tmp_path / "other", models=here)
+        assert ran.failed == 0
+        assert not (tmp_path / "other" / "models").exists()
 
     def test_a_sequence_is_judged_by_what_its_last_step_forgets(self, undisturbed):
         _, _, ran = undisturbed
@@ -255,7 +270,7 @@ class TestRun:
     def test_stopped_anywhere_and_started_again(self, undisturbed, tmp_path, monkeypatch):
         """As if killed while the fourth cell ran, and once more while a model was trained."""
         path, _, whole = undisturbed
-        counted, original = [], run._unlearned
+        counted, original = [], outcome.unlearned
 
         def stop(cell, *args):
             counted.append(cell.id)
@@ -263,12 +278,12 @@ class TestRun:
                 raise KeyboardInterrupt
             return original(cell, *args)
 
-        monkeypatch.setattr(run, "_unlearned", stop)
+        monkeypatch.setattr(outcome, "unlearned", stop)
         with pytest.raises(KeyboardInterrupt):
             run.run(path, tmp_path / "out")
         assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 3
         with monkeypatch.context() as patched:
-            patched.setattr(run.runs.training, "train", _interrupt)
+            patched.setattr(trained.runs.training, "train", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 run.run(path, tmp_path / "out")
         again = run.run(path, tmp_path / "out")
@@ -289,7 +304,7 @@ class TestRun:
         (out / "locks").mkdir(parents=True)
         (out / "cells").mkdir()
         lock = filelock.FileLock(out / "locks" / f"{held.id}.lock")
-        order, original = [], run._unlearned
+        order, original = [], outcome.unlearned
 
         def follow(cell, *args):
             order.append(cell.id)
@@ -303,7 +318,7 @@ class TestRun:
             if text.startswith("waiting"):
                 lock.release()
 
-        monkeypatch.setattr(run, "_unlearned", follow)
+        monkeypatch.setattr(outcome, "unlearned", follow)
         workdir.write_json(
             out / results.CONFIG,
             {"config": whole.config, "cells": [cell.stored() for cell in cells_of(path)]},
@@ -316,13 +331,13 @@ class TestRun:
 
     def test_two_threads_share_a_folder(self, undisturbed, tmp_path, monkeypatch):
         path, _, whole = undisturbed
-        seen, original = [], run._unlearned
+        seen, original = [], outcome.unlearned
 
         def follow(cell, *args):
             seen.append(cell.id)
             return original(cell, *args)
 
-        monkeypatch.setattr(run, "_unlearned", follow)
+        monkeypatch.setattr(outcome, "unlearned", follow)
         assert at_once(2, lambda: run.run(path, tmp_path / "out")) == []
         assert len(seen) == len(set(seen)) == 12
         pd.testing.assert_frame_equal(
@@ -349,19 +364,19 @@ class TestRun:
         path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], measures=[])
         out = tmp_path / "out"
         whole = run.run(path, out, shard=(1, 3))
-        [model] = (out / "models").iterdir()
+        [model] = models_in(out / "models")
         for file in (model / "checkpoint").rglob("*"):
             if file.is_file():
                 file.write_bytes(file.read_bytes()[:10])
         # Another process, which has not read it before.
-        run._check_readable.cache_clear()
+        trained._check_readable.cache_clear()
         warnings = []
         ran = run.run(path, out, warn=warnings.append)
         assert ran.failed == 0
         assert len(ran.results) == 3
         assert ran.results[0] == whole.results[0]
         assert [f"{model} is damaged" in text for text in warnings] == [True]
-        assert {p.name for p in (out / "models").iterdir()} == {model.name, f"{model.name}.damaged"}
+        assert {p.name for p in models_in(out / "models")} == {model.name, f"{model.name}.damaged"}
 
     def test_a_file_that_cannot_be_read_is_named(self, bench, tmp_path, monkeypatch):
         path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], forget=[0])
@@ -369,7 +384,7 @@ class TestRun:
         def forbidden(*args):
             raise PermissionError(errno.EACCES, "Permission denied", "/data/mnist")
 
-        monkeypatch.setattr(run, "_splits", forbidden)
+        monkeypatch.setattr(outcome, "_splits", forbidden)
         with pytest.raises(IgnpxError, match="/data/mnist: Permission denied"):
             run.run(path, tmp_path / "out")
 
@@ -386,8 +401,8 @@ class TestRun:
         page = next(file for file in files if file.name == "report.html").read_text()
         assert "lower alpha" in page
         # It is not tried again unless that is asked for.
-        tried, original = [], run._unlearned
-        monkeypatch.setattr(run, "_unlearned", lambda *a: (tried.append(a), original(*a))[1])
+        tried, original = [], outcome.unlearned
+        monkeypatch.setattr(outcome, "unlearned", lambda *a: (tried.append(a), original(*a))[1])
         run.run(path, tmp_path / "out")
         assert tried == []
         run.run(path, tmp_path / "out", retry=True)
@@ -442,8 +457,8 @@ def test_settings_are_chosen_on_the_validation_split(bench, tmp_path):
     entry = {"config": "digits.yaml"}
     config = bench(split="validation", methods={"original": None}, models=[entry], forget=[0])
     [(cell, result)] = run.run(config, tmp_path / "out").results
-    trained = tmp_path / "out" / "models" / cell.models[0].id
-    classifier, _ = checkpoint.load(trained / workdir.CHECKPOINT)
+    model = tmp_path / "out" / "models" / cell.models[0].id
+    classifier, _ = checkpoint.load(model / workdir.CHECKPOINT)
     counts = count_correct(classifier, data.load_splits("digits").validation)
     assert result["measured"]["retain_accuracy"] == counts.accuracy_without([0])
     assert result["measured"]["forget_accuracy"] == counts.accuracy([0])
@@ -526,11 +541,11 @@ def test_a_job_fails_if_a_cell_has(bench, tmp_path, monkeypatch):
     nothing_selected = {"bad": {"method": "ssd", "settings": {"alpha": 1e9}}}
     path = bench(methods=nothing_selected, forget=[0], models=[{"config": "digits.yaml"}])
     out, tried = tmp_path / "out", []
-    original = run._unlearned
-    monkeypatch.setattr(run, "_unlearned", lambda *a: (tried.append(a), original(*a))[1])
+    original = outcome.unlearned
+    monkeypatch.setattr(outcome, "unlearned", lambda *a: (tried.append(a), original(*a))[1])
     for retry in (False, False, True):
         with pytest.raises(IgnpxError, match=r"1 of the cells in .* failed.*ignpx report"):
-            submit._job(path, out, run.TFDS_DEFAULT, (1, 1), retry)
+            submit._job(path, out, shard=(1, 1), retry=retry)
     assert len(tried) == 2
 
 
@@ -553,6 +568,4 @@ def _interrupt(*args, **kwargs):
 
 
 def _copied(out, tmp_path):
-    import shutil
-
     return pathlib.Path(shutil.copytree(out, tmp_path / "copy"))

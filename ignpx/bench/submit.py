@@ -31,6 +31,7 @@ def submit(
     jobs: int,
     parameters: dict[str, Any],
     *,
+    models: pathlib.Path | None = None,
     retry: bool = False,
 ) -> list[Any]:
     """Submits a job for each shard; they share the folder, which any of them may find occupied.
@@ -43,6 +44,7 @@ def submit(
       jobs: number of shards.
       parameters: of the jobs, as submitit names them: `timeout_min`, `slurm_partition`,
         `gpus_per_node`.
+      models: directory of the trained models, as for `ignpx.bench.run.run`.
       retry: runs the cells again that ended in an error.
 
     Returns:
@@ -69,21 +71,20 @@ def submit(
         executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
     except (NameError, TypeError) as error:
         raise InvalidArgumentError("--job", parameters, str(error)) from error
+    shared = {
+        "models": None if models is None else models.absolute(),
+        "where": where,
+        "retry": retry,
+    }
+    job = functools.partial(_job, config.absolute(), directory.absolute(), **shared)
     with executor.batch():
-        return [
-            executor.submit(
-                _job, config.absolute(), directory.absolute(), where, (part, jobs), retry
-            )
-            for part in range(1, jobs + 1)
-        ]
+        return [executor.submit(job, shard=(part, jobs)) for part in range(1, jobs + 1)]
 
 
-def _job(
-    config: pathlib.Path, directory: pathlib.Path, where: Where, shard: tuple[int, int], retry: bool
-) -> None:
+def _job(config: pathlib.Path, directory: pathlib.Path, **options: Any) -> None:
     """Runs one shard; what it does goes to the job's log."""
     say = functools.partial(print, flush=True)
-    ran = run(config, directory, where=where, shard=shard, retry=retry, tell=say, warn=say)
+    ran = run(config, directory, **options, tell=say, warn=say)
     say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
     if ran.failed:
         raise IgnpxError(  # which the scheduler sees

@@ -1,0 +1,97 @@
+"""The trained models of a benchmark: each is trained once, and shared by whoever needs it."""
+
+import contextlib
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import filelock
+
+from ignpx import checkpoint, runs, workdir
+from ignpx.bench.cells import Model
+from ignpx.bench.results import LOCKS
+from ignpx.errors import InvalidArgumentError
+from ignpx.runs import Where
+
+
+class BusyError(Exception):
+    """Another process is at it."""
+
+
+@contextlib.contextmanager
+def locked(directory: pathlib.Path, name: str) -> Iterator[None]:
+    """Holds a lock that the operating system releases when this process ends, however it ends.
+
+    Raises:
+      BusyError: if another process holds it.
+    """
+    (directory / LOCKS).mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(directory / LOCKS / f"{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise BusyError from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def trained(
+    model: Model,
+    directory: pathlib.Path,
+    where: Where,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> pathlib.Path:
+    """The directory of a trained model, which is trained now if no one has.
+
+    Args:
+      model: the model.
+      directory: of all trained models; several benchmarks may share it.
+      where: the datasets.
+      tell: told how the training goes.
+      warn: told if the model was there and is damaged; it is set aside.
+
+    Raises:
+      BusyError: if another process is training it.
+    """
+    path = directory / model.id
+    if _sound(path):
+        return path
+    with locked(directory, model.id):
+        if not _sound(path):
+            if (path / workdir.CHECKPOINT).is_dir():
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                warn(f"{path} is damaged; it is kept as {aside.name} and trained anew")
+            if not (path / workdir.CONFIG).is_file():
+                # What an interruption left that came before anything could be resumed from.
+                shutil.rmtree(path, ignore_errors=True)
+            epochs = model.training.training.epochs
+
+            def show(progress: Any) -> None:
+                tell(f"training {model.id}: epoch {progress.epoch} of {epochs}")
+
+            tell(f"training {model.id}")
+            runs.train(model.training, path, where=where, without=model.without, on_epoch=show)
+    return path
+
+
+def _sound(path: pathlib.Path) -> bool:
+    """Whether a trained model is there and can be read."""
+    if not (path / workdir.CHECKPOINT).is_dir():
+        return False
+    try:
+        _check_readable(path)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+@functools.cache  # once a process; what raises is not remembered
+def _check_readable(path: pathlib.Path) -> None:
+    checkpoint.load(path / workdir.CHECKPOINT)
