@@ -1,4 +1,4 @@
-"""Convolutions of images, which have few channels, on a CPU.
+"""Convolutions of few channels, such as those of images, on a CPU.
 
 XLA for CPU convolves one or three channels as it does hundreds. The gradient in the image, which is
 what synthesis and attacks are after, takes it several times as long as the products and shifts that
@@ -21,8 +21,15 @@ from ignpx.adapters import NormStatistics
 from ignpx.classifier import Classifier, PyTree
 
 # Products of a channel with a place in the window, each of which becomes an operation.
-MOST_TERMS = 100
-MOST_CHANNELS = 4
+MOST_TERMS = 160
+# Of what may be an image both directions have another form, of the next few channels the gradient.
+IMAGE_CHANNELS = 4
+MOST_CHANNELS = 8
+# Numbers in memory at a time, 14 MiB. A step whose intermediates exceed 32 MiB gets memory that the
+# system has to clear first, every time, which can take as long as all of its arithmetic. So the
+# parts of a large batch take turns, which pays for images alone.
+MOST_PARTS = 14 * 2**20 // 4
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def for_inputs(classifier: Classifier) -> Classifier:
@@ -84,7 +91,12 @@ def _has_few_channels(equation: jaxprs.Equation) -> bool:
         and len(window) == 2
         and images.dtype == kernel.dtype == equation.outvars[0].aval.dtype == jnp.float32
     )
-    return plain and channels <= MOST_CHANNELS and channels * math.prod(window) <= MOST_TERMS
+    terms = channels * math.prod(window)
+    if not plain or channels > MOST_CHANNELS or terms > MOST_TERMS:
+        return False
+    features = kernel.shape[params["dimension_numbers"][1][0]]
+    parts = math.prod(equation.outvars[0].aval.shape) // features * terms
+    return channels <= IMAGE_CHANNELS or parts <= MOST_PARTS
 
 
 def _by_products(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -111,13 +123,17 @@ def convolve(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> 
     Returns:
       `(N, (H - height) // strides[0] + 1, (W - width) // strides[1] + 1, features)`.
     """
-    return _sum_of_products(images, kernel, strides)
+    return _plain(images, kernel, strides)
 
 
-def _sum_of_products(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+def _plain(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    rows, columns, channels, _ = kernel.shape
+    if channels > IMAGE_CHANNELS:
+        return jax.lax.conv_general_dilated(
+            images, kernel, strides, "VALID", dimension_numbers=NUMBERS
+        )
     # One loop over the outputs, into which XLA fuses all terms.
     total = jnp.float32(0.0)
-    rows, columns, channels, _ = kernel.shape
     for row, column in itertools.product(range(rows), range(columns)):
         seen = _strided(images, (row, column), kernel.shape[:2], strides)
         for channel in range(channels):
@@ -128,38 +144,49 @@ def _sum_of_products(images: jax.Array, kernel: jax.Array, strides: tuple[int, i
 def _forward(
     images: jax.Array, kernel: jax.Array, strides: tuple[int, int]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _sum_of_products(images, kernel, strides), (images, kernel)
+    return _plain(images, kernel, strides), (images, kernel)
 
 
 def _backward(
     strides: tuple[int, int], saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = saved
-    rows, columns, _, features = kernel.shape
-    numbers = ("NHWC", "HWIO", "NHWC")
 
     def in_kernel(kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(
-            images, kernel, strides, "VALID", dimension_numbers=numbers
+            images, kernel, strides, "VALID", dimension_numbers=NUMBERS
         )
 
-    def in_channel(weights: jax.Array) -> jax.Array:
+    (of_kernel,) = jax.vjp(in_kernel, kernel)[1](cotangent)
+    return _of_images(images, kernel, strides, cotangent), of_kernel
+
+
+def _of_images(
+    images: jax.Array, kernel: jax.Array, strides: tuple[int, int], cotangent: jax.Array
+) -> jax.Array:
+    rows, columns, channels, features = kernel.shape
+    places = list(itertools.product(range(rows), range(columns)))
+    weights = jnp.moveaxis(kernel, 2, 0).reshape(-1, features).T
+
+    def of_image(cotangent: jax.Array) -> jax.Array:
         # What every place in the window gets of each output, brought to where it was.
-        parts = cotangent @ weights.reshape(rows * columns, features).T
-        total = jnp.float32(0.0)
-        for place, start in enumerate(itertools.product(range(rows), range(columns))):
-            edges = [(0, 0, 0)]
+        parts = jnp.split(cotangent @ weights, channels, axis=-1)
+        sums = [jnp.float32(0.0)] * channels
+        for place, start in enumerate(places):
+            edges = []
             for axis in (0, 1):
-                span = (cotangent.shape[1 + axis] - 1) * strides[axis] + 1
+                span = (cotangent.shape[axis] - 1) * strides[axis] + 1
                 rest = images.shape[1 + axis] - start[axis] - span
                 edges.append((start[axis], rest, strides[axis] - 1))
-            total = total + jax.lax.pad(parts[..., place], jnp.float32(0.0), edges)
-        return total
+            for channel in range(channels):
+                shifted = jax.lax.pad(parts[channel][..., place], jnp.float32(0.0), edges)
+                sums[channel] = sums[channel] + shifted
+        return jnp.stack(sums, axis=-1)
 
-    # Channel by channel, so that the parts of one at a time are in memory.
-    by_channel = jax.lax.map(in_channel, jnp.moveaxis(kernel, 2, 0))
-    (of_kernel,) = jax.vjp(in_kernel, kernel)[1](cotangent)
-    return jnp.moveaxis(by_channel, 0, -1), of_kernel
+    each = math.prod(cotangent.shape[1:3]) * channels * len(places)
+    if each * len(images) <= MOST_PARTS:
+        return jax.vmap(of_image)(cotangent)
+    return jax.lax.map(of_image, cotangent, batch_size=max(1, MOST_PARTS // 4 // each))
 
 
 convolve.defvjp(_forward, _backward)

@@ -1,5 +1,7 @@
 """Convolutions of few channels equal XLA's own, and so do their gradients, in any model."""
 
+from unittest import mock
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,12 +26,13 @@ def counted(function, *arguments):
 
 @settings(max_examples=8, deadline=None)
 @given(
-    channels=st.integers(1, 4),
+    channels=st.integers(1, 6),
     window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    most_parts=st.sampled_from([1, 2_000, convolutions.MOST_PARTS]),
 )
-def test_values_and_gradients(channels, window, strides, size):
+def test_values_and_gradients(channels, window, strides, size, most_parts):
     keys = jax.random.split(jax.random.key(0), 2)
     images = jax.random.normal(keys[0], (3, *size, channels))
     kernel = jax.random.normal(keys[1], (*window, channels, 6))
@@ -43,14 +46,15 @@ def test_values_and_gradients(channels, window, strides, size):
         return convolutions.convolve(images, kernel, strides)
 
     close(ours(images, kernel), theirs(images, kernel))
-    for mode in (jax.grad, lambda f, argnums: jax.jit(jax.grad(f, argnums))):
-        gradients = [
-            mode(lambda x, k, f=f: jnp.sum(jax.nn.softplus(f(x, k))), argnums=(0, 1))(
-                images, kernel
-            )
-            for f in (ours, theirs)
-        ]
-        close(*gradients)
+    with mock.patch.object(convolutions, "MOST_PARTS", most_parts):
+        for mode in (jax.grad, lambda f, argnums: jax.jit(jax.grad(f, argnums))):
+            gradients = [
+                mode(lambda x, k, f=f: jnp.sum(jax.nn.softplus(f(x, k))), argnums=(0, 1))(
+                    images, kernel
+                )
+                for f in (ours, theirs)
+            ]
+            close(*gradients)
 
 
 class Linen(nn.Module):
@@ -129,13 +133,36 @@ def test_under_vmap_over_parameters():
     close(found, wanted)
 
 
+def test_the_next_few_channels_have_another_gradient_if_its_parts_fit(monkeypatch):
+    """The forward convolution stays XLA's; of two transposed ones, that in the inputs is gone."""
+    module = nnx.Conv(6, 4, (3, 3), padding="VALID", rngs=nnx.Rngs(0))
+    graph, params = nnx.split(module)
+
+    def apply(params, inputs):
+        return nnx.merge(graph, params)(inputs).sum(axis=(1, 2))
+
+    classifier = Classifier.from_function(apply, params, input_shape=(9, 9, 6), num_classes=4)
+    inputs = jax.random.normal(jax.random.key(1), (2, 9, 9, 6))
+
+    def convolutions_left(most_parts):
+        monkeypatch.setattr(convolutions, "MOST_PARTS", most_parts)
+        quick = convolutions.for_inputs(classifier)
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(jax.nn.softplus(quick.logits(x)))))
+        return gradient.lower(inputs).compile().as_text().count(" convolution(")
+
+    parts = 2 * 7 * 7 * 9 * 6
+    assert convolutions_left(parts) == 1
+    assert convolutions_left(parts - 1) == 2
+
+
 @pytest.mark.parametrize(
     "layer",
     [
-        {"in_features": 8, "out_features": 4, "kernel_size": (3, 3)},
+        {"in_features": 9, "out_features": 4, "kernel_size": (3, 3)},
         {"in_features": 2, "out_features": 4, "kernel_size": (3, 3), "feature_group_count": 2},
         {"in_features": 2, "out_features": 4, "kernel_size": (3, 3), "kernel_dilation": 2},
         {"in_features": 4, "out_features": 4, "kernel_size": (7, 7)},
+        {"in_features": 8, "out_features": 4, "kernel_size": (5, 4)},
         {"in_features": 2, "out_features": 4, "kernel_size": (3, 3), "dtype": jnp.bfloat16},
     ],
 )
