@@ -130,7 +130,7 @@ def _html(
         failures=tables.failures(cells).to_dict("records"),
         charts=[(caption, _svg(figure)) for caption, figure in charts.pictures(compared, cells)],
         pictures=[(path.stem, _data_uri("image/png", path.read_bytes())) for path in found],
-        columns=list(cells.columns),
+        columns=[(name, pd.api.types.is_numeric_dtype(cells[name])) for name in cells.columns],
         cells=cells.astype(object).where(cells.notna(), "").to_numpy().tolist(),
         config=json.dumps(config, indent=2, default=str),
     )
