@@ -16,18 +16,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ignpx import jaxprs
+from ignpx import jaxprs, sharding
 from ignpx.adapters import NormStatistics
 from ignpx.classifier import Classifier, PyTree
 
 # Products of a channel with a place in the window, each of which becomes an operation.
 MOST_TERMS = 160
-# Of what may be an image both directions have another form, of the next few channels the gradient.
+# Up to so many channels both directions have another form, and up to so many the gradient alone.
 IMAGE_CHANNELS = 4
 MOST_CHANNELS = 8
-# Numbers in memory at a time, 14 MiB. A step whose intermediates exceed 32 MiB gets memory that the
-# system has to clear first, every time, which can take as long as all of its arithmetic. So the
-# parts of a large batch take turns, which pays for images alone.
+# Of the products that are in memory at once, 14 MiB. A step whose intermediates exceed 32 MiB gets
+# memory that the system has to clear first, every time, which can take as long as its arithmetic.
+# So the images of a larger batch take turns, a quarter of that at a time; of more channels than an
+# image has, where turns do not pay, XLA's own form stays.
 MOST_PARTS = 14 * 2**20 // 4
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -113,7 +114,7 @@ def _by_products(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """Convolution of images of few channels, without padding, as a sum of products.
+    """Convolution of images of few channels, without padding.
 
     Args:
       images: `(N, H, W, channels)`.
@@ -184,7 +185,8 @@ def _of_images(
         return jnp.stack(sums, axis=-1)
 
     each = math.prod(cotangent.shape[1:3]) * channels * len(places)
-    if each * len(images) <= MOST_PARTS:
+    # Turns would bring a batch together that is divided among devices.
+    if each * len(images) <= MOST_PARTS or sharding.data_parts() > 1:
         return jax.vmap(of_image)(cotangent)
     return jax.lax.map(of_image, cotangent, batch_size=max(1, MOST_PARTS // 4 // each))
 

@@ -2,9 +2,9 @@
 
     python scripts/bench_layers.py
 
-Convolutions of images in the shapes of first layers, 2x2 pooling, and the diversity of prototypes.
-Both forms take turns on the same numbers, after a call that compiles; seconds are medians. `value`
-is the layer alone, `gradient` the layer and its gradient in the inputs.
+Convolutions of few channels in the shapes of models' first layers, 2x2 pooling, and the diversity
+of prototypes. Both forms take turns on the same numbers, after a call that compiles; seconds are
+medians. `value` is the layer alone, `gradient` the layer and its gradient in the inputs.
 """
 
 import functools
@@ -26,10 +26,11 @@ from ignpx.models import layers
 
 Layer = Callable[[jax.Array], jax.Array]
 
-# Inputs, kernel, whether padded: the first layers of LeNet, ResNets at width 1/4 and 1, AllCNN.
+# Inputs, kernel, whether padded: layers of LeNet, of ResNets at width 1/4 and 1, of AllCNN.
 CONVOLUTIONS = {
     "LeNet, grey": ((200, 32, 32, 1), (5, 5, 1, 6), 0),
     "LeNet, colour": ((200, 32, 32, 3), (5, 5, 3, 6), 0),
+    "LeNet, second": ((200, 14, 14, 6), (5, 5, 6, 16), 0),
     "ResNet, width 1/4": ((200, 32, 32, 3), (3, 3, 3, 16), 1),
     "ResNet": ((200, 32, 32, 3), (3, 3, 3, 64), 1),
     "AllCNN": ((200, 32, 32, 3), (3, 3, 3, 96), 1),

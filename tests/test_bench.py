@@ -250,10 +250,26 @@ class TestRun:
         _, out, _ = undisturbed
         here = pathlib.Path(shutil.copytree(out / "models", tmp_path / "models"))
         monkeypatch.setattr(trained.runs, "train", None)
-        path = bench(methods={"original": None, "ssd": None}, forget=[3])
+        entry = {"config": "digits.yaml"}
+        path = bench(methods={"original": None}, models=[entry], forget=[3])
         ran = run.run(path, tmp_path / "other", models=here)
         assert ran.failed == 0
         assert not (tmp_path / "other" / "models").exists()
+
+    def test_benchmarks_that_run_at_once_train_a_shared_model_once(
+        self, bench, tmp_path, monkeypatch
+    ):
+        entry = {"config": "digits.yaml"}
+        path = bench(methods={"original": None}, models=[entry], forget=[0], measures=[])
+        trainings, original = [], trained.runs.train
+        monkeypatch.setattr(
+            trained.runs, "train", lambda *a, **k: (trainings.append(a), original(*a, **k))[1]
+        )
+        folders = iter([tmp_path / "one", tmp_path / "other"])
+        assert at_once(2, lambda: run.run(path, next(folders), models=tmp_path / "models")) == []
+        assert len(trainings) == 1
+        one, other = (run.collect(tmp_path / name) for name in ("one", "other"))
+        pd.testing.assert_frame_equal(without_clocks(one), without_clocks(other))
 
     def test_a_sequence_is_judged_by_what_its_last_step_forgets(self, undisturbed):
         _, _, ran = undisturbed
@@ -378,6 +394,27 @@ class TestRun:
         assert [f"{model} is damaged" in text for text in warnings] == [True]
         assert {p.name for p in models_in(out / "models")} == {model.name, f"{model.name}.damaged"}
 
+    def test_a_model_that_cannot_be_read_at_the_moment_is_not_damaged(
+        self, bench, tmp_path, monkeypatch
+    ):
+        path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], forget=[0])
+        out = tmp_path / "out"
+        whole = run.run(path, out)
+        shutil.rmtree(out / "cells")
+        trained._check_readable.cache_clear()
+
+        def too_many(*args):
+            error = OSError(errno.EMFILE, "Too many open files", "arrays")
+            raise InvalidArgumentError("directory", "x", "is damaged") from error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "load", too_many)
+            with pytest.raises(IgnpxError, match="arrays: Too many open files"):
+                run.run(path, out)
+        again = run.run(path, out)
+        pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+        assert len(models_in(out / "models")) == 1
+
     def test_a_file_that_cannot_be_read_is_named(self, bench, tmp_path, monkeypatch):
         path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], forget=[0])
 
@@ -407,6 +444,19 @@ class TestRun:
         assert tried == []
         run.run(path, tmp_path / "out", retry=True)
         assert len(tried) == 1
+        # Nor is it forgotten because another process trains its model at first.
+        [model] = {model.id for cell, _ in ran.results for model in cell.models}
+        free, held = trained._sound, trained.locked(tmp_path / "out" / "models", model)
+        held.__enter__()
+
+        def tell(text):
+            if text.startswith("waiting"):
+                monkeypatch.setattr(trained, "_sound", free)
+                held.__exit__(None, None, None)
+
+        monkeypatch.setattr(trained, "_sound", lambda path: False)
+        run.run(path, tmp_path / "out", retry=True, tell=tell)
+        assert len(tried) == 2
 
     def test_a_full_disk_loses_nothing(self, undisturbed, tmp_path, monkeypatch):
         path, _, whole = undisturbed
@@ -530,11 +580,16 @@ def test_submitted_jobs_are_the_shards(bench, tmp_path):
     """Two jobs of two processes on this machine."""
     path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], measures=[])
     out = tmp_path / "out"
-    handles = submit.submit(path, out, run.TFDS_DEFAULT, "local", 2, {"timeout_min": 5})
+    models = tmp_path / "models"
+    handles = submit.submit(
+        path, out, run.TFDS_DEFAULT, "local", 2, {"timeout_min": 5}, models=models
+    )
     for handle in handles:
         handle.result()
     assert len(run.collect(out).results) == 3
     assert "forget 0, seed 0" in handles[0].stdout()
+    assert len(models_in(models)) == 1
+    assert not (out / "models").exists()
 
 
 def test_a_job_fails_if_a_cell_has(bench, tmp_path, monkeypatch):

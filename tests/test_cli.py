@@ -351,8 +351,10 @@ def test_bench_and_report(tmp_path):
     (tmp_path / "digits.yaml").write_text(CONFIG)
     (tmp_path / "bench.yaml").write_text(BENCH)
     out = tmp_path / "out"
-    status, printed = run("bench", tmp_path / "bench.yaml", "--workdir", out)
+    models = tmp_path / "models"
+    status, printed = run("bench", tmp_path / "bench.yaml", "--workdir", out, "--models", models)
     assert status == 1, printed
+    assert list(models.glob("digits-seed-0-*"))
     assert "2 of 2 cells are finished, 1 failed" in printed
     assert "lower alpha" in printed
     # Without a terminal every step is a line of the log.
@@ -373,7 +375,7 @@ def test_bench_and_report(tmp_path):
     status, printed = run("report", out)
     assert status == 2
     assert f"is damaged; `ignpx bench CONFIG --workdir {out}`" in printed
-    _, printed = run("bench", tmp_path / "bench.yaml", "--workdir", out)
+    _, printed = run("bench", tmp_path / "bench.yaml", "--workdir", out, "--models", models)
     assert "kept as bench.damaged" in printed
     assert "2 of 2 cells are finished" in printed
     status, printed = run(

@@ -472,6 +472,21 @@ class TestWrite:
         assert "gkt, forget 0, seed 2" in page.text
         assert "First <class>" in page.text
 
+    def test_all_cells_are_told_in_six_digits_and_text_stands_left(self, tmp_path):
+        rows = [cell(retain_accuracy=0.123456789, seconds=1234567.0, mia=None), cell(seed=1)]
+        write(tmp_path, cells=pd.DataFrame(rows))
+        text = (tmp_path / "report.html").read_text()
+        everything = text[text.index("All 2 cells") :]
+        row = everything[everything.index("<tbody>") : everything.index("</tr>\n</tbody>")]
+        assert "<td>0.123457</td>" in row
+        assert "<td>1234567</td>" in row
+        assert '<td class="name">mnist</td>' in row
+        assert (
+            '<th class="name">dataset</th><th class="name">model</th><th>width</th>' in everything
+        )
+        assert "<td></td>" in row or '<td class="name"></td>' in row
+        assert "nan" not in row.lower()
+
     def test_figures_of_the_page_are_those_of_the_tables(self, tmp_path):
         write(tmp_path)
         page = Page((tmp_path / "report.html").read_text()).text.split("\n")

@@ -39,7 +39,8 @@ def unlearned(
 
     Returns:
       The classifier, and as JSON values what `info.summary()` says, the doubts that were raised,
-      and the seconds of each stage, with compilation apart.
+      and the seconds of each stage, with compilation apart. Those of retraining are of the process
+      that trained the model.
     """
     classifier, config = checkpoint.load(models[0] / workdir.CHECKPOINT)
     if cell.method == ORIGINAL:

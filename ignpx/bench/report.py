@@ -4,6 +4,7 @@ import base64
 import importlib.resources
 import io
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -131,9 +132,18 @@ def _html(
         charts=[(caption, _svg(figure)) for caption, figure in charts.pictures(compared, cells)],
         pictures=[(path.stem, _data_uri("image/png", path.read_bytes())) for path in found],
         columns=[(name, pd.api.types.is_numeric_dtype(cells[name])) for name in cells.columns],
-        cells=cells.astype(object).where(cells.notna(), "").to_numpy().tolist(),
+        cells=cells.map(_written).to_numpy().tolist(),
         config=json.dumps(config, indent=2, default=str),
     )
+
+
+def _written(value: Any) -> str:
+    """A value of a cell, with six digits at most unless it is a whole number."""
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return ""
+    return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
 
 
 def _svg(figure: Figure) -> str:

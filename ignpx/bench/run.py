@@ -64,8 +64,8 @@ def run(
     Args:
       config_path: a YAML file, see `ignpx.bench.config.BenchConfig`.
       directory: of the results; made, or continued.
-      models: directory of the trained models, which several benchmarks may share; by default
-        `models` in that of the results.
+      models: directory of the trained models, which several benchmarks may share that read the
+        same datasets with the same version; by default `models` in that of the results.
       where: the datasets.
       shard: `(i, n)` takes the i-th of n parts of the cells, from 1.
       retry: runs the cells again that ended in an error.
@@ -154,6 +154,9 @@ def finished(
 def _run_missing(
     mine: list[Cell], work: _Work, retry: bool, advance: Callable[[int, int], None]
 ) -> None:
+    # The errors that were there at the beginning: what is there later is someone's new result.
+    old: dict[str, Any] = {}
+
     def settled(cell: Cell) -> bool:
         try:
             result = results.read(work.directory, cell)
@@ -161,7 +164,9 @@ def _run_missing(
             aside = results.set_aside(work.directory, cell)
             work.warn(f"{error}; it is kept as {aside} and computed again")
             return False
-        return result is not None and not (retry and result["error"] is not None)
+        if retry and result is not None and result["error"] is not None:
+            return result != old.setdefault(cell.id, result)
+        return result is not None
 
     pending = [cell for cell in mine if not settled(cell)]
     done, total = len(mine) - len(pending), len(mine)
@@ -181,7 +186,7 @@ def _run_missing(
         if len(deferred) == len(pending):
             work.tell("waiting for the other processes")
             time.sleep(1.0)
-        pending, retry = deferred, False
+        pending = deferred
 
 
 def _run(cell: Cell, work: _Work) -> dict[str, Any]:

@@ -82,12 +82,15 @@ def trained(
 
 
 def _sound(path: pathlib.Path) -> bool:
-    """Whether a trained model is there and can be read."""
+    """Whether a trained model is there and is not damaged."""
     if not (path / workdir.CHECKPOINT).is_dir():
         return False
     try:
         _check_readable(path)
-    except InvalidArgumentError:
+    except InvalidArgumentError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise cause from error  # such as too many open files: the model may be sound
         return False
     return True
 
