@@ -8,7 +8,10 @@ from matplotlib.figure import Figure
 
 
 def merged(table: pd.DataFrame, out: pathlib.Path) -> pd.DataFrame:
-    """The table, with what the file had of other models, devices, comparisons and methods."""
+    """The table, with what the file had of other models, devices, comparisons and methods.
+
+    Sorted by them; the stages of each stay in their order.
+    """
     if not out.exists():
         return table
     keys = ["model", "width", "method", "comparison", "device"]
@@ -17,7 +20,9 @@ def merged(table: pd.DataFrame, out: pathlib.Path) -> pd.DataFrame:
         table[keys].astype({"width": float}).drop_duplicates(), on=keys, how="left", indicator=True
     )
     kept = before[(again["_merge"] == "left_only").to_numpy()]
-    return pd.concat([kept, table], ignore_index=True) if len(kept) else table
+    everything = pd.concat([kept, table]) if len(kept) else table
+    order = ["model", "width", "device", "comparison", "method"]
+    return everything.sort_values(order, kind="stable", ignore_index=True)
 
 
 def markdown(table: pd.DataFrame) -> str:

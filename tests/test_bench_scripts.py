@@ -200,6 +200,7 @@ class TestSpeed:
             "resnet9": 1.0,
             "lenet": 2.0,
         }
+        assert list(merged["model"]) == ["lenet", "resnet9"]
 
 
 def test_sensitivity(script, tmp_path):
