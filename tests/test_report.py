@@ -473,7 +473,8 @@ class TestWrite:
         assert "First <class>" in page.text
 
     def test_all_cells_are_told_in_six_digits_and_text_stands_left(self, tmp_path):
-        rows = [cell(retain_accuracy=0.123456789, seconds=1234567.0, mia=None), cell(seed=1)]
+        rows = [cell(retain_accuracy=0.123456789, seconds=1234567.0), cell(seed=1)]
+        rows = [{**row, "doubts": doubts} for row, doubts in zip(rows, (None, "some"), strict=True)]
         write(tmp_path, cells=pd.DataFrame(rows))
         text = (tmp_path / "report.html").read_text()
         everything = text[text.index("All 2 cells") :]
@@ -484,8 +485,11 @@ class TestWrite:
         assert (
             '<th class="name">dataset</th><th class="name">model</th><th>width</th>' in everything
         )
-        assert "<td></td>" in row or '<td class="name"></td>' in row
-        assert "nan" not in row.lower()
+        # What was not measured, and what is not told of a cell.
+        assert "<td></td>" in row
+        assert row.count('<td class="name"></td>') == 1 + 2  # and no errors
+        assert "nan" not in row
+        assert "None" not in row
 
     def test_figures_of_the_page_are_those_of_the_tables(self, tmp_path):
         write(tmp_path)

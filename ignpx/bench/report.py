@@ -4,7 +4,6 @@ import base64
 import importlib.resources
 import io
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -139,10 +138,10 @@ def _html(
 
 def _written(value: Any) -> str:
     """A value of a cell, with six digits at most unless it is a whole number."""
+    if pd.isna(value):
+        return ""
     if not isinstance(value, float):
         return str(value)
-    if math.isnan(value):
-        return ""
     return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
 
 
