@@ -1,15 +1,17 @@
 """Shared fixtures: small classifiers that train in seconds, and the real data where it is."""
 
+import functools
 import gc
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_bench
 
 from ignpx import Classifier, data, models, training
 from ignpx.config import Recipe
@@ -69,6 +71,12 @@ def tfds_dir() -> str:
     if not directory:
         pytest.skip("real data: set TFDS_DATA_DIR")
     return directory
+
+
+@pytest.fixture
+def bench(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+    """Writes a small benchmark, with changes, and returns the path of its config."""
+    return functools.partial(small_bench.write, tmp_path)
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+"""The folder of a benchmark: claimed by many at once, damaged, another's."""
+
+import itertools
+
+import pytest
+from small_bench import at_once, cells_of
+
+from ignpx.bench import results, run
+from ignpx.errors import InvalidArgumentError
+
+
+def test_many_claim_it_at_once(bench, tmp_path):
+    cells = cells_of(bench())
+    config = {"title": "A small benchmark"}
+    for turn in range(20):
+        out = tmp_path / str(turn)
+        assert at_once(8, lambda out=out: results.claim(out, config, cells)) == []
+        assert results.read_config(out) == (config, cells)
+        assert sorted(path.name for path in out.iterdir()) == ["bench.json", "cells", "locks"]
+
+
+def test_two_configs_claim_it_at_once(bench, tmp_path):
+    cells, names = cells_of(bench()), itertools.count()
+    for turn in range(20):
+        out = tmp_path / str(turn)
+
+        def claim(out=out):
+            results.claim(out, {"title": "One of many", "seeds": [next(names)]}, cells)
+
+        errors = at_once(4, claim)
+        assert len(errors) == 3
+        assert all("another config" in str(error) for error in errors)
+
+
+def test_its_title_and_what_it_is_compared_with_may_change(bench, tmp_path):
+    cells = cells_of(bench())
+    config = {"title": "One", "published": ["table1"], "seeds": [0]}
+    for changed in (config, {**config, "title": "Two"}, {**config, "published": []}):
+        results.claim(tmp_path / "out", changed, cells)
+        assert results.read_config(tmp_path / "out") == (changed, cells)
+    with pytest.raises(InvalidArgumentError, match="another config"):
+        results.claim(tmp_path / "out", {**config, "seeds": [1]}, cells)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"config": {}}', '{"config": 1, "cells": [1]}'])
+def test_what_says_which_results_it_holds_is_damaged(bench, tmp_path, damage):
+    cells, config, warnings = cells_of(bench()), {"title": "One"}, []
+    out = tmp_path / "out"
+    results.claim(out, config, cells)
+    (out / "cells" / "finished.json").write_text("kept")
+    (out / "bench.json").write_text(damage)
+    with pytest.raises(InvalidArgumentError, match=r"is damaged.*ignpx bench CONFIG --workdir"):
+        run.collect(out)
+    results.claim(out, config, cells, warnings.append)
+    assert "is damaged" in warnings[0]
+    assert results.read_config(out) == (config, cells)
+    assert (out / "bench.damaged").read_text() == damage
+    assert (out / "cells" / "finished.json").read_text() == "kept"
+
+
+def test_many_find_the_same_damage(bench, tmp_path):
+    cell = cells_of(bench())[0]
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / f"{cell.id}.json").write_text("{")
+    assert at_once(8, lambda: results.set_aside(tmp_path, cell)) == []
+    assert [p.name for p in (tmp_path / "cells").iterdir()] == [f"{cell.id}.damaged"]

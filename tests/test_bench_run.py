@@ -1,0 +1,332 @@
+"""Cells are run once, whatever happens, and their results are what they were."""
+
+import errno
+import pathlib
+import shutil
+
+import filelock
+import pandas as pd
+import pytest
+import small_bench
+from small_bench import at_once, cells_of, models_in, without_clocks
+
+from ignpx import checkpoint, data, workdir
+from ignpx.audit import count_correct
+from ignpx.bench import outcome, results, run, trained
+from ignpx.errors import IgnpxError, InvalidArgumentError
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished benchmark: its config, its folder and what came of it."""
+    where = tmp_path_factory.mktemp("bench")
+    path = small_bench.write(where)
+    return path, where / "out", run.run(path, where / "out")
+
+
+def test_all_cells_are_run(undisturbed):
+    _, _, ran = undisturbed
+    table = results.table(ran.results)
+    assert len(table) == ran.cells == 12
+    assert ran.failed == 0
+    assert table["retain_accuracy"].between(0, 1).all()
+    assert table["mia"].between(0, 1).all()
+    assert (table.query("method == 'retrain'")["forget_accuracy"] == 0).all()
+    original = table.query("method == 'original'")
+    assert (original["retain_accuracy"] == original["retain_accuracy_before"]).all()
+    assert (table.query("method != 'original'")["seconds"] > 0).all()
+
+
+def test_models_are_trained_once_and_shared(undisturbed):
+    _, out, _ = undisturbed
+    names = sorted(path.name.rsplit("-", 3)[0] for path in models_in(out / "models"))
+    assert names == ["digits", "digits-without-0", "digits-without-0-1", "digits-without-2-3"]
+
+
+def test_benchmarks_share_models(undisturbed, bench, tmp_path, monkeypatch):
+    """Another benchmark, of a class of its own, on a model that is there."""
+    _, out, _ = undisturbed
+    here = pathlib.Path(shutil.copytree(out / "models", tmp_path / "models"))
+    monkeypatch.setattr(trained.runs, "train", None)
+    entry = {"config": "digits.yaml"}
+    path = bench(methods={"original": None}, models=[entry], forget=[3])
+    ran = run.run(path, tmp_path / "other", models=here)
+    assert ran.failed == 0
+    assert not (tmp_path / "other" / "models").exists()
+
+
+def test_benchmarks_that_run_at_once_train_a_shared_model_once(bench, tmp_path, monkeypatch):
+    entry = {"config": "digits.yaml"}
+    path = bench(methods={"original": None}, models=[entry], forget=[0], measures=[])
+    trainings, original = [], trained.runs.train
+    monkeypatch.setattr(
+        trained.runs, "train", lambda *a, **k: (trainings.append(a), original(*a, **k))[1]
+    )
+    folders = iter([tmp_path / "one", tmp_path / "other"])
+    assert at_once(2, lambda: run.run(path, next(folders), models=tmp_path / "models")) == []
+    assert len(trainings) == 1
+    one, other = (run.collect(tmp_path / name) for name in ("one", "other"))
+    pd.testing.assert_frame_equal(without_clocks(one), without_clocks(other))
+
+
+def test_a_sequence_is_judged_by_what_its_last_step_forgets(undisturbed):
+    _, _, ran = undisturbed
+    for cell, result in ran.results:
+        measured = result["measured"]
+        if cell.method == "original" and cell.steps == ((0,), (1,)):
+            assert measured["forget_accuracy"] == measured["class_accuracy"][1]
+
+
+def test_nothing_is_run_twice(undisturbed, monkeypatch):
+    path, out, ran = undisturbed
+    monkeypatch.setattr(run, "_run", None)
+    assert run.run(path, out).results == ran.results
+
+
+def test_stopped_anywhere_and_started_again(undisturbed, tmp_path, monkeypatch):
+    """As if killed while the fourth cell ran, and once more while a model was trained."""
+    path, _, whole = undisturbed
+    counted, original = [], outcome.unlearned
+
+    def stop(cell, *args):
+        counted.append(cell.id)
+        if len(counted) == 4:
+            raise KeyboardInterrupt
+        return original(cell, *args)
+
+    monkeypatch.setattr(outcome, "unlearned", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(path, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(trained.runs.training, "train", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.run(path, tmp_path / "out")
+    again = run.run(path, tmp_path / "out")
+    pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+    assert sorted(counted[:3] + counted[4:]) == sorted(set(counted))
+
+
+def test_shards_make_the_whole(undisturbed, tmp_path):
+    path, _, whole = undisturbed
+    first = run.run(path, tmp_path / "out", shard=(1, 2))
+    assert len(first.results) == 6
+    both = run.run(path, tmp_path / "out", shard=(2, 2))
+    pd.testing.assert_frame_equal(without_clocks(both), without_clocks(whole))
+
+
+def test_what_another_process_holds_is_left_to_it(undisturbed, tmp_path, monkeypatch):
+    path, _, whole = undisturbed
+    out = tmp_path / "out"
+    held = whole.results[2][0]
+    (out / "locks").mkdir(parents=True)
+    (out / "cells").mkdir()
+    lock = filelock.FileLock(out / "locks" / f"{held.id}.lock")
+    order, original = [], outcome.unlearned
+
+    def follow(cell, *args):
+        order.append(cell.id)
+        return original(cell, *args)
+
+    # The stranger ends while we wait.
+    told = []
+
+    def tell(text):
+        told.append(text)
+        if text.startswith("waiting"):
+            lock.release()
+
+    monkeypatch.setattr(outcome, "unlearned", follow)
+    workdir.write_json(
+        out / results.CONFIG,
+        {"config": whole.config, "cells": [cell.stored() for cell in cells_of(path)]},
+    )
+    with lock:
+        ran = run.run(path, out, tell=tell)
+    assert order[-1] == held.id
+    assert any(text.startswith("waiting") for text in told)
+    pd.testing.assert_frame_equal(without_clocks(ran), without_clocks(whole))
+
+
+def test_two_threads_share_a_folder(undisturbed, tmp_path, monkeypatch):
+    path, _, whole = undisturbed
+    seen, original = [], outcome.unlearned
+
+    def follow(cell, *args):
+        seen.append(cell.id)
+        return original(cell, *args)
+
+    monkeypatch.setattr(outcome, "unlearned", follow)
+    assert at_once(2, lambda: run.run(path, tmp_path / "out")) == []
+    assert len(seen) == len(set(seen)) == 12
+    pd.testing.assert_frame_equal(
+        without_clocks(run.collect(tmp_path / "out")), without_clocks(whole)
+    )
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"result": {}, "checksum": "0"}', "half"])
+def test_a_damaged_result_is_computed_again(undisturbed, tmp_path, damage):
+    path, out, whole = undisturbed
+    copy = _copied(out, tmp_path)
+    file = copy / "cells" / f"{whole.results[3][0].id}.json"
+    text = file.read_text()
+    file.write_text(text[: len(text) // 2] if damage == "half" else damage)
+    left_out = []
+    assert len(run.collect(copy, left_out.append).results) == 11
+    assert [file.name in text and "left out" in text for text in left_out] == [True]
+    warnings = []
+    again = run.run(path, copy, warn=warnings.append)
+    assert len(warnings) == 1
+    assert "is damaged" in warnings[0]
+    pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+
+
+def test_a_damaged_model_is_trained_again(bench, tmp_path):
+    path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], measures=[])
+    out = tmp_path / "out"
+    whole = run.run(path, out, shard=(1, 3))
+    [model] = models_in(out / "models")
+    for file in (model / "checkpoint").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    # Another process, which has not read it before.
+    trained._check_readable.cache_clear()
+    warnings = []
+    ran = run.run(path, out, warn=warnings.append)
+    assert ran.failed == 0
+    assert len(ran.results) == 3
+    assert ran.results[0] == whole.results[0]
+    assert [f"{model} is damaged" in text for text in warnings] == [True]
+    assert {p.name for p in models_in(out / "models")} == {model.name, f"{model.name}.damaged"}
+
+
+def test_a_model_that_cannot_be_read_at_the_moment_is_not_damaged(bench, tmp_path, monkeypatch):
+    path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], forget=[0])
+    out = tmp_path / "out"
+    whole = run.run(path, out)
+    shutil.rmtree(out / "cells")
+    trained._check_readable.cache_clear()
+
+    def too_many(*args):
+        error = OSError(errno.EMFILE, "Too many open files", "arrays")
+        raise InvalidArgumentError("directory", "x", "is damaged") from error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "load", too_many)
+        with pytest.raises(IgnpxError, match="arrays: Too many open files"):
+            run.run(path, out)
+    again = run.run(path, out)
+    pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+    assert len(models_in(out / "models")) == 1
+
+
+def test_a_file_that_cannot_be_read_is_named(bench, tmp_path, monkeypatch):
+    path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], forget=[0])
+
+    def forbidden(*args):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/mnist")
+
+    monkeypatch.setattr(outcome, "_splits", forbidden)
+    with pytest.raises(IgnpxError, match="/data/mnist: Permission denied"):
+        run.run(path, tmp_path / "out")
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(bench, tmp_path, monkeypatch):
+    nothing_selected = {"method": "ssd", "settings": {"alpha": 1e9}}
+    methods = {"bad": nothing_selected, "original": None}
+    path = bench(methods=methods, forget=[0], measures=[], models=[{"config": "digits.yaml"}])
+    ran = run.run(path, tmp_path / "out")
+    assert ran.failed == 1
+    errors = [result["error"] for _, result in ran.results]
+    assert "lower alpha" in errors[0]
+    assert errors[1] is None
+    files = run.write_report(tmp_path / "out", ran)
+    page = next(file for file in files if file.name == "report.html").read_text()
+    assert "lower alpha" in page
+    # It is not tried again unless that is asked for.
+    tried, original = [], outcome.unlearned
+    monkeypatch.setattr(outcome, "unlearned", lambda *a: (tried.append(a), original(*a))[1])
+    run.run(path, tmp_path / "out")
+    assert tried == []
+    run.run(path, tmp_path / "out", retry=True)
+    assert len(tried) == 1
+    # Nor is it forgotten because another process trains its model at first.
+    [model] = {model.id for cell, _ in ran.results for model in cell.models}
+    free, held = trained._sound, trained.locked(tmp_path / "out" / "models", model)
+    held.__enter__()
+
+    def tell(text):
+        if text.startswith("waiting"):
+            monkeypatch.setattr(trained, "_sound", free)
+            held.__exit__(None, None, None)
+
+    monkeypatch.setattr(trained, "_sound", lambda path: False)
+    run.run(path, tmp_path / "out", retry=True, tell=tell)
+    assert len(tried) == 2
+
+
+def test_a_full_disk_loses_nothing(undisturbed, tmp_path, monkeypatch):
+    path, _, whole = undisturbed
+    original, written = results.write, []
+
+    def full(*args):
+        written.append(args)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(*args)
+
+    monkeypatch.setattr(results, "write", full)
+    with pytest.raises(IgnpxError, match=r"No space left.*complete"):
+        run.run(path, tmp_path / "out")
+    monkeypatch.setattr(results, "write", original)
+    assert len(run.collect(tmp_path / "out").results) == 2
+    again = run.run(path, tmp_path / "out")
+    pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+
+
+def test_results_of_another_config(undisturbed, bench):
+    _, out, _ = undisturbed
+    with pytest.raises(InvalidArgumentError, match=r"another config.*name another directory"):
+        run.run(bench(seeds=[5]), out)
+
+
+def test_a_folder_of_something_else(bench, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    with pytest.raises(InvalidArgumentError, match="something else"):
+        run.run(bench(), tmp_path / "out")
+    with pytest.raises(InvalidArgumentError, match="holds no results"):
+        run.collect(tmp_path / "out")
+
+
+def test_the_tables(undisturbed, tmp_path):
+    _, out, ran = undisturbed
+    files = {path.name: path for path in run.write_report(out, ran)}
+    table = pd.read_csv(files["results.csv"])
+    wanted = {"dataset", "model", "method", "forget", "seed", "retain_accuracy"}
+    assert wanted | {"forget_accuracy", "mia", "seconds"} <= set(table.columns)
+    assert len(table) == 12
+    assert {"ignpx", "jax", "device"} <= set(table.columns)
+    classes = pd.read_csv(files["classes.csv"])
+    assert len(classes) == 12 * 10
+    assert "A small benchmark" in files["report.html"].read_text()
+    assert "retrain" in files["report.md"].read_text()
+
+
+def test_settings_are_chosen_on_the_validation_split(bench, tmp_path):
+    entry = {"config": "digits.yaml"}
+    config = bench(split="validation", methods={"original": None}, models=[entry], forget=[0])
+    [(cell, result)] = run.run(config, tmp_path / "out").results
+    model = tmp_path / "out" / "models" / cell.models[0].id
+    classifier, _ = checkpoint.load(model / workdir.CHECKPOINT)
+    counts = count_correct(classifier, data.load_splits("digits").validation)
+    assert result["measured"]["retain_accuracy"] == counts.accuracy_without([0])
+    assert result["measured"]["forget_accuracy"] == counts.accuracy([0])
+
+
+def _interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def _copied(out, tmp_path):
+    return pathlib.Path(shutil.copytree(out, tmp_path / "copy"))
