@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import optax
 import pandas as pd
 import typer
-from bench_sensitivity import NAMES
 
+from bench_sensitivity import NAMES
 from ignpx import edits, importance, models, selection, synthesis, targets
 from ignpx.classifier import Classifier, PyTree
 

@@ -29,7 +29,6 @@ process: `taskset -c 0 python scripts/bench_vs_pytorch.py`.
 Rows of another model, width, device, comparison or method stay in the file that is written to.
 """
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -38,240 +37,25 @@ import re
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pandas as pd
-import pytorch_side as theirs
 import torch
 import typer
-from both_sides import PRIORS, Subject, check, differences
-from speed_table import draw, markdown, merged
 
 import ignpx
-from ignpx import checkpoint, config, data, models, stages, targets, workdir
+import pytorch_side as theirs
+from beside_pytorch import contests
+from beside_pytorch.agreement import check, differences
+from beside_pytorch.contests import Contest
+from beside_pytorch.subject import Subject, trained, untrained
+from beside_pytorch.table import draw, markdown, merged
+from ignpx import config, stages, targets
 from ignpx.audit import count_correct
-from ignpx.classifier import Classifier, Samples
-from ignpx.data import Normalise
-from ignpx.methods import METHODS, build
-
-# What `--model` calls them, where that is not our name.
-NAMES = {"resnet18": "cifar_resnet18"}
-METHOD_NAMES = ("ignp", "ssd", "unsir", "jit")
+from ignpx.classifier import Classifier
 
 Seconds = dict[str, float]
-# What runs a method on their model: (model, clock=...)
-Pytorch = Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """How much is done; `quick` tries the script out."""
-
-    samples: int
-    held_out: int
-    steps: int
-    images: int
-    ssd: dict[str, Any]
-    unsir: dict[str, Any]
-    jit: dict[str, Any]
-
-
-def sizes(samples: int, steps: int, images: int, quick: bool) -> Sizes:
-    """The published settings, or tiny ones."""
-    unsir = {
-        "noise_images": 256,
-        "noise_steps": 40,
-        "noise_learning_rate": 0.1,
-        "noise_energy": 0.1,
-        "copies": 20,
-        "retain_per_class": 1000,
-        "impair_learning_rate": 0.02,
-        "repair_learning_rate": 0.01,
-        "batch_size": 256,
-    }
-    ssd = {"alpha": 10.0, "strength": 1.0, "batch_size": 64}
-    jit = {"learning_rate": 3e-4, "sigma": 0.5, "batch_size": 128, "perturbations": 25}
-    if not quick:
-        held_out = max(1, samples // 5)
-        return Sizes(samples - held_out, held_out, steps, images, ssd, unsir, jit)
-    unsir |= {"noise_images": 4, "noise_steps": 2, "copies": 2, "batch_size": 8}
-    return Sizes(3, 1, 3, 4, ssd | {"batch_size": 3}, unsir, jit | {"perturbations": 2})
-
-
-@dataclasses.dataclass(frozen=True)
-class Contest:
-    """One method on both sides.
-
-    Attributes:
-      comparison: `equal_work` or `equal_outcome`.
-      ours: by the name of the method, what runs it on the classifier and returns the edited one
-        with anything else.
-      pytorch: runs it on their model, which is as it was.
-      samples: ours and theirs: prototypes of each class, or images.
-      steps: ours and theirs: of the synthesis, or batches.
-      settings: what is changed of our defaults.
-    """
-
-    comparison: Literal["equal_work", "equal_outcome"]
-    ours: dict[str, Callable[[], tuple[Classifier, Any]]]
-    pytorch: Pytorch
-    samples: tuple[int, int]
-    steps: tuple[int, int]
-    settings: str = ""
-
-
-# The subjects
-
-
-def untrained(name: str, width: float, images: int, quick: bool, **fields: Any) -> Subject:
-    """A model as it is initialised, and random images of ten classes."""
-    architecture = _known(NAMES.get(name, name))
-    shape, classes = (32, 32, 1 if quick else 3), 10
-    classifier = models.create(
-        architecture,
-        input_shape=shape,
-        num_classes=classes,
-        width=width,
-        preprocess=Normalise((0.5,) * shape[-1], (0.25,) * shape[-1]),
-    )
-    labels = np.repeat(np.arange(classes, dtype=np.int32), images)
-    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), *shape), np.uint8)
-    samples = Samples(pixels, labels)
-    subject = Subject.of(classifier, architecture, samples, name=name, width=width, **fields)
-    if classifier.state:
-        # Batch norm that has seen nothing lets values grow from block to block until all saturates.
-        inputs = subject.preprocess(subject.retain_data.images[:64])
-        state = theirs.settled(subject.model, inputs, classifier.state)
-        classifier = classifier.replace(state=jax.tree.map(jnp.asarray, state))
-    return dataclasses.replace(subject, classifier=classifier)
-
-
-def trained(run: pathlib.Path, images: int, data_dir: str | None, **fields: Any) -> Subject:
-    """The classifier of a run, a part of its training data, and its test split."""
-    classifier, described = checkpoint.load(run / workdir.CHECKPOINT)
-    splits = data.load_splits(**described["dataset"], data_dir=data_dir)
-    labels = np.asarray(splits.train.labels)
-    first = [np.flatnonzero(labels == label)[:images] for label in range(classifier.num_classes)]
-    samples = Samples(*(np.asarray(part)[np.concatenate(first)] for part in splits.train))
-    return Subject.of(
-        classifier,
-        _known(described["model"]["name"]),
-        samples,
-        name=run.name,
-        width=described["model"]["width"],
-        test=splits.test,
-        **fields,
-    )
-
-
-def _known(architecture: str) -> str:
-    if architecture not in theirs.MODELS:
-        known = ", ".join(sorted({*theirs.MODELS, *NAMES}))
-        raise typer.BadParameter(f"{architecture} has no PyTorch side; there are {known}")
-    return architecture
-
-
-# The contests
-
-
-def equal_work(subject: Subject, sizes: Sizes, method: str) -> Contest:
-    """The contest of the same samples and steps."""
-    classifier, key = subject.classifier, jax.random.key(0)
-    forgotten, kept, preprocess = subject.forget_data, subject.retain_data, subject.preprocess
-    everything = len(forgotten.labels) + len(kept.labels)
-    if method == "ignp":
-        counts = {"samples": sizes.samples, "held_out": sizes.held_out, "steps": sizes.steps}
-        unlearner = METHODS["ignp-paper"](**counts, **PRIORS, precision="float32")
-        pytorch = _ignp(subject, theirs.IgnpSettings(**counts, exact=True, **PRIORS))
-        samples, steps = sizes.samples + sizes.held_out, sizes.steps
-    elif method == "ssd":
-        unlearner = METHODS["ssd"](**sizes.ssd)
-        pytorch = functools.partial(
-            theirs.ssd, forget=forgotten, retain=kept, preprocess=preprocess, **sizes.ssd
-        )
-        parts = (len(forgotten.labels), everything)
-        samples, steps = everything, sum(-(-n // sizes.ssd["batch_size"]) for n in parts)
-    elif method == "unsir":
-        unlearner = METHODS["unsir"](**sizes.unsir)
-        pytorch = functools.partial(
-            theirs.unsir,
-            forget=[subject.forget],
-            retain=kept,
-            preprocess=preprocess,
-            **sizes.unsir,
-        )
-        noise = sizes.unsir["noise_images"] * sizes.unsir["copies"]
-        parts = (noise + len(kept.labels), len(kept.labels))
-        steps = sum(max(1, n // sizes.unsir["batch_size"]) for n in parts)
-        samples, steps = sum(parts), steps + sizes.unsir["noise_steps"]
-    else:
-        unlearner = METHODS["jit"](**sizes.jit)
-        pytorch = functools.partial(
-            theirs.jit, forget=forgotten, preprocess=preprocess, **sizes.jit
-        )
-        samples = len(forgotten.labels)
-        steps = -(-samples // sizes.jit["batch_size"])
-    request = subject.request.granted(unlearner.sees)
-
-    def ours() -> tuple[Classifier, Any]:
-        return unlearner.unlearn(classifier, request, key)
-
-    return Contest("equal_work", {method: ours}, pytorch, (samples,) * 2, (steps,) * 2)
-
-
-def equal_outcome(subject: Subject, sizes: Sizes, settings: dict[str, Any], quick: bool) -> Contest:
-    """The contest of the paper's settings against our defaults, of IGNP."""
-    key, classifier = jax.random.key(0), subject.classifier
-    each = 2 if quick else max(2, 200 // classifier.num_classes)
-    published = theirs.IgnpSettings(each, 0, sizes.steps if quick else 200)
-    if quick:
-        few = {"samples": sizes.samples, "held_out": sizes.held_out, "steps": sizes.steps}
-        settings = few | settings
-    unlearner = build("ignp", settings)
-    request = subject.request.granted(unlearner.sees)
-
-    @functools.cache
-    def prepared() -> Any:
-        return jax.block_until_ready(unlearner.prepare(classifier, key))
-
-    def whole() -> tuple[Classifier, Any]:
-        return unlearner.unlearn(classifier, request, key)
-
-    def from_prepared() -> tuple[Classifier, Any]:
-        return unlearner.unlearn(classifier, request, key, prepared())
-
-    made = jax.eval_shape(unlearner.prepare, classifier, key).prototypes
-    return Contest(
-        "equal_outcome",
-        {"ignp": whole, "ignp (prepared)": from_prepared},
-        _ignp(subject, published),
-        (made.inputs.shape[1], each),
-        (made.trace.shape[0], published.steps),
-        " ".join(f"{name}={value}" for name, value in settings.items()),
-    )
-
-
-def _ignp(subject: Subject, settings: theirs.IgnpSettings) -> Pytorch:
-    few = subject.retain_data
-    trial = (subject.preprocess(few.images[:32]), few.labels[:32])
-    way, sensitivity = theirs.faster(subject.restore(), subject.targets, *trial)
-    print(f"  PyTorch takes sensitivities by {way}")
-    return functools.partial(
-        theirs.ignp,
-        forget=[subject.forget],
-        classes=subject.classifier.num_classes,
-        input_shape=subject.retain_data.images.shape[1:],
-        targets=subject.targets,
-        settings=settings,
-        preprocess=subject.preprocess,
-        sensitivity=sensitivity,
-    )
-
-
-# The times
 
 
 def compete(contest: Contest, subject: Subject, repeats: int) -> list[dict[str, Any]]:
@@ -336,7 +120,7 @@ def _ours(run: Callable[[], tuple[Classifier, Any]]) -> tuple[Seconds, Classifie
     return {**seconds, "whole": whole - seconds["compile"]}, edited
 
 
-def _theirs(run: Pytorch, subject: Subject) -> tuple[Seconds, Classifier]:
+def _theirs(run: contests.Pytorch, subject: Subject) -> tuple[Seconds, Classifier]:
     model, clock = subject.restore(), theirs.Clock(subject.device)
     with clock.stage("whole"):
         run(model, clock=clock)
@@ -399,10 +183,10 @@ def main(
 ) -> None:
     """Compares the numbers of both sides, then their times."""
     torch_device, threads = _devices(device, threads)
-    chosen = method or METHOD_NAMES
-    if unknown := set(chosen) - set(METHOD_NAMES):
-        raise typer.BadParameter(f"{unknown} is not among {METHOD_NAMES}")
-    quantities = sizes(samples, steps, images, quick)
+    chosen = method or contests.NAMES
+    if unknown := set(chosen) - set(contests.NAMES):
+        raise typer.BadParameter(f"{unknown} is not among {contests.NAMES}")
+    quantities = contests.sizes(samples, steps, images, quick)
     width = width or (0.5 if quick else 1.0)
     repeats = 1 if quick else repeats
     fields = {"images": quantities.images, "forget": forget, "device": torch_device}
@@ -421,12 +205,12 @@ def main(
         print(f"{subject.name}, width {subject.width:g}, {device}, {threads} threads")
         check(differences(subject, min(4, quantities.samples), quantities.ssd["batch_size"]))
         for name in chosen:
-            contest = equal_work(subject, quantities, name)
+            contest = contests.equal_work(subject, quantities, name)
             _as_new(quick)
             found = compete(contest, subject, repeats)
             if name == "ignp" and subject.test is not None:
                 settings = config.parse_overrides(overrides or ())
-                contest = equal_outcome(subject, quantities, settings, quick)
+                contest = contests.equal_outcome(subject, quantities, settings, quick)
                 _as_new(quick)
                 found += compete(contest, subject, repeats)
             table += [{**row, **about} for row in found]

@@ -11,8 +11,8 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_bench
 
+import small_bench
 from ignpx import Classifier, data, models, training
 from ignpx.config import Recipe
 

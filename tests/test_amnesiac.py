@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import ignpx
 from by_hand import (
     CLASSES,
     Adam,
@@ -21,8 +23,6 @@ from by_hand import (
     recorded,
     samples,
 )
-
-import ignpx
 from ignpx import InvalidArgumentError, Request, Samples, Sees, UnlearningError, training
 from ignpx.config import Recipe
 from ignpx.methods import amnesiac, amnesiac_subtract

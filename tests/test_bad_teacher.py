@@ -5,6 +5,9 @@ import inspect
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+
+import ignpx
 from by_hand import (
     CLASSES,
     Adam,
@@ -20,9 +23,6 @@ from by_hand import (
     samples,
     softmax,
 )
-from flax import nnx
-
-import ignpx
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, Sees
 from ignpx.adapters import split_nnx
 from ignpx.methods import METHODS, bad_teacher

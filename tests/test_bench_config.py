@@ -4,12 +4,12 @@ import json
 import pathlib
 
 import pytest
-from small_bench import cells_of
 
 from ignpx import data
 from ignpx.bench import cells as expansion
 from ignpx.bench import config as configs
 from ignpx.errors import InvalidArgumentError
+from small_bench import cells_of
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 BENCHES = [*sorted(CONFIGS.glob("paper/*.yaml")), CONFIGS / "examples" / "digits_bench.yaml"]

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from small_bench import at_once, cells_of
 
 from ignpx.bench import results, run
 from ignpx.errors import InvalidArgumentError
+from small_bench import at_once, cells_of
 
 
 def test_many_claim_it_at_once(bench, tmp_path):

@@ -7,13 +7,13 @@ import shutil
 import filelock
 import pandas as pd
 import pytest
-import small_bench
-from small_bench import at_once, cells_of, models_in, without_clocks
 
+import small_bench
 from ignpx import checkpoint, data, workdir
 from ignpx.audit import count_correct
 from ignpx.bench import outcome, results, run, trained
 from ignpx.errors import IgnpxError, InvalidArgumentError
+from small_bench import at_once, cells_of, models_in, without_clocks
 
 
 @pytest.fixture(scope="module")

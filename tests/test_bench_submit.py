@@ -1,10 +1,10 @@
 """Shards of a benchmark, and jobs that run them."""
 
 import pytest
-from small_bench import models_in
 
 from ignpx.bench import outcome, run, submit
 from ignpx.errors import IgnpxError, InvalidArgumentError
+from small_bench import models_in
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])

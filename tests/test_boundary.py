@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen, nnx
+
+import ignpx
 from by_hand import (
     CLASSES,
     SHAPE,
@@ -25,9 +28,6 @@ from by_hand import (
     samples,
     softmax,
 )
-from flax import linen, nnx
-
-import ignpx
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, Sees, UnlearningError
 from ignpx.data.preprocessing import Normalise
 from ignpx.methods import boundary_expand, boundary_shrink

@@ -5,6 +5,8 @@ import inspect
 import jax
 import numpy as np
 import pytest
+
+import ignpx
 from by_hand import (
     CLASSES,
     SHAPE,
@@ -19,8 +21,6 @@ from by_hand import (
     recorded,
     softmax,
 )
-
-import ignpx
 from ignpx import Changes, InvalidArgumentError, Request, Sees
 from ignpx.methods import emmn
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import CLASSES, SHAPE, doubles, features, linear, logits, model, samples, softmax
 from flax import nnx
 
 import ignpx
+from by_hand import CLASSES, SHAPE, doubles, features, linear, logits, model, samples, softmax
 from ignpx import (
     Changes,
     Classifier,

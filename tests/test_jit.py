@@ -5,6 +5,8 @@ import inspect
 import jax
 import numpy as np
 import pytest
+
+import ignpx
 from by_hand import (
     CLASSES,
     SHAPE,
@@ -18,8 +20,6 @@ from by_hand import (
     recorded,
     samples,
 )
-
-import ignpx
 from ignpx import InvalidArgumentError, Request, Samples, Sees, descent
 from ignpx.methods import jit
 from ignpx.methods.jit import PRESETS

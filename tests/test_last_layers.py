@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import CLASSES, bits
 from flax import linen, nnx
 
 import ignpx
+from by_hand import CLASSES, bits
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, Sees, models, targets
 from ignpx.adapters import split_nnx
 from ignpx.methods import cf_k, eu_k, finetune

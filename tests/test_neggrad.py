@@ -5,6 +5,8 @@ import inspect
 import jax
 import numpy as np
 import pytest
+
+import ignpx
 from by_hand import (
     CLASSES,
     Sgd,
@@ -18,8 +20,6 @@ from by_hand import (
     recorded,
     samples,
 )
-
-import ignpx
 from ignpx import InvalidArgumentError, Request, Samples, Sees, UnlearningError
 from ignpx.methods import METHODS, neggrad, neggrad_plus
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import ignpx
 from by_hand import (
     CLASSES,
     Sgd,
@@ -20,8 +22,6 @@ from by_hand import (
     recorded,
     samples,
 )
-
-import ignpx
 from ignpx import InvalidArgumentError, Request, Sees
 from ignpx.methods import METHODS, random_labels, salun
 

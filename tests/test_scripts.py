@@ -1,31 +1,20 @@
 """The scripts of experiments run at tiny sizes, and their figures mean what they say."""
 
-import importlib
-import pathlib
-
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 
+import forget_random_samples
+import jit_toy
 from ignpx import checkpoint, data, models, training
 from ignpx.audit import count_correct
 from ignpx.config import Recipe
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script by its name."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
-
-
-def test_jit_toy(script, tmp_path):
-    toy = script("jit_toy")
+def test_jit_toy(tmp_path):
     out, image = tmp_path / "toy.csv", tmp_path / "toy.png"
-    toy.main(seeds=1, rate=[0.01], out=out, image=image)
+    jit_toy.main(seeds=1, rate=[0.01], out=out, image=image)
     table = pd.read_csv(out).set_index(["sample", "network"])
     assert image.stat().st_size > 10_000
     assert set(table.index.get_level_values("network")) == {
@@ -38,7 +27,7 @@ def test_jit_toy(script, tmp_path):
         assert rows.loc["JiT 0.01", "confidence"] < rows.loc["original", "confidence"]
 
 
-def test_random_samples(script, tmp_path):
+def test_random_samples(tmp_path):
     splits = data.load_splits("digits")
     recipe = Recipe(epochs=2, batch_size=64, optimizer="adam", learning_rate=0.003)
     fresh = models.create(
@@ -56,9 +45,7 @@ def test_random_samples(script, tmp_path):
     }
     checkpoint.save(tmp_path / "run" / "checkpoint", trained, described)
     out = tmp_path / "random.csv"
-    script("forget_random_samples").main(
-        tmp_path / "run", out, share=[0.25], epochs=1, degree_epochs=1
-    )
+    forget_random_samples.main(tmp_path / "run", out, share=[0.25], epochs=1, degree_epochs=1)
     table = pd.read_csv(out).set_index("method")
     assert list(table.index) == [
         "retrain", "original", "top-k", "random-k", "random-top-k", "cf-k", "eu-k",

@@ -6,6 +6,8 @@ import inspect
 import jax
 import numpy as np
 import pytest
+
+import ignpx
 from by_hand import (
     CLASSES,
     Adam,
@@ -22,8 +24,6 @@ from by_hand import (
     recorded,
     samples,
 )
-
-import ignpx
 from ignpx import InvalidArgumentError, Request, Sees
 from ignpx.methods import METHODS, scrub
 

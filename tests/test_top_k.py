@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import ignpx
 from by_hand import (
     CLASSES,
     Adam,
@@ -21,8 +23,6 @@ from by_hand import (
     samples,
     softmax,
 )
-
-import ignpx
 from ignpx import InvalidArgumentError, Request, Sees
 from ignpx.methods import METHODS, random_k, random_top_k, top_k
 

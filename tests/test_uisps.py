@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+
+import ignpx
 from by_hand import (
     CLASSES,
     SHAPE,
@@ -24,9 +27,6 @@ from by_hand import (
     samples,
     softmax,
 )
-from flax import nnx
-
-import ignpx
 from ignpx import (
     Changes,
     Classifier,

@@ -1,27 +1,23 @@
-"""A model on both sides of `bench_vs_pytorch.py`, and the check that both compute the same."""
+"""Both sides of `bench_vs_pytorch.py` compute the same, or nothing is timed."""
 
-import dataclasses
 import functools
 import math
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytorch_side as theirs
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
-from ignpx import data, edits, importance, selection, synthesis, targets
+import pytorch_side as theirs
+from beside_pytorch.contests import PRIORS
+from beside_pytorch.subject import Subject, channels_first, channels_last
+from ignpx import edits, importance, selection, synthesis, targets
 from ignpx.classifier import Classifier, PyTree, Samples
 from ignpx.losses import cross_entropy
 from ignpx.methods import PAPER
-from ignpx.unlearner import Request
-
-# What our defaults add to the paper's objective.
-PRIORS: dict[str, Any] = {"total_variation": 1.0, "batch_statistics": 1.0, "pixel_range": True}
 
 # The largest relative difference (Euclidean norm, the worst array) at which both sides count as the
 # same. float32 has 6e-8; sums over thousands of terms in another order lose two to three digits,
@@ -41,115 +37,6 @@ TOLERANCES = {
     "importances of SSD": 1e-3,
     "gradient of training": 1e-3,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A model on both sides, and data for those methods that take some.
-
-    Attributes:
-      name: of the model, or of the run.
-      width: of the model.
-      classifier: ours.
-      model: theirs, with the same parameters; methods edit it.
-      device: of their model.
-      forget: the class to forget.
-      request: with samples of both kinds.
-      forget_data: the same samples for PyTorch.
-      retain_data: likewise.
-      preprocess: as that of the classifier.
-      test: the test split; None for a model that is not trained.
-    """
-
-    name: str
-    width: float
-    classifier: Classifier
-    model: nn.Module
-    device: torch.device
-    forget: int
-    request: Request
-    forget_data: theirs.Samples
-    retain_data: theirs.Samples
-    preprocess: theirs.Normalise
-    test: Samples | None
-
-    @classmethod
-    def of(
-        cls,
-        classifier: Classifier,
-        architecture: str,
-        samples: Samples,
-        *,
-        name: str,
-        width: float,
-        forget: int,
-        device: torch.device,
-        test: Samples | None = None,
-    ) -> Self:
-        """Puts a classifier and samples on the other side."""
-        build = theirs.MODELS[architecture]
-        model = build(classifier.input_shape, classifier.num_classes, width).to(device)
-        theirs.load(model, classifier.params, classifier.state, device)
-        parts = data.only(samples, [forget]), data.retained(samples, [forget])
-        forget_data, retain_data = (
-            theirs.Samples(
-                channels_first(part.images, device), torch.tensor(part.labels).long().to(device)
-            )
-            for part in parts
-        )
-        normalise = classifier.preprocess
-        mean, std = (
-            torch.tensor(values).float().view(-1, 1, 1).to(device)
-            for values in (normalise.mean, normalise.std)
-        )
-        request = Request.classes(
-            [forget], classifier.num_classes, forget_data=parts[0], retain_data=parts[1]
-        )
-        return cls(
-            name,
-            width,
-            classifier,
-            model.eval(),
-            device,
-            forget,
-            request,
-            forget_data,
-            retain_data,
-            theirs.Normalise(mean, std),
-            test,
-        )
-
-    @property
-    def targets(self) -> list[str]:
-        """PyTorch's names of the target parameters."""
-        chosen, _ = targets.partition(self.classifier.params, self.classifier.targets)
-        return [theirs.name_of(path) for path in targets.paths(chosen)]
-
-    def restore(self) -> nn.Module:
-        """Their model as it was."""
-        theirs.load(self.model, self.classifier.params, self.classifier.state, self.device)
-        return self.model.eval()
-
-    def edited(self) -> Classifier:
-        """What their model has become, as one of ours."""
-        named = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        params, state = (
-            jax.tree.map(jnp.asarray, theirs.returned(named, tree))
-            for tree in (self.classifier.params, self.classifier.state)
-        )
-        return self.classifier.replace(params=params, state=state)
-
-
-def channels_first(images: Any, device: torch.device) -> Tensor:
-    """Images or inputs `(..., H, W, channels)` for PyTorch."""
-    # A copy has the strides of its shape. A view of grey images passes for either layout, and
-    # PyTorch would go on with channels last.
-    return torch.from_numpy(np.array(np.moveaxis(np.asarray(images), -1, -3), order="C")).to(device)
-
-
-def channels_last(inputs: Tensor) -> np.ndarray:
-    """The inverse of `channels_first`."""
-    return np.moveaxis(inputs.detach().cpu().numpy(), -3, -1)
 
 
 def check(found: dict[str, float]) -> None:
