@@ -21,7 +21,7 @@ def started(out, *arguments, devices):
     out.mkdir(exist_ok=True)
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, str(WORKER), str(out), *map(str, arguments)]
