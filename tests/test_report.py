@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ignpx.bench import charts, report, tables
+from ignpx.bench import charts, published, report, tables
+from ignpx.bench.summary import QUANTITIES, over_classes, summarise
 from ignpx.errors import InvalidArgumentError
 
 
@@ -44,7 +45,7 @@ def cell(**values):
 
 
 def failing(error, **values):
-    nothing = dict.fromkeys(tables.QUANTITIES, float("nan"))
+    nothing = dict.fromkeys(QUANTITIES, float("nan"))
     return cell(**nothing, error=error, **values)
 
 
@@ -56,10 +57,10 @@ def figure_of(frame, quantity, **where):
     return rows.iloc[0]
 
 
-def compared(rows, published="table1"):
+def compared(rows, named="table1"):
     cells = pd.DataFrame(rows)
-    summary = pd.concat([tables.over_classes(cells), tables.summarise(cells)], ignore_index=True)
-    return tables.compare(summary, tables.published(), published), cells
+    summary = pd.concat([over_classes(cells), summarise(cells)], ignore_index=True)
+    return published.compare(summary, published.read(), named), cells
 
 
 def printed(rows):
@@ -119,19 +120,19 @@ class TestPublished:
         self, table, dataset, model, label, forget, quantity, value, std
     ):
         where = {"table": table, "dataset": dataset, "model": model, "label": label}
-        row = figure_of(tables.published(), quantity, forget=forget, **where)
+        row = figure_of(published.read(), quantity, forget=forget, **where)
         assert row["value"] == value
         assert row["std"] == std if std is not None else np.isnan(row["std"])
 
     def test_has_no_figure_twice_and_fractions_only(self):
-        paper = tables.published()
+        paper = published.read()
         assert not paper.duplicated(list(paper.columns[:7])).any()
         assert paper.loc[paper["quantity"] != "seconds", "value"].between(0, 1).all()
         assert paper["value"].notna().all()
 
     def test_changes_of_the_paper_follow_from_its_figures(self):
         # Table 18 prints means that Table 1 has too; a slip of a column would show here.
-        classes = tables.published().query("table == 'table18'").groupby("quantity")["value"]
+        classes = published.read().query("table == 'table18'").groupby("quantity")["value"]
         assert classes.count().eq(99).all()
         assert classes.mean()["class_accuracy_before"] == pytest.approx(0.7738, abs=5e-5)
 
@@ -139,19 +140,19 @@ class TestPublished:
 class TestSummarise:
     def test_mean_and_sample_deviation_over_seeds(self):
         cells = [cell(seed=s, retain_accuracy=a) for s, a in enumerate([0.90, 0.92, 0.97])]
-        row = figure_of(tables.summarise(pd.DataFrame(cells)), "retain_accuracy")
+        row = figure_of(summarise(pd.DataFrame(cells)), "retain_accuracy")
         assert row["mean"] == pytest.approx(0.93)
         assert row["std"] == pytest.approx((0.0026 / 2) ** 0.5)  # 9, 1 and 16 over 10,000
         assert row["seeds"] == 3
 
     def test_one_seed_has_no_deviation(self):
-        row = figure_of(tables.summarise(pd.DataFrame([cell()])), "retain_accuracy")
+        row = figure_of(summarise(pd.DataFrame([cell()])), "retain_accuracy")
         assert np.isnan(row["std"])
         assert row["seeds"] == 1
 
     def test_failing_cells_and_what_was_not_measured_do_not_count(self):
         cells = [cell(retain_accuracy=0.8), cell(seed=1, retain_accuracy=0.1, error="no")]
-        summary = tables.summarise(pd.DataFrame(cells))
+        summary = summarise(pd.DataFrame(cells))
         assert figure_of(summary, "retain_accuracy")["mean"] == 0.8
         assert "mia" not in set(summary["quantity"])
 
@@ -165,26 +166,26 @@ CLASS_BY_CLASS = [
 
 class TestOverClasses:
     def test_classes_first_then_seeds(self):
-        each = tables.over_classes(pd.DataFrame(CLASS_BY_CLASS))
+        each = over_classes(pd.DataFrame(CLASS_BY_CLASS))
         row = figure_of(each, "forget_accuracy", forget="each")
         assert row["mean"] == pytest.approx(0.3)  # of 0.2 and 0.4
         assert row["std"] == pytest.approx(0.2 / 2**0.5)
         assert (row["seeds"], row["classes"]) == (2, 3)
 
     def test_the_worst_class_is_the_lowest_retained_and_the_highest_forgotten(self):
-        each = tables.over_classes(pd.DataFrame(CLASS_BY_CLASS))
+        each = over_classes(pd.DataFrame(CLASS_BY_CLASS))
         assert figure_of(each, "forget_accuracy")["worst"] == pytest.approx(0.6)
         assert figure_of(each, "retain_accuracy")["worst"] == pytest.approx(0.4)
         assert np.isnan(figure_of(each, "seconds")["worst"])
 
     def test_counts_the_classes_that_every_seed_has(self):
         cells = [*CLASS_BY_CLASS[:-1], failing("no", forget="2", seed=1)]
-        row = figure_of(tables.over_classes(pd.DataFrame(cells)), "forget_accuracy")
+        row = figure_of(over_classes(pd.DataFrame(cells)), "forget_accuracy")
         assert row["classes"] == 2
 
     def test_sequences_and_single_classes_are_not_averaged(self):
         cells = [cell(), cell(forget="0>1"), cell(forget="0+1")]
-        assert tables.over_classes(pd.DataFrame(cells)).empty
+        assert over_classes(pd.DataFrame(cells)).empty
 
 
 class TestCompare:
@@ -250,9 +251,9 @@ HUNDRED = {"dataset": "cifar100", "model": "cifar_resnet18"}
 
 
 class TestCompareClasses:
-    def compared(self, rows, published=("table18",)):
+    def compared(self, rows, named=("table18",)):
         frame = pd.DataFrame(rows)
-        return tables.compare_classes(frame, tables.published(), published)
+        return published.compare_classes(frame, published.read(), named)
 
     def test_each_class_meets_the_papers(self):
         rows = [
@@ -428,8 +429,8 @@ class TestWrite:
 
     def test_classes_are_a_section_where_the_paper_has_them(self, tmp_path):
         classes = pd.DataFrame(class_rows([-0.1, 0.0], **HUNDRED))
-        for published, count in (("table18", 1), ("table1", 0)):
-            write(tmp_path, classes=classes, config={"title": "x", "published": published})
+        for named, count in (("table18", 1), ("table1", 0)):
+            write(tmp_path, classes=classes, config={"title": "x", "published": named})
             for name in ("report.md", "report.html"):
                 assert (tmp_path / name).read_text().count("change by class") == count
         assert pd.read_csv(tmp_path / "classes.csv").columns[-1] == "published_after"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ignpx import config as configuration
 from ignpx import data
-from ignpx.bench import tables
+from ignpx.bench import published
 from ignpx.bench.config import RETRAIN, BenchConfig, Steps, training_config, written
 from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError
@@ -127,7 +127,7 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
     Raises:
       InvalidArgumentError: if a name or a class is unknown, or two cells are the same.
     """
-    tables.check_published(config.published, tables.published())
+    published.check(config.published, published.read())
     cells = []
     for seed, entry in itertools.product(config.seeds, config.models):
         training = training_config(entry, directory)

@@ -19,7 +19,7 @@ def pictures(compared: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[str, Fig
     """Captions and figures: of each model its methods, and each setting that was varied.
 
     Args:
-      compared: of `tables.compare`.
+      compared: of `published.compare`.
       cells: the cells it came from, for the settings behind each label.
     """
     made = []

@@ -94,7 +94,7 @@ def measured(
       where: the datasets.
 
     Returns:
-      The quantities of `ignpx.bench.tables.QUANTITIES` that it measures, accuracies of each class,
+      The quantities of `ignpx.bench.summary.QUANTITIES` that it measures, accuracies of each class,
       and the seconds that this took.
     """
     begin = time.perf_counter()

@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ignpx import workdir
-from ignpx.bench import charts, tables
+from ignpx.bench import charts, published, tables
+from ignpx.bench.summary import failures, over_classes, summarise
 
 
 def write(
@@ -32,9 +33,9 @@ def write(
 
     Args:
       directory: where to; it exists.
-      cells: a row a cell, see `tables`.
-      classes: a row a cell and class, see `tables.compare_classes`.
-      config: of the benchmark; `title` and `published` (of `tables.compare`) are read.
+      cells: a row a cell, see `summary`.
+      classes: a row a cell and class, see `published.compare_classes`.
+      config: of the benchmark; `title` and `published` (of `published.compare`) are read.
       hash: of that config.
       versions: of the software and the device of each process that ran cells.
 
@@ -44,10 +45,10 @@ def write(
     Raises:
       InvalidArgumentError: if `published` names a table that the paper has not.
     """
-    summary = pd.concat([tables.over_classes(cells), tables.summarise(cells)], ignore_index=True)
-    paper = tables.published()
-    compared = tables.compare(summary, paper, config["published"])
-    by_class = tables.compare_classes(classes, paper, config["published"])
+    summary = pd.concat([over_classes(cells), summarise(cells)], ignore_index=True)
+    paper = published.read()
+    compared = published.compare(summary, paper, config["published"])
+    by_class = published.compare_classes(classes, paper, config["published"])
     layouts = [*tables.layout(compared), *tables.class_layout(by_class)]
     ran = _what_ran(cells, hash)
     texts = {
@@ -64,7 +65,7 @@ def write(
 
 
 def _what_ran(cells: pd.DataFrame, hash: str) -> dict[str, str]:
-    failed = len(tables.failures(cells))
+    failed = len(failures(cells))
 
     def distinct(column: str) -> str:
         return ", ".join(str(value) for value in cells[column].drop_duplicates())
@@ -127,7 +128,7 @@ def _html(
         ran=ran,
         processes=_processes(versions),
         tables=layouts,
-        failures=tables.failures(cells).to_dict("records"),
+        failures=failures(cells).to_dict("records"),
         charts=[(caption, _svg(figure)) for caption, figure in charts.pictures(compared, cells)],
         pictures=[(path.stem, _data_uri("image/png", path.read_bytes())) for path in found],
         columns=[(name, pd.api.types.is_numeric_dtype(cells[name])) for name in cells.columns],
