@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from ignpx import factors, importance
+from ignpx import factors, moments
 
 
 def squares(loss, params, samples, weights, **options):
-    return importance.gradient_moments(loss, params, samples, weights, weights, **options)
+    return moments.gradient_moments(loss, params, samples, weights, weights, **options)
 
 
 def assert_same(loss, params, samples, rtol=1e-5):

@@ -14,6 +14,7 @@ LAYERS = [
     ["errors"],
     ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages", "jaxprs"],
     ["factors"],
+    ["moments"],
     ["classifier"],
     ["convolutions"],
     ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],

@@ -23,6 +23,7 @@ import optax
 from ignpx import checks, edits, importance, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.moments import Moments
 from ignpx.stages import stage
 from ignpx.targets import partition, paths
 from ignpx.targets import size as parameter_count
@@ -266,7 +267,7 @@ def ignp(
         classes: Any,
         weights: jax.Array,
         mean_weights: jax.Array | None = None,
-    ) -> importance.Moments:
+    ) -> Moments:
         """Of the prototypes of some classes `(K,)`, with weights `(..., K)`."""
         return importance.sensitivity_moments(
             classifier,

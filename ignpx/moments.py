@@ -1,0 +1,248 @@
+"""Weighted sums of the gradients of single samples, and of their squares.
+
+For any loss of parameters and one sample; `importance` has those of classifiers.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from ignpx import factors, loops, sharding
+
+PyTree = Any
+# (params, one sample, constants) -> scalar
+Loss = Callable[[PyTree, PyTree, PyTree], jax.Array]
+
+
+class Moments(NamedTuple):
+    """Moments of the gradients of single samples, see `gradient_moments`.
+
+    Attributes:
+      square: weighted sum of their squares, a pytree like the parameters with float32 leaves of
+        shape `groups + leaf.shape`.
+      mean: weighted sum of the gradients, likewise; None if it was not asked for.
+    """
+
+    square: PyTree
+    mean: PyTree | None
+
+
+def gradient_moments(
+    loss: Loss,
+    params: PyTree,
+    samples: PyTree,
+    weights: jax.Array,
+    mean_weights: jax.Array | None = None,
+    *,
+    constants: PyTree = None,
+    microbatch: int = 32,
+    per_sample: bool = False,
+) -> Moments:
+    """Weighted sums of the gradients of single samples and of their squares, in one pass.
+
+    Args:
+      loss: maps parameters, one sample and the constants to a scalar. The same function object
+        compiles once.
+      params: pytree of arrays; None leaves are passed through.
+      samples: pytree of arrays with leading axis N.
+      weights: `(..., N)` float, of the squares; several weightings share the pass.
+      mean_weights: `(..., N)` float, of the gradients themselves.
+      constants: what the loss needs besides, not differentiated.
+      microbatch: samples differentiated at once. Memory grows with it and not with N; the result
+        changes by rounding only.
+      per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
+        (`ignpx.factors`): the same numbers, slower. It is the reference.
+    """
+    count = jax.tree.leaves(samples)[0].shape[0]
+    parts = sharding.data_parts()
+    microbatch = parts * -(-min(microbatch, count) // parts)
+    # Padding has no weight.
+    weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})
+    weighings = {name: _cut(one, microbatch) for name, one in weighings.items()}
+    zeros = {
+        name: jax.tree.map(
+            lambda p, w=w: jnp.zeros((*w.shape[1:-1], *p.shape), jnp.float32), params
+        )
+        for name, w in weighings.items()
+    }
+    chunks = jax.tree.map(lambda array: loops.microbatches(array, microbatch), samples)
+    operands = (params, chunks, weighings, constants)
+    steps = jax.tree.leaves(chunks)[0].shape[0]
+    total = loops.iterate(_step(loss, per_sample), operands, zeros, steps)[0]
+    return Moments(total["square"], total.get("mean"))
+
+
+def mean_squared_gradients(
+    loss: Loss,
+    params: PyTree,
+    samples: PyTree,
+    weights: jax.Array | None = None,
+    *,
+    constants: PyTree = None,
+    microbatch: int = 32,
+    per_sample: bool = False,
+) -> PyTree:
+    """The mean over samples of the squared gradient of each sample's own loss.
+
+    `S_i = sum_k w_k (d loss(params, sample_k) / d params_i)^2`, with `w_k = 1/N` unless given:
+    Equations 3 and 4 of the IGNP paper. This is not the square of the mean gradient.
+
+    Args:
+      loss: see `gradient_moments`, likewise the others.
+      params: see there.
+      samples: see there.
+      weights: `(..., N)` float; a sample of weight zero does not count.
+      constants: see there.
+      microbatch: see there.
+      per_sample: see there.
+
+    Returns:
+      A pytree like `params` with float32 leaves of shape `weights.shape[:-1] + leaf.shape`.
+    """
+    if weights is None:
+        count = jax.tree.leaves(samples)[0].shape[0]
+        weights = jnp.full((count,), 1.0 / count, jnp.float32)
+    return gradient_moments(
+        loss,
+        params,
+        samples,
+        weights,
+        constants=constants,
+        microbatch=microbatch,
+        per_sample=per_sample,
+    ).square
+
+
+def _cut(weights: jax.Array, size: int) -> jax.Array:
+    """Weights `(..., N)` into `(steps, ..., size)`; what fills up the last has none."""
+    return jnp.moveaxis(loops.microbatches(jnp.moveaxis(weights, -1, 0), size, zero=True), 1, -1)
+
+
+@functools.lru_cache(maxsize=64)
+def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
+    def step(operands: PyTree, total: PyTree, index: jax.Array) -> tuple[PyTree, None]:
+        params, samples, weighings, constants = operands
+        chunk = jax.tree.map(lambda array: array[index], samples)
+        weighed = {name: weights[index] for name, weights in weighings.items()}
+        added = _divided(moments)(params, chunk, weighed, constants)
+        return jax.tree.map(jnp.add, total, added), None
+
+    def moments(
+        params: PyTree, chunk: PyTree, weighed: dict[str, jax.Array], constants: PyTree
+    ) -> dict[str, PyTree]:
+        if per_sample:
+            gradients = _alone(loss, params, chunk, constants)
+            found = dict(enumerate(_direct(weighed, g) for g in jax.tree.leaves(gradients)))
+        else:
+            first = jax.tree.map(lambda array: array[0], chunk)
+            plan = factors.read(loss, params, first, constants)
+            products, direct = plan.gradients(params, chunk, constants)
+            found = {leaf: _direct(weighed, gradients) for leaf, gradients in direct}
+            for tap, pair in zip(plan.taps, products, strict=True):
+                found[tap.leaf] = {
+                    name: tap.fold(total) for name, total in _factored(weighed, pair).items()
+                }
+        structure = jax.tree.structure(params)
+        return {
+            name: jax.tree.unflatten(structure, [found[leaf][name] for leaf in sorted(found)])
+            for name in weighed
+        }
+
+    return step
+
+
+def _alone(loss: Loss, params: PyTree, chunk: PyTree, constants: PyTree) -> PyTree:
+    """The gradients of single samples, stacked."""
+    gradient = jax.grad(loss)
+    if jax.tree.leaves(chunk)[0].shape[0] > 1:
+        return jax.vmap(gradient, in_axes=(None, 0, None))(params, chunk, constants)
+    # Under vmap the convolutions would be grouped ones, which are slow.
+    alone = gradient(params, jax.tree.map(lambda array: array[0], chunk), constants)
+    return jax.tree.map(lambda array: array[None], alone)
+
+
+def _divided(moments: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Each device takes its part of the samples, one by one, and the sums are added up."""
+    if sharding.data_parts() == 1:
+        return moments
+
+    def part(
+        params: PyTree, chunk: PyTree, weighed: dict[str, jax.Array], constants: PyTree
+    ) -> PyTree:
+        return jax.lax.psum(moments(params, chunk, weighed, constants), sharding.DATA)
+
+    def run(
+        params: PyTree, chunk: PyTree, weighed: dict[str, jax.Array], constants: PyTree
+    ) -> PyTree:
+        weights = {
+            name: PartitionSpec(*[None] * (one.ndim - 1), sharding.DATA)
+            for name, one in weighed.items()
+        }
+        specs = (PartitionSpec(), PartitionSpec(sharding.DATA), weights, PartitionSpec())
+        return jax.shard_map(
+            part,
+            in_specs=specs,
+            out_specs=PartitionSpec(),
+            axis_names={sharding.DATA},
+            # What is the same on all devices is differentiated on each by itself.
+            check_vma=False,
+        )(params, chunk, weighed, constants)
+
+    return run
+
+
+_POWERS: dict[str, Callable[[jax.Array], jax.Array]] = {"square": jnp.square, "mean": lambda g: g}
+
+
+def _direct(weighed: dict[str, jax.Array], gradients: jax.Array) -> dict[str, jax.Array]:
+    """The weighted sums over the samples of gradients `(B, *shape)`."""
+    gradients = gradients.astype(jnp.float32)
+    return {
+        name: jnp.tensordot(
+            weights, _POWERS[name](gradients), axes=1, precision=jax.lax.Precision.HIGHEST
+        )
+        for name, weights in weighed.items()
+    }
+
+
+def _factored(weighed: dict[str, jax.Array], pair: factors.Factors) -> dict[str, jax.Array]:
+    """As `_direct`, of the products of factors: `(..., I, O)`."""
+    inputs, cotangents = pair
+    einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    if inputs.shape[1] == 1:
+        # With a single position the square of the product is the product of the squares.
+        return {
+            name: einsum(
+                "...b,bi,bo->...io",
+                weights,
+                _POWERS[name](inputs[:, 0]),
+                _POWERS[name](cotangents[:, 0]),
+            )
+            for name, weights in weighed.items()
+        }
+
+    def add(total: dict[str, jax.Array], block: PyTree) -> tuple[dict[str, jax.Array], None]:
+        weighed, (inputs, cotangents) = block
+        product = einsum("bpi,bpo->bio", inputs, cotangents)
+        return {name: total[name] + one for name, one in _direct(weighed, product).items()}, None
+
+    size = _block(inputs.shape[0], inputs.shape[-1] * cotangents.shape[-1])
+    blocks = jax.tree.map(lambda array: loops.microbatches(array, size), pair)
+    weights = {name: _cut(one, size) for name, one in weighed.items()}
+    shape = (inputs.shape[-1], cotangents.shape[-1])
+    zeros = {name: jnp.zeros((*one.shape[:-1], *shape)) for name, one in weighed.items()}
+    return jax.lax.scan(add, zeros, (weights, blocks))[0]
+
+
+def _block(samples: int, entries: int) -> int:
+    """How many samples' products are formed at once.
+
+    On a CPU one, which stays in its cache; elsewhere as many as 256 MiB hold, to keep it busy.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(1, min(samples, 2**26 // entries))
