@@ -7,6 +7,7 @@ import pytest
 
 import forget_random_samples
 import jit_toy
+import settling
 from ignpx import checkpoint, data, models, training
 from ignpx.audit import count_correct
 from ignpx.config import Recipe
@@ -61,3 +62,21 @@ def test_random_samples(tmp_path):
         atol=1e-5,
     )  # fmt: skip
     jax.clear_caches()
+
+
+def test_a_loss_has_settled_where_it_stays_near_its_last():
+    trace = np.array([[3.0, 1.05], [0.1, 2.0], [0.95, 0.98], [1.0, 1.0]])
+    np.testing.assert_array_equal(settling.settled(trace, 0.1), [2, 2])
+    np.testing.assert_array_equal(settling.settled(trace, 0.01), [3, 3])
+    np.testing.assert_array_equal(settling.settled(trace[-1:], 0.1), [0, 0])
+
+
+def test_settling(tmp_path):
+    fresh = models.create("lenet", input_shape=(32, 32, 1), num_classes=10, width=0.5)
+    described = {"dataset": {"name": "digits"}, "model": {"name": "lenet", "width": 0.5}}
+    checkpoint.save(tmp_path / "run" / "checkpoint", fresh, described)
+    settling.main([tmp_path / "run"], tmp_path / "settling.csv", steps=4)
+    table = pd.read_csv(tmp_path / "settling.csv")
+    assert list(table["class"]) == list(range(10))
+    assert (table["lowest_loss"] <= table["last_loss"]).all()
+    assert table["settled_step"].between(0, 4).all()
