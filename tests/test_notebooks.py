@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import jupytext
 import nbclient
 import pytest
@@ -11,7 +12,9 @@ NOTEBOOKS = sorted(pathlib.Path(__file__).parents[1].joinpath("notebooks").glob(
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default")
-def test_runs_from_top_to_bottom(path, tmp_path):
+def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    # They begin with the same training, which is compiled once.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
     notebook = jupytext.read(path)
     client = nbclient.NotebookClient(
         notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
