@@ -89,6 +89,29 @@ def test_kaiming_normal(layer):
     assert float(abs(scaled).max()) > 2.3
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 6, 5), (2, 1, 3, 1), (1, 1, 1, 2)])
+def test_a_convolution_of_doubled_images(shape):
+    """Values and gradients are those of pixels that are repeated and then convolved."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], shape)
+    kernel = jax.random.normal(keys[1], (3, 3, shape[-1], 4))
+    wanted = jax.random.normal(keys[2], (shape[0], 2 * shape[1], 2 * shape[2], 4))
+
+    def repeated(x, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        doubled = x.repeat(2, axis=1).repeat(2, axis=2)
+        return jax.lax.conv_general_dilated(
+            doubled, kernel, (1, 1), "SAME", dimension_numbers=numbers
+        )
+
+    def both(form):
+        slopes = jax.grad(lambda *at: jnp.sum(wanted * form(*at)), argnums=(0, 1))
+        return form(x, kernel), *slopes(x, kernel)
+
+    for ours, theirs in zip(both(layers.convolve_doubled), both(repeated), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 TABLE_8 = {
     "lenet": {"conv2", "fc"},
     "resnet9": {"res1", "conv3", "conv4", "res2", "classifier"},

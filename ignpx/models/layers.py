@@ -59,6 +59,40 @@ def max_pool(x: jax.Array) -> jax.Array:
     return jnp.max(windows, axis=(2, 4))
 
 
+def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 3x3 convolution, zero-padded, of images whose pixels are first repeated two by two.
+
+    Nine taps then meet four pixels, so that rows and columns of the kernel which meet the same one
+    are added up beforehand, and one product of matrices gives all four pixels that come of one:
+    half the operations, and on a CPU gradients in less than half the time
+    (`scripts/bench_layers.py`).
+
+    Args:
+      x: `(N, H, W, I)`.
+      kernel: `(3, 3, I, O)`.
+
+    Returns:
+      `(N, 2H, 2W, O)`.
+    """
+    count, height, width, features = x.shape
+    outputs = kernel.shape[-1]
+    # Which taps meet the pixel before and the one after: of an even row or column, of an odd one.
+    meet = jnp.asarray([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
+    taps = jnp.einsum("art,bsu,tuio->rsiabo", meet, meet, kernel)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate(
+        [padded[:, r : r + height + 1, s : s + width + 1] for r in (0, 1) for s in (0, 1)], axis=-1
+    )
+    product = patches.reshape(-1, 4 * features) @ taps.reshape(4 * features, -1)
+    product = product.reshape(count, height + 1, width + 1, 2, 2, outputs)
+    # An even pixel has the one before and its own, an odd one its own and the next.
+    rows = [
+        jnp.stack([product[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3)
+        for a in (0, 1)
+    ]
+    return jnp.stack(rows, axis=2).reshape(count, 2 * height, 2 * width, outputs)
+
+
 def scaled(features: int, width: float) -> int:
     """The number of features at a width multiplier, at least one."""
     return max(1, round(features * width))
