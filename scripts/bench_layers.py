@@ -3,8 +3,8 @@
     python scripts/bench_layers.py
 
 Convolutions of few channels in the shapes of models' first layers, 2x2 pooling, convolutions of
-doubled images, and the diversity of prototypes. Both forms take turns on the same numbers, after a
-call that compiles; seconds are medians. `value` is the layer alone, `gradient` the layer and its
+upsampled images, and the diversity of prototypes. Both forms take turns on the same numbers, after
+a call that compiles; seconds are medians. `value` is the layer alone, `gradient` the layer and its
 gradient in the inputs.
 """
 
@@ -38,7 +38,7 @@ CONVOLUTIONS = {
 }
 POOLED = {"LeNet": (200, 28, 28, 6), "ResNet9, width 1/4": (200, 32, 32, 32)}
 
-DOUBLED = {
+UPSAMPLED = {
     "GKT's generator, first": ((256, 8, 8, 128), (3, 3, 128, 128)),
     "GKT's generator, second": ((256, 16, 16, 128), (3, 3, 128, 64)),
 }
@@ -65,15 +65,15 @@ def cases() -> dict[tuple[str, str], tuple[Layer, Layer, tuple[int, ...]]]:
     windowed = functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
     for name, shape in POOLED.items():
         found["pooling", name] = (layers.max_pool, windowed, shape)
-    for name, (shape, window) in DOUBLED.items():
+    for name, (shape, window) in UPSAMPLED.items():
         kernel = jax.random.normal(jax.random.key(1), window)
-        mine = functools.partial(layers.convolve_doubled, kernel=kernel)
-        found["doubling", name] = (mine, functools.partial(repeated, kernel=kernel), shape)
+        mine = functools.partial(layers.upsample_convolve, kernel=kernel)
+        found["upsampling", name] = (mine, functools.partial(upsampled, kernel=kernel), shape)
     found["diversity", "20 prototypes of each class"] = (diversity, by_index, (10, 20, 32, 32, 3))
     return found
 
 
-def repeated(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A convolution of pixels that are repeated two by two."""
     doubled = x.repeat(2, axis=1).repeat(2, axis=2)
     numbers = ("NHWC", "HWIO", "NHWC")

@@ -90,7 +90,7 @@ def test_kaiming_normal(layer):
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 6, 5), (2, 1, 3, 1), (1, 1, 1, 2)])
-def test_a_convolution_of_doubled_images(shape):
+def test_a_convolution_of_upsampled_images(shape):
     """Values and gradients are those of pixels that are repeated and then convolved."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], shape)
@@ -108,7 +108,7 @@ def test_a_convolution_of_doubled_images(shape):
         slopes = jax.grad(lambda *at: jnp.sum(wanted * form(*at)), argnums=(0, 1))
         return form(x, kernel), *slopes(x, kernel)
 
-    for ours, theirs in zip(both(layers.convolve_doubled), both(repeated), strict=True):
+    for ours, theirs in zip(both(layers.upsample_convolve), both(repeated), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

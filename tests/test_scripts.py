@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import class_changes
 import forget_random_samples
 import jit_toy
 import settling
@@ -80,3 +81,14 @@ def test_settling(tmp_path):
     assert list(table["class"]) == list(range(10))
     assert (table["lowest_loss"] <= table["last_loss"]).all()
     assert table["settled_step"].between(0, 4).all()
+
+
+def test_changes_are_of_the_retained_classes():
+    rows = [("a", 0, 0.9, 0.0), ("a", 1, 0.8, 0.7), ("a", 2, 0.5, 0.54), ("b", 1, 0.8, 0.8)]
+    frame = pd.DataFrame(
+        [{"run": "r", "label": n, "forget": 0, "class": c, "before": b, "after": a}
+         for n, c, b, a in rows]
+    )  # fmt: skip
+    found = class_changes.changes(frame).loc["r"]
+    np.testing.assert_allclose(found.loc["a"], [-3, -3, -10, 4, 1], atol=1e-9)
+    np.testing.assert_allclose(found.loc["b"], 0, atol=1e-9)

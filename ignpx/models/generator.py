@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ignpx.models.layers import BatchNorm, convolve_doubled
+from ignpx.models.layers import BatchNorm, upsample_convolve
 
 
 class Generator(nnx.Module):
@@ -33,8 +33,8 @@ class Generator(nnx.Module):
 
     def __call__(self, latents: jax.Array) -> jax.Array:
         x = self.norm0(self.dense(latents).reshape(len(latents), *self.base))
-        x = nnx.leaky_relu(self.norm1(_enlarged(self.conv1, x)), 0.2)
-        x = nnx.leaky_relu(self.norm2(_enlarged(self.conv2, x)), 0.2)
+        x = nnx.leaky_relu(self.norm1(_upsampled(self.conv1, x)), 0.2)
+        x = nnx.leaky_relu(self.norm2(_upsampled(self.conv2, x)), 0.2)
         x = self.norm3(self.conv3(x))
         return x[:, : self.shape[0], : self.shape[1]]
 
@@ -94,6 +94,6 @@ def _into_pixels(x: jax.Array) -> jax.Array:
     return x.reshape(n, 2 * rows, 2 * columns, channels // 4)
 
 
-def _enlarged(convolution: nnx.Conv, x: jax.Array) -> jax.Array:
-    """The convolution of pixels repeated two by two."""
-    return convolve_doubled(x, convolution.kernel[...]) + convolution.bias[...]
+def _upsampled(convolution: nnx.Conv, x: jax.Array) -> jax.Array:
+    """The convolution of the upsampled images."""
+    return upsample_convolve(x, convolution.kernel[...]) + convolution.bias[...]

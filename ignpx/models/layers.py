@@ -59,8 +59,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     return jnp.max(windows, axis=(2, 4))
 
 
-def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution, zero-padded, of images whose pixels are first repeated two by two.
+def upsample_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Nearest-neighbour upsampling by two, and a 3x3 convolution, zero-padded, of what it gives.
 
     Nine taps then meet four pixels, so that rows and columns of the kernel which meet the same one
     are added up beforehand, and one product of matrices gives all four pixels that come of one:
