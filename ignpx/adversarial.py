@@ -150,8 +150,7 @@ def pgd(
     checks.positive(epsilon=epsilon, step_size=step_size)
     checks.whole(steps=steps)
     inputs, scale, bounds = jnp.asarray(inputs, jnp.float32), _scale(classifier), _open(bounds)
-    model = convolutions.for_inputs(classifier)
-    operands = (model, inputs, labels, epsilon * scale, step_size * scale, bounds)
+    operands = (classifier, inputs, labels, epsilon * scale, step_size * scale, bounds)
     moved, _ = loops.iterate(_sign_step(targeted), operands, inputs, steps)
     return _judged(classifier, inputs, moved, labels, scale, targeted=targeted, order=jnp.inf)
 
@@ -206,8 +205,7 @@ def carlini_wagner(
         share = (inputs - bounds[0]) / (bounds[1] - bounds[0])
         start = jnp.arctanh(jnp.clip(2 * share - 1, -1, 1) * (1 - 1e-6))
     settings = (jnp.float32(confidence), jnp.int32(steps))
-    model = convolutions.for_inputs(classifier)
-    operands = (model, inputs, labels, start, scale, _open(bounds), settings)
+    operands = (classifier, inputs, labels, start, scale, _open(bounds), settings)
     step = _carlini_step(targeted, bounds is not None, learning_rate)
     each = jnp.zeros(len(inputs))
     carry = _Search(
@@ -255,8 +253,7 @@ def deepfool(
     checks.whole(steps=steps)
     checks.not_negative(overshoot=overshoot)
     inputs, scale = jnp.asarray(inputs, jnp.float32), _scale(classifier)
-    model = convolutions.for_inputs(classifier)
-    operands = (model, inputs, labels, scale, jnp.float32(overshoot), _open(bounds))
+    operands = (classifier, inputs, labels, scale, jnp.float32(overshoot), _open(bounds))
     carry = (inputs, jnp.zeros_like(inputs))
     (moved, _), _ = loops.iterate(_deepfool_step, operands, carry, steps)
     return _judged(classifier, inputs, moved, labels, scale, targeted=False, order=2)
@@ -285,7 +282,7 @@ def _sign_step(targeted: bool) -> loops.Step[jax.Array]:
 
     def step(operands: PyTree, moved: jax.Array, _: jax.Array) -> tuple[jax.Array, None]:
         classifier, inputs, labels, epsilon, step_size, bounds = operands
-        sign = jnp.sign(jax.grad(loss)(moved, classifier, labels))
+        sign = jnp.sign(jax.grad(convolutions.fast(loss))(moved, classifier, labels))
         moved = moved - step_size * sign if targeted else moved + step_size * sign
         moved = jnp.clip(moved, inputs - epsilon, inputs + epsilon)
         return jnp.clip(moved, *bounds), None
@@ -337,7 +334,7 @@ def _carlini_step(targeted: bool, bounded: bool, learning_rate: float) -> loops.
             _next_search(carry, start, optimizer),
             carry,
         )
-        gradient = jax.grad(objective, has_aux=True)
+        gradient = jax.grad(convolutions.fast(objective), has_aux=True)
         gradients, (moved, distance, margin) = gradient(carry.variables, carry.constant, operands)
         succeeds = (margin < 0) & (margin <= -confidence)
         nearer = succeeds & (distance < carry.distance)
@@ -375,7 +372,7 @@ def _deepfool_step(
 ) -> tuple[tuple[jax.Array, jax.Array], None]:
     classifier, inputs, labels, scale, overshoot, bounds = operands
     moved, total = carry
-    logits, pullback = jax.vjp(classifier.logits, moved)
+    logits, pullback = jax.vjp(convolutions.fast(classifier.logits), moved)
     rows = jnp.eye(logits.shape[-1], dtype=logits.dtype)
     # No logit depends on another sample's input, so that one cotangent serves the whole batch.
     (jacobian,) = jax.vmap(lambda row: pullback(jnp.broadcast_to(row, logits.shape)))(rows)

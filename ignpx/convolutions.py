@@ -1,12 +1,12 @@
 """Convolutions of few channels, such as those of images, on a CPU.
 
-XLA for CPU convolves one or three channels as it does hundreds. The gradient in the image, which is
-what synthesis and attacks are after, takes it several times as long as the products and shifts that
-it consists of (`scripts/bench_layers.py`). So the jaxpr of a model is evaluated with other forms of
-these convolutions, whatever the model is made of. On an accelerator nothing is replaced.
+XLA for CPU convolves one or three channels as it does hundreds. Their gradients, in the image as
+synthesis and attacks are after and in the kernel as training is, take it several times as long as
+the products and shifts that they consist of (`scripts/bench_layers.py`). So the jaxpr of a function
+is evaluated with other forms of these convolutions, whatever its model is made of. On an
+accelerator nothing is replaced.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -16,69 +16,48 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ignpx import jaxprs, sharding
-from ignpx.adapters import NormStatistics
-from ignpx.classifier import Classifier, PyTree
+from ignpx import jaxprs, loops, sharding
 
 # Products of a channel with a place in the window, each of which becomes an operation.
 MOST_TERMS = 160
-# Up to so many channels both directions have another form, and up to so many the gradient alone.
+# Up to so many channels all directions have another form, and up to so many the gradients alone.
 IMAGE_CHANNELS = 4
 MOST_CHANNELS = 8
-# Of the products that are in memory at once, 14 MiB. A step whose intermediates exceed 32 MiB gets
-# memory that the system has to clear first, every time, which can take as long as its arithmetic.
-# So the images of a larger batch take turns, a quarter of that at a time; of more channels than an
-# image has, where turns do not pay, XLA's own form stays.
-MOST_PARTS = 14 * 2**20 // 4
+# Of the products that are in memory at once, one MiB, which a core has in its cache: the images of
+# a larger batch take turns. A loop also keeps XLA from computing a convolution within what comes
+# after it, a pooling say, where it is not vectorised.
+TURN = 2**20 // 4
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
-def for_inputs(classifier: Classifier) -> Classifier:
-    """The same model, faster to differentiate in its inputs; itself if not on a CPU."""
-    if jax.default_backend() != "cpu":
-        return classifier
-    return classifier.replace(apply=_FewChannels(classifier.apply))
+def fast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, faster to differentiate on a CPU, in reverse mode.
+
+    It is meant to be compiled: each call traces the function.
+
+    Args:
+      function: maps pytrees of arrays to such pytrees.
+    """
+
+    def replaced(*arguments: Any) -> Any:
+        if jax.default_backend() != "cpu":
+            return function(*arguments)
+        jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, jax.tree.leaves(arguments), _rule)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return replaced
 
 
-@dataclasses.dataclass(frozen=True)
-class _FewChannels:
-    """An `Apply` whose convolutions of few channels are `convolve`."""
-
-    apply: Any
-
-    def __call__(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        """See `ignpx.classifier.Apply`."""
-        return _rewritten(functools.partial(self.apply, train=train), params, state, inputs)
-
-    def norm_statistics(
-        self, params: PyTree, state: PyTree, inputs: jax.Array
-    ) -> list[NormStatistics]:
-        """See `ignpx.Classifier.norm_statistics`."""
-        observe = getattr(self.apply, "norm_statistics", None)
-        return [] if observe is None else _rewritten(observe, params, state, inputs)
-
-    def observed(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
-        """See `ignpx.Classifier.observed`."""
-        observe = getattr(self.apply, "observed", None)
-        if observe is None:
-            return *self(params, state, inputs, train=train), []
-        return _rewritten(functools.partial(observe, train=train), params, state, inputs)
+def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
+    """What an equation of a jaxpr computes: `jaxprs.bind`, or `convolve` where that is faster."""
+    if jax.default_backend() == "cpu" and _has_few_channels(equation):
+        return [_by_products(equation, *values)]
+    return jaxprs.bind(equation, values)
 
 
-def _rewritten(function: Callable[..., Any], *arguments: PyTree) -> Any:
-    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-
-    def rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
-        if _has_few_channels(equation):
-            return [_by_products(equation, *values)]
-        return jaxprs.bind(equation, values)
-
-    outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, jax.tree.leaves(arguments), rule)
-    return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+def _rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
+    return bind(equation, values)
 
 
 def _has_few_channels(equation: jaxprs.Equation) -> bool:
@@ -92,12 +71,7 @@ def _has_few_channels(equation: jaxprs.Equation) -> bool:
         and len(window) == 2
         and images.dtype == kernel.dtype == equation.outvars[0].aval.dtype == jnp.float32
     )
-    terms = channels * math.prod(window)
-    if not plain or channels > MOST_CHANNELS or terms > MOST_TERMS:
-        return False
-    features = kernel.shape[params["dimension_numbers"][1][0]]
-    parts = math.prod(equation.outvars[0].aval.shape) // features * terms
-    return channels <= IMAGE_CHANNELS or parts <= MOST_PARTS
+    return plain and channels <= MOST_CHANNELS and channels * math.prod(window) <= MOST_TERMS
 
 
 def _by_products(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -128,18 +102,11 @@ def convolve(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> 
 
 
 def _plain(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    rows, columns, channels, _ = kernel.shape
-    if channels > IMAGE_CHANNELS:
+    if kernel.shape[2] > IMAGE_CHANNELS:
         return jax.lax.conv_general_dilated(
             images, kernel, strides, "VALID", dimension_numbers=NUMBERS
         )
-    # One loop over the outputs, into which XLA fuses all terms.
-    total = jnp.float32(0.0)
-    for row, column in itertools.product(range(rows), range(columns)):
-        seen = _strided(images, (row, column), kernel.shape[:2], strides)
-        for channel in range(channels):
-            total = total + seen[..., channel : channel + 1] * kernel[row, column, channel]
-    return total
+    return _of_batches(_of_image, strides)(images, kernel)
 
 
 def _forward(
@@ -152,46 +119,101 @@ def _backward(
     strides: tuple[int, int], saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = saved
-
-    def in_kernel(kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            images, kernel, strides, "VALID", dimension_numbers=NUMBERS
-        )
-
-    (of_kernel,) = jax.vjp(in_kernel, kernel)[1](cotangent)
-    return _of_images(images, kernel, strides, cotangent), of_kernel
-
-
-def _of_images(
-    images: jax.Array, kernel: jax.Array, strides: tuple[int, int], cotangent: jax.Array
-) -> jax.Array:
-    rows, columns, channels, features = kernel.shape
-    places = list(itertools.product(range(rows), range(columns)))
-    weights = jnp.moveaxis(kernel, 2, 0).reshape(-1, features).T
-
-    def of_image(cotangent: jax.Array) -> jax.Array:
-        # What every place in the window gets of each output, brought to where it was.
-        parts = jnp.split(cotangent @ weights, channels, axis=-1)
-        sums = [jnp.float32(0.0)] * channels
-        for place, start in enumerate(places):
-            edges = []
-            for axis in (0, 1):
-                span = (cotangent.shape[axis] - 1) * strides[axis] + 1
-                rest = images.shape[1 + axis] - start[axis] - span
-                edges.append((start[axis], rest, strides[axis] - 1))
-            for channel in range(channels):
-                shifted = jax.lax.pad(parts[channel][..., place], jnp.float32(0.0), edges)
-                sums[channel] = sums[channel] + shifted
-        return jnp.stack(sums, axis=-1)
-
-    each = math.prod(cotangent.shape[1:3]) * channels * len(places)
-    # Turns would bring a batch together that is divided among devices.
-    if each * len(images) <= MOST_PARTS or sharding.data_parts() > 1:
-        return jax.vmap(of_image)(cotangent)
-    return jax.lax.map(of_image, cotangent, batch_size=max(1, MOST_PARTS // 4 // each))
+    in_image = _of_batches(_in_image, strides, images.shape[1:3])
+    return in_image(cotangent, kernel), _in_kernel(images, cotangent, kernel.shape, strides)
 
 
 convolve.defvjp(_forward, _backward)
+
+
+def _of_image(strides: tuple[int, int], image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution: one loop over the outputs, into which XLA fuses all terms."""
+    rows, columns, channels, _ = kernel.shape
+    total = jnp.float32(0.0)
+    for place in itertools.product(range(rows), range(columns)):
+        seen = _strided(image[None], place, (rows, columns), strides)[0]
+        for channel in range(channels):
+            total = total + seen[..., channel : channel + 1] * kernel[(*place, channel)]
+    return total
+
+
+def _in_image(
+    strides: tuple[int, int], shape: tuple[int, int], cotangent: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """The gradient in the image: what every place in the window gets of each output, put there."""
+    rows, columns, channels, features = kernel.shape
+    places = list(itertools.product(range(rows), range(columns)))
+    weights = jnp.moveaxis(kernel, 2, 0).reshape(-1, features).T
+    parts = jnp.split(cotangent @ weights, channels, axis=-1)
+    sums = [jnp.float32(0.0)] * channels
+    for place, start in enumerate(places):
+        edges = []
+        for axis in (0, 1):
+            span = (cotangent.shape[axis] - 1) * strides[axis] + 1
+            edges.append((start[axis], shape[axis] - start[axis] - span, strides[axis] - 1))
+        for channel in range(channels):
+            shifted = jax.lax.pad(parts[channel][..., place], jnp.float32(0.0), edges)
+            sums[channel] = sums[channel] + shifted
+    return jnp.stack(sums, axis=-1)
+
+
+@functools.lru_cache(maxsize=256)
+def _of_batches(form: Callable[..., jax.Array], *settings: Any) -> Callable[..., jax.Array]:
+    """A form for one image and a kernel, of a batch of images in turns.
+
+    Under `vmap` the images of all batches are one, unless each has a kernel of its own.
+    """
+    alone = functools.partial(form, *settings)
+
+    @jax.custom_batching.custom_vmap
+    def of_batch(batch: jax.Array, kernel: jax.Array) -> jax.Array:
+        # Turns would bring a batch together that is divided among devices.
+        if sharding.data_parts() > 1:
+            return jax.vmap(alone, in_axes=(0, None))(batch, kernel)
+        each = math.prod(batch.shape[1:3]) * kernel.size // kernel.shape[-1]
+        size = loops.evenly(len(batch), max(1, TURN // each))
+        return jax.lax.map(lambda one: alone(one, kernel), batch, batch_size=size)
+
+    @of_batch.def_vmap
+    def _(
+        axis_size: int, in_batched: list[bool], batches: jax.Array, kernels: jax.Array
+    ) -> tuple[jax.Array, bool]:
+        if not in_batched[1]:
+            outputs = of_batch(batches.reshape(-1, *batches.shape[2:]), kernels)
+            return outputs.reshape(axis_size, -1, *outputs.shape[1:]), True
+        if in_batched[0]:
+            return jax.lax.map(lambda pair: of_batch(*pair), (batches, kernels)), True
+        return jax.lax.map(lambda kernel: of_batch(batches, kernel), kernels), True
+
+    return of_batch
+
+
+def _in_kernel(
+    images: jax.Array,
+    cotangents: jax.Array,
+    shape: tuple[int, ...],
+    strides: tuple[int, int],
+) -> jax.Array:
+    """The gradient in the kernel: a product of matrices, of patches and the cotangents."""
+    rows, columns, channels, features = shape
+    places = list(itertools.product(range(rows), range(columns)))
+
+    def product(images: jax.Array, cotangents: jax.Array) -> jax.Array:
+        # Channels first, so that what is copied into patches are rows of an image.
+        planes = [_strided(images, place, (rows, columns), strides) for place in places]
+        patches = jnp.stack([plane.transpose(3, 0, 1, 2) for plane in planes])
+        return patches.reshape(len(places) * channels, -1) @ cotangents.reshape(-1, features)
+
+    each = math.prod(cotangents.shape[1:3]) * channels * len(places)
+    size = loops.evenly(len(images), max(1, TURN // each))
+    if sharding.data_parts() > 1 or size == len(images):
+        return product(images, cotangents).reshape(shape)
+    turns = [loops.microbatches(array, size, zero=True) for array in (images, cotangents)]
+
+    def add(total: jax.Array, turn: list[jax.Array]) -> tuple[jax.Array, None]:
+        return total + product(*turn), None
+
+    return jax.lax.scan(add, jnp.zeros((len(places) * channels, features)), turns)[0].reshape(shape)
 
 
 def _strided(

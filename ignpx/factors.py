@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import jaxprs
+from ignpx import convolutions, jaxprs
 from ignpx.jaxprs import Equation
 from ignpx.targets import paths
 
@@ -66,7 +66,7 @@ class Tap:
     shape: tuple[int, ...]
 
     def factors(self, inputs: jax.Array, cotangents: jax.Array) -> Factors:
-        """The factors of what was recorded, each with a leading axis of samples."""
+        """The factors of what was recorded (see `Plan.gradients`)."""
         unfold = _unfold_dot if self.equation.primitive.name == "dot_general" else _unfold_conv
         return jax.vmap(lambda x, g: unfold(self, x, g))(
             inputs.astype(jnp.float32), cotangents.astype(jnp.float32)
@@ -108,7 +108,7 @@ class Plan:
 
     def gradients(
         self, params: PyTree, samples: PyTree, *operands: PyTree
-    ) -> tuple[list[Factors], list[tuple[int, jax.Array]]]:
+    ) -> tuple[list[tuple[jax.Array, jax.Array]], list[tuple[int, jax.Array]]]:
         """Differentiates the function in a batch of samples, each by itself.
 
         Args:
@@ -117,8 +117,10 @@ class Plan:
           operands: the other operands, the same for all samples.
 
         Returns:
-          The factors of each of `taps`; and for each parameter of `direct`, by the index of its
-          leaf, the gradients `(B, *shape)`.
+          What was recorded: for each of `taps` what its operation was applied to, and the
+          cotangents of what came out, `(B, ...)` each. `Tap.factors` makes the factors of them, of
+          as many samples at a time as one likes. And for each parameter of `direct`, by the index
+          of its leaf, the gradients `(B, *shape)`.
         """
         leaves = jax.tree.leaves(params)
         others = jax.tree.leaves(operands)
@@ -133,7 +135,7 @@ class Plan:
             seen: dict[int, jax.Array] = {}
 
             def rule(number: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
-                outputs = jaxprs.bind(equation, values)
+                outputs = convolutions.bind(equation, values)
                 if number not in numbers:
                     return outputs
                 tap = numbers[number]
@@ -152,10 +154,8 @@ class Plan:
 
         gradient = jax.vmap(jax.grad(tapped, argnums=(0, 1), has_aux=True), in_axes=(None, None, 0))
         (cotangents, alone), inputs = gradient(added, direct, samples)
-        factors = [
-            tap.factors(x, g) for tap, x, g in zip(self.taps, inputs, cotangents, strict=True)
-        ]
-        return factors, list(zip(self._leaves, alone, strict=True))
+        recorded = list(zip(inputs, cotangents, strict=True))
+        return recorded, list(zip(self._leaves, alone, strict=True))
 
 
 def read(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import factors, loops, targets
+from ignpx import convolutions, factors, loops, targets
 from ignpx.classifier import Classifier, Samples
 from ignpx.losses import cross_entropy
 from ignpx.moments import Loss, Moments, gradient_moments, mean_squared_gradients
@@ -147,7 +147,7 @@ def _gradient_step(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> loops.S
     def step(operands: PyTree, running: PyTree, index: jax.Array) -> tuple[PyTree, None]:
         chosen, samples, frozen = operands
         batch = jax.tree.map(lambda array: array[index], samples)
-        gradients = jax.grad(total)(chosen, batch, frozen)
+        gradients = jax.grad(convolutions.fast(total))(chosen, batch, frozen)
         return jax.tree.map(lambda r, g: r + g.astype(jnp.float32), running, gradients), None
 
     return step

@@ -32,6 +32,11 @@ def microbatches(array: Any, size: int, *, zero: bool = False) -> Any:
     return filled.reshape(steps, size, *array.shape[1:])
 
 
+def evenly(count: int, most: int) -> int:
+    """How many of `count` to take at a time, at most so many, for as few steps of about a size."""
+    return -(-count // -(-count // most))
+
+
 def iterate(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:
     """Applies a step repeatedly.
 

@@ -4,6 +4,7 @@ For any loss of parameters and one sample; `importance` has those of classifiers
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from ignpx import factors, loops, sharding
+from ignpx import convolutions, factors, loops, sharding
 
 PyTree = Any
 # (params, one sample, constants) -> scalar
@@ -59,7 +60,7 @@ def gradient_moments(
     """
     count = jax.tree.leaves(samples)[0].shape[0]
     parts = sharding.data_parts()
-    microbatch = parts * -(-min(microbatch, count) // parts)
+    microbatch = parts * -(-loops.evenly(count, microbatch) // parts)
     # Padding has no weight.
     weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})
     weighings = {name: _cut(one, microbatch) for name, one in weighings.items()}
@@ -140,11 +141,11 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
         else:
             first = jax.tree.map(lambda array: array[0], chunk)
             plan = factors.read(loss, params, first, constants)
-            products, direct = plan.gradients(params, chunk, constants)
+            recorded, direct = plan.gradients(params, chunk, constants)
             found = {leaf: _direct(weighed, gradients) for leaf, gradients in direct}
-            for tap, pair in zip(plan.taps, products, strict=True):
+            for tap, pair in zip(plan.taps, recorded, strict=True):
                 found[tap.leaf] = {
-                    name: tap.fold(total) for name, total in _factored(weighed, pair).items()
+                    name: tap.fold(total) for name, total in _factored(weighed, tap, pair).items()
                 }
         structure = jax.tree.structure(params)
         return {
@@ -157,7 +158,7 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
 
 def _alone(loss: Loss, params: PyTree, chunk: PyTree, constants: PyTree) -> PyTree:
     """The gradients of single samples, stacked."""
-    gradient = jax.grad(loss)
+    gradient = jax.grad(convolutions.fast(loss))
     if jax.tree.leaves(chunk)[0].shape[0] > 1:
         return jax.vmap(gradient, in_axes=(None, 0, None))(params, chunk, constants)
     # Under vmap the convolutions would be grouped ones, which are slow.
@@ -209,12 +210,15 @@ def _direct(weighed: dict[str, jax.Array], gradients: jax.Array) -> dict[str, ja
     }
 
 
-def _factored(weighed: dict[str, jax.Array], pair: factors.Factors) -> dict[str, jax.Array]:
+def _factored(
+    weighed: dict[str, jax.Array], tap: factors.Tap, recorded: tuple[jax.Array, jax.Array]
+) -> dict[str, jax.Array]:
     """As `_direct`, of the products of factors: `(..., I, O)`."""
-    inputs, cotangents = pair
     einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    inputs, cotangents = jax.eval_shape(tap.factors, *recorded)
     if inputs.shape[1] == 1:
         # With a single position the square of the product is the product of the squares.
+        inputs, cotangents = tap.factors(*recorded)
         return {
             name: einsum(
                 "...b,bi,bo->...io",
@@ -226,14 +230,14 @@ def _factored(weighed: dict[str, jax.Array], pair: factors.Factors) -> dict[str,
         }
 
     def add(total: dict[str, jax.Array], block: PyTree) -> tuple[dict[str, jax.Array], None]:
-        weighed, (inputs, cotangents) = block
-        product = einsum("bpi,bpo->bio", inputs, cotangents)
+        weighed, recorded = block
+        product = einsum("bpi,bpo->bio", *tap.factors(*recorded))
         return {name: total[name] + one for name, one in _direct(weighed, product).items()}, None
 
-    size = _block(inputs.shape[0], inputs.shape[-1] * cotangents.shape[-1])
-    blocks = jax.tree.map(lambda array: loops.microbatches(array, size), pair)
-    weights = {name: _cut(one, size) for name, one in weighed.items()}
     shape = (inputs.shape[-1], cotangents.shape[-1])
+    size = _block(inputs.shape[0], math.prod(shape))
+    blocks = [loops.microbatches(array, size) for array in recorded]
+    weights = {name: _cut(one, size) for name, one in weighed.items()}
     zeros = {name: jnp.zeros((*one.shape[:-1], *shape)) for name, one in weighed.items()}
     return jax.lax.scan(add, zeros, (weights, blocks))[0]
 

@@ -199,11 +199,12 @@ def _read(
     rest = classifier.replace(params=None)
     plan = factors.read(_total, classifier.params, example, rest)
     batch = jax.ShapeDtypeStruct((1, *example.shape), jnp.float32)
-    pairs, _ = jax.eval_shape(plan.gradients, classifier.params, batch, rest)
-    return plan, tuple(
-        Layer(paths[tap.leaf], inputs.shape[-1], outputs.shape[-1], tap)
-        for tap, (inputs, outputs) in zip(plan.taps, pairs, strict=True)
-    )
+    recorded, _ = jax.eval_shape(plan.gradients, classifier.params, batch, rest)
+    found = []
+    for tap, pair in zip(plan.taps, recorded, strict=True):
+        inputs, outputs = jax.eval_shape(tap.factors, *pair)
+        found.append(Layer(paths[tap.leaf], inputs.shape[-1], outputs.shape[-1], tap))
+    return plan, tuple(found)
 
 
 def _total(params: PyTree, x: jax.Array, rest: Classifier) -> jax.Array:
@@ -217,9 +218,11 @@ def _gram_step(
     plan, found = _read(*_signature(classifier))
     # Of the factors of the gradients only the inputs are used; the rest is never computed.
     rest = classifier.replace(params=None)
-    pairs, _ = plan.gradients(classifier.params, inputs[index], rest)
-    grams = {
-        layer.path: jnp.einsum("b,bpi,bpj->ij", weights[index], rows, rows, precision=_exact)
-        for layer, (rows, _) in zip(found, pairs, strict=True)
-    }
+    recorded, _ = plan.gradients(classifier.params, inputs[index], rest)
+    grams = {}
+    for layer, pair in zip(found, recorded, strict=True):
+        rows = layer.tap.factors(*pair).inputs
+        grams[layer.path] = jnp.einsum(
+            "b,bpi,bpj->ij", weights[index], rows, rows, precision=_exact
+        )
     return jax.tree.map(jnp.add, totals, grams), None

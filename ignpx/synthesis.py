@@ -204,7 +204,6 @@ def synthesise(
     Returns:
       See `Prototypes`.
     """
-    classifier = convolutions.for_inputs(classifier)
     optimizer = _default_optimizer() if optimizer is None else optimizer
     labels = jnp.arange(classifier.num_classes) if labels is None else labels
     noise = jax.random.normal(key, (labels.shape[0], samples, *classifier.input_shape))
@@ -232,8 +231,9 @@ def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> l
     def step(operands: PyTree, carry: Any, _: jax.Array) -> tuple[Any, jax.Array]:
         classifier, labels, bounds = operands
         inputs, opt_state = carry
-        gradient, losses = jax.grad(objective, has_aux=True)(inputs, classifier, labels)
-        updates, opt_state = optimizer.update(gradient, opt_state, inputs)
+        gradient = jax.grad(convolutions.fast(objective), has_aux=True)
+        gradients, losses = gradient(inputs, classifier, labels)
+        updates, opt_state = optimizer.update(gradients, opt_state, inputs)
         inputs = jnp.clip(optax.apply_updates(inputs, updates), *bounds)
         return (inputs, opt_state), losses
 

@@ -5,7 +5,7 @@
 Convolutions of few channels in the shapes of models' first layers, 2x2 pooling, convolutions of
 upsampled images, and the diversity of prototypes. Both forms take turns on the same numbers, after
 a call that compiles; seconds are medians. `value` is the layer alone, `gradient` the layer and its
-gradient in the inputs.
+gradient in the inputs, `gradient in kernel` that in the kernel instead.
 """
 
 import functools
@@ -25,7 +25,7 @@ from flax import nnx
 from ignpx import convolutions, synthesis
 from ignpx.models import layers
 
-Layer = Callable[[jax.Array], jax.Array]
+Layer = Callable[..., jax.Array]
 
 # Inputs, kernel, whether padded: layers of LeNet, of ResNets at width 1/4 and 1, of AllCNN.
 CONVOLUTIONS = {
@@ -44,32 +44,29 @@ UPSAMPLED = {
 }
 
 
-def cases() -> dict[tuple[str, str], tuple[Layer, Layer, tuple[int, ...]]]:
-    """Ours, XLA's, and the shape of the input, by the kind of layer and what has it."""
-    found = {}
+def cases() -> dict[tuple[str, str], tuple[Layer, Layer, list[tuple[int, ...]]]]:
+    """Ours, XLA's, and the shapes of what they take, by the kind of layer and what has it."""
+    found: dict[tuple[str, str], Any] = {}
     for name, (shape, window, padding) in CONVOLUTIONS.items():
-        kernel = jax.random.normal(jax.random.key(1), window)
         edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
 
-        def ours(x: jax.Array, kernel: Any = kernel, edges: Any = edges) -> jax.Array:
+        def ours(x: jax.Array, kernel: jax.Array, edges: Any = edges) -> jax.Array:
             return convolutions.convolve(jnp.pad(x, edges), kernel, (1, 1))
 
         theirs = functools.partial(
             jax.lax.conv_general_dilated,
-            rhs=kernel,
             window_strides=(1, 1),
             padding=edges[1:3],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        found["convolution", name] = (ours, theirs, shape)
+        found["convolution", name] = (ours, theirs, [shape, window])
     windowed = functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
     for name, shape in POOLED.items():
-        found["pooling", name] = (layers.max_pool, windowed, shape)
-    for name, (shape, window) in UPSAMPLED.items():
-        kernel = jax.random.normal(jax.random.key(1), window)
-        mine = functools.partial(layers.upsample_convolve, kernel=kernel)
-        found["upsampling", name] = (mine, functools.partial(upsampled, kernel=kernel), shape)
-    found["diversity", "20 prototypes of each class"] = (diversity, by_index, (10, 20, 32, 32, 3))
+        found["pooling", name] = (layers.max_pool, windowed, [shape])
+    for name, shapes in UPSAMPLED.items():
+        found["upsampling", name] = (layers.upsample_convolve, upsampled, list(shapes))
+    shapes = [(10, 20, 32, 32, 3)]
+    found["diversity", "20 prototypes of each class"] = (diversity, by_index, shapes)
     return found
 
 
@@ -94,31 +91,37 @@ def by_index(inputs: jax.Array) -> jax.Array:
     return jnp.mean(1.0 / jnp.mean(distances, axis=1))
 
 
-def timed(functions: list[Layer], inputs: jax.Array, repeats: int) -> list[float]:
+def timed(functions: list[Layer], operands: list[jax.Array], repeats: int) -> list[float]:
     """Median seconds of each."""
     for function in functions:
-        jax.block_until_ready(function(inputs))
+        jax.block_until_ready(function(*operands))
     spent: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, seconds in zip(functions, spent, strict=True):
             begin = time.perf_counter()
-            jax.block_until_ready(function(inputs))
+            jax.block_until_ready(function(*operands))
             seconds.append(time.perf_counter() - begin)
     return [statistics.median(seconds) for seconds in spent]
+
+
+def gradient(function: Layer, operand: int) -> Layer:
+    """In one operand, of a sum that depends on all outputs."""
+    return jax.grad(lambda *operands: jnp.sum(jnp.square(function(*operands))), argnums=operand)
 
 
 def main(repeats: int = 21, out: pathlib.Path = pathlib.Path("results/layers.csv")) -> None:
     """Writes a row for each layer and direction."""
     rows = []
-    for (kind, name), (ours, theirs, shape) in cases().items():
-        inputs = jax.random.normal(jax.random.key(0), shape)
-        for direction in ("value", "gradient"):
+    for (kind, name), (ours, theirs, shapes) in cases().items():
+        operands = [jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes)]
+        directions = ["value", "gradient", "gradient in kernel"][: 1 + len(shapes)]
+        for number, direction in enumerate(directions):
             pair = [ours, theirs]
-            if direction == "gradient":
-                pair = [jax.grad(lambda x, f=f: jnp.sum(jnp.square(f(x)))) for f in pair]
+            if number:
+                pair = [gradient(function, number - 1) for function in pair]
             pair = [jax.jit(function) for function in pair]
-            seconds = timed(pair, inputs, repeats)
-            a, b = (np.asarray(function(inputs)) for function in pair)
+            seconds = timed(pair, operands, repeats)
+            a, b = (np.asarray(function(*operands)) for function in pair)
             row = {
                 "layer": kind,
                 "of": name,

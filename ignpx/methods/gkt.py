@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ignpx import checks, descent, loops
+from ignpx import checks, convolutions, descent, loops
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
@@ -236,7 +236,8 @@ def _generator_step(
             difference = losses.divergence(old, new, weights)
             return -losses.objective(difference, old.shape[-1]), (state, weights)
 
-        (value, (state, weights)), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params)
+        descend = jax.value_and_grad(convolutions.fast(loss), has_aux=True)
+        (value, (state, weights)), gradient = descend(carry.params)
         return _advanced(carry, gradient, state, optimizer, weights), value
 
     return step
@@ -257,7 +258,8 @@ def _student_step(
             total = losses.objective(difference, old.shape[-1])
             return total + losses.attention_transfer(maps, seen, weights), (state, difference)
 
-        (_, (state, difference)), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params)
+        descend = jax.value_and_grad(convolutions.fast(loss), has_aux=True)
+        (_, (state, difference)), gradient = descend(carry.params)
         return _advanced(carry, gradient, state, optimizer, weights), difference
 
     return step
