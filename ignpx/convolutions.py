@@ -43,7 +43,9 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
         if jax.default_backend() != "cpu":
             return function(*arguments)
         jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, jax.tree.leaves(arguments), _rule)
+        leaves = jax.tree.leaves(arguments)
+        # What is to be computed again in the backward pass stays as it is, and so does its memory.
+        outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, leaves, _rule, into=jaxprs.CALLS)
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     return replaced

@@ -10,8 +10,9 @@ Equation = Any  # jax.extend.core.JaxprEqn
 # (number of the equation, the equation, its operands) -> its results
 Rule = Callable[[int, Equation, list[Any]], Sequence[Any]]
 
-# They only group other operations.
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+# They only group other operations; the last three also forget what these computed.
+CALLS = ("jit", "pjit", "closed_call", "core_call")
+REMATS = ("remat", "remat2", "checkpoint")
 
 
 def walk(
@@ -20,8 +21,9 @@ def walk(
     arguments: Sequence[Any],
     rule: Rule,
     numbers: Iterator[int] | None = None,
+    into: tuple[str, ...] = CALLS + REMATS,
 ) -> list[Any]:
-    """Evaluates a jaxpr by a rule for its equations, into those that only call others."""
+    """Evaluates a jaxpr by a rule for its equations, `into` those that only call others."""
     numbers = itertools.count() if numbers is None else numbers
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
 
@@ -30,12 +32,12 @@ def walk(
 
     for equation in jaxpr.eqns:
         operands = [value(variable) for variable in equation.invars]
-        if equation.primitive.name in CALLS:
+        if equation.primitive.name in into:
             inner = equation.params["jaxpr"]
             body, constants = (
                 (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
             )
-            outputs: Sequence[Any] = walk(body, constants, operands, rule, numbers)
+            outputs: Sequence[Any] = walk(body, constants, operands, rule, numbers, into)
         else:
             outputs = rule(next(numbers), equation, operands)
         values.update(zip(equation.outvars, outputs, strict=True))

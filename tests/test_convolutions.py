@@ -185,6 +185,15 @@ def test_the_next_few_channels_keep_their_values_and_have_other_gradients():
     )
 
 
+def test_what_is_computed_again_stays():
+    classifier = nnx_model()
+    inputs = jax.random.normal(jax.random.key(1), (2, *classifier.input_shape))
+    again = jax.checkpoint(classifier.logits)
+    quick = convolutions.fast(lambda x: again(x))
+    assert "custom_vjp_call" not in str(jax.make_jaxpr(quick)(inputs))
+    close(quick(inputs), classifier.logits(inputs))
+
+
 def test_sensitivities_take_the_same_forms():
     """Under `vmap` over samples all images make one batch, which takes turns."""
     classifier = nnx_model()
