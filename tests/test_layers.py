@@ -13,10 +13,10 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 LAYERS = [
     ["errors"],
     ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages", "jaxprs"],
+    ["convolutions"],
     ["factors"],
     ["moments"],
     ["classifier"],
-    ["convolutions"],
     ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
     ["subspaces", "influence"],
     ["unlearner", "models", "data"],
