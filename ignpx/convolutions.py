@@ -24,8 +24,8 @@ MOST_TERMS = 160
 IMAGE_CHANNELS = 4
 MOST_CHANNELS = 8
 # Of the products that are in memory at once, four MiB, which caches hold and which are enough to
-# divide among cores: the images of a larger batch take turns. A loop also keeps XLA from computing a convolution within what comes
-# after it, a pooling say, where it is not vectorised.
+# divide among cores: the images of a larger batch take turns. A loop also keeps XLA from computing
+# a convolution within what comes after it, a pooling say, where it is not vectorised.
 TURN = 2**20
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
