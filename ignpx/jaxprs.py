@@ -10,8 +10,9 @@ Equation = Any  # jax.extend.core.JaxprEqn
 # (number of the equation, the equation, its operands) -> its results
 Rule = Callable[[int, Equation, list[Any]], Sequence[Any]]
 
-# They only group other operations; the last three also forget what these computed.
+# They only group other operations.
 CALLS = ("jit", "pjit", "closed_call", "core_call")
+# They also have them computed again in the backward pass.
 REMATS = ("remat", "remat2", "checkpoint")
 
 

@@ -53,8 +53,8 @@ def gradient_moments(
       weights: `(..., N)` float, of the squares; several weightings share the pass.
       mean_weights: `(..., N)` float, of the gradients themselves.
       constants: what the loss needs besides, not differentiated.
-      microbatch: samples differentiated at once. Memory grows with it and not with N; the result
-        changes by rounding only.
+      microbatch: samples differentiated at once, at most. Memory grows with it and not with N; the
+        result changes by rounding only.
       per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
         (`ignpx.factors`): the same numbers, slower. It is the reference.
     """

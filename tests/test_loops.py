@@ -41,3 +41,13 @@ def test_under_jit_the_loop_is_rolled_even_if_nothing_in_it_is_traced():
         return x + loops.iterate(step, jnp.float32(1.7), jnp.float32(0.3), 50)[0]
 
     assert "scan" in str(jax.make_jaxpr(outer)(1.0))
+
+
+def test_evenly_takes_as_few_steps_as_the_most_allow_and_fills_up_least():
+    for count in range(1, 30):
+        for most in range(1, 32):
+            size = loops.evenly(count, most)
+            steps = -(-count // size)
+            assert size <= most
+            assert steps == -(-count // most)
+            assert steps * size - count < steps
