@@ -1,33 +1,39 @@
-"""Convolutions of few channels, such as those of images, on a CPU.
+"""Convolutions on a CPU, in forms that are faster to differentiate than XLA's own.
 
-XLA for CPU convolves one or three channels as it does hundreds. Their gradients, in the image as
+XLA for CPU convolves one or three channels as it does hundreds: their gradients, in the image as
 synthesis and attacks are after and in the kernel as training is, take it several times as long as
-the products and shifts that they consist of (`scripts/bench_layers.py`). So the jaxpr of a function
-is evaluated with other forms of these convolutions, whatever its model is made of. On an
-accelerator nothing is replaced.
+the products and shifts that they consist of. The gradient in a kernel does so for any number of
+channels, since it is computed as a convolution whose window is the whole image
+(`scripts/bench_layers.py`). So the jaxpr of a function is evaluated with other forms of these
+convolutions, whatever its model is made of. On an accelerator nothing is replaced.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ignpx import jaxprs, loops, sharding
+from ignpx.fusion import apart
 
 # Products of a channel with a place in the window, each of which becomes an operation.
 MOST_TERMS = 160
-# Up to so many channels all directions have another form, and up to so many the gradients alone.
+# Up to so many channels all directions have another form, and up to so many the gradients.
 IMAGE_CHANNELS = 4
 MOST_CHANNELS = 8
-# Of the products that are in memory at once, four MiB, which caches hold and which are enough to
-# divide among cores: the images of a larger batch take turns. A loop also keeps XLA from computing
-# a convolution within what comes after it, a pooling say, where it is not vectorised.
+# Up to so many features the gradient in an image is a sum of whole planes.
+MOST_PLANES = 8
+# Of the numbers that are multiplied at once. Four MiB of patches stay in caches; the product of a
+# batch is best formed as a whole as long as memory of 24 MiB is kept from one step to the next.
 TURN = 2**20
+AT_ONCE = 6 * 2**20
 NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+Strides = tuple[int, int]
 
 
 def fast(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,9 +58,13 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
-    """What an equation of a jaxpr computes: `jaxprs.bind`, or `convolve` where that is faster."""
-    if jax.default_backend() == "cpu" and _has_few_channels(equation):
-        return [_by_products(equation, *values)]
+    """What an equation of a jaxpr computes: `jaxprs.bind`, or in another form that is faster."""
+    if jax.default_backend() == "cpu" and _is_plain(equation):
+        kernel = equation.invars[1].aval.shape
+        channels, *window = (kernel[axis] for axis in equation.params["dimension_numbers"][1][1:])
+        if channels <= MOST_CHANNELS and channels * math.prod(window) <= MOST_TERMS:
+            return [_of_few_channels(equation, *values)]
+        return [_of_many_channels(equation)(*values)]
     return jaxprs.bind(equation, values)
 
 
@@ -62,34 +72,74 @@ def _rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]
     return bind(equation, values)
 
 
-def _has_few_channels(equation: jaxprs.Equation) -> bool:
+def _is_plain(equation: jaxprs.Equation) -> bool:
     if equation.primitive.name != "conv_general_dilated":
         return False
     params, (images, kernel) = equation.params, (one.aval for one in equation.invars)
-    channels, *window = (kernel.shape[axis] for axis in params["dimension_numbers"][1][1:])
-    plain = (
-        params["feature_group_count"] == params["batch_group_count"] == 1
+    return (
+        images.ndim == 4
+        and params["feature_group_count"] == params["batch_group_count"] == 1
         and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
-        and len(window) == 2
         and images.dtype == kernel.dtype == equation.outvars[0].aval.dtype == jnp.float32
     )
-    return plain and channels <= MOST_CHANNELS and channels * math.prod(window) <= MOST_TERMS
 
 
-def _by_products(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """What the equation computes, whatever the order of its axes, and its padding."""
-    params = equation.params
-    (n, c, h, w), (o, i, *window), out = params["dimension_numbers"]
-    edges = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
-    padded = jax.lax.pad(images.transpose(n, h, w, c), jnp.float32(0.0), edges)
-    outputs = convolve(padded, kernel.transpose(*window, i, o), tuple(params["window_strides"]))
-    batch, features, *positions = out
-    place = [batch, *positions, features]
-    return outputs.transpose([place.index(axis) for axis in range(4)])
+def _of_few_channels(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
+    out = equation.params["dimension_numbers"][2]
+    window, strides = _window(equation, kernel), equation.params["window_strides"]
+    return _from_nhwc(out, convolve(_padded(equation, images), window, tuple(strides)))
+
+
+def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """XLA's convolution with another gradient in the kernel."""
+
+    def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jaxprs.bind(equation, [images, kernel])[0]
+
+    def forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+        return value(images, kernel), (images, kernel)
+
+    def backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images, kernel = saved
+        in_images = jax.linear_transpose(lambda one: value(one, kernel), images)
+        _, spec, out = equation.params["dimension_numbers"]
+        strides = tuple(equation.params["window_strides"])
+        shape = _window(equation, kernel).shape
+        gradient = _by_rows(_padded(equation, images), _to_nhwc(out, cotangent), shape, strides)
+        return *in_images(cotangent), gradient.transpose(_inverse((*spec[2:], spec[1], spec[0])))
+
+    convolution = jax.custom_vjp(value)
+    convolution.defvjp(forward, backward)
+    return convolution
+
+
+def _padded(equation: jaxprs.Equation, images: jax.Array) -> jax.Array:
+    """The images with their edges, `(N, H, W, channels)`."""
+    edges = [(0, 0, 0), *((low, high, 0) for low, high in equation.params["padding"]), (0, 0, 0)]
+    images = _to_nhwc(equation.params["dimension_numbers"][0], images)
+    return jax.lax.pad(images, jnp.float32(0.0), edges)
+
+
+def _window(equation: jaxprs.Equation, kernel: jax.Array) -> jax.Array:
+    """The kernel, `(height, width, channels, features)`."""
+    features, channels, *window = equation.params["dimension_numbers"][1]
+    return kernel.transpose(*window, channels, features)
+
+
+def _to_nhwc(spec: Sequence[int], images: jax.Array) -> jax.Array:
+    return images.transpose(spec[0], *spec[2:], spec[1])
+
+
+def _from_nhwc(spec: Sequence[int], images: jax.Array) -> jax.Array:
+    return images.transpose(_inverse((spec[0], *spec[2:], spec[1])))
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return [order.index(axis) for axis in range(len(order))]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+def convolve(images: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
     """Convolution of images of few channels, without padding.
 
     Args:
@@ -100,129 +150,203 @@ def convolve(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> 
     Returns:
       `(N, (H - height) // strides[0] + 1, (W - width) // strides[1] + 1, features)`.
     """
-    return _plain(images, kernel, strides)
+    return _value(images, kernel, strides)
 
 
-def _plain(images: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    if kernel.shape[2] > IMAGE_CHANNELS:
-        return jax.lax.conv_general_dilated(
-            images, kernel, strides, "VALID", dimension_numbers=NUMBERS
-        )
-    return _of_batches(_of_image, strides)(images, kernel)
+def _value(images: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
+    if kernel.shape[2] <= IMAGE_CHANNELS:
+        return _by_terms(images, kernel, strides)
+    return jax.lax.conv_general_dilated(images, kernel, strides, "VALID", dimension_numbers=NUMBERS)
 
 
 def _forward(
-    images: jax.Array, kernel: jax.Array, strides: tuple[int, int]
+    images: jax.Array, kernel: jax.Array, strides: Strides
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _plain(images, kernel, strides), (images, kernel)
+    return _value(images, kernel, strides), (images, kernel)
 
 
 def _backward(
-    strides: tuple[int, int], saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    strides: Strides, saved: tuple[jax.Array, jax.Array], cotangents: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, kernel = saved
-    in_image = _of_batches(_in_image, strides, images.shape[1:3])
-    return in_image(cotangent, kernel), _in_kernel(images, cotangent, kernel.shape, strides)
+    if strides == (1, 1) and kernel.shape[-1] <= MOST_PLANES:
+        in_images = _by_planes(cotangents, kernel)
+    else:
+        in_images = _by_places(cotangents, kernel, images.shape[1:3], strides)
+    in_kernel = _by_patches if kernel.shape[2] <= IMAGE_CHANNELS else _by_rows
+    return in_images, in_kernel(images, cotangents, kernel.shape, strides)
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def _of_image(strides: tuple[int, int], image: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(apart, static=(2,))
+def _by_terms(images: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
     """The convolution: one loop over the outputs, into which XLA fuses all terms."""
-    rows, columns, channels, _ = kernel.shape
+    *window, channels, _ = kernel.shape
     total = jnp.float32(0.0)
-    for place in itertools.product(range(rows), range(columns)):
-        seen = _strided(image[None], place, (rows, columns), strides)[0]
+    for place in _places(window):
+        seen = _strided(images, place, window, strides)
         for channel in range(channels):
             total = total + seen[..., channel : channel + 1] * kernel[(*place, channel)]
     return total
 
 
-def _in_image(
-    strides: tuple[int, int], shape: tuple[int, int], cotangent: jax.Array, kernel: jax.Array
+def _by_planes(cotangents: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The gradient in images: the same loop, over rows of one channel, for a stride of one."""
+    rows, columns, *_ = kernel.shape
+    edges = ((0, 0, 0), (0, 0, 0), (rows - 1, rows - 1, 0), (columns - 1, columns - 1, 0))
+    planes = _into_planes(cotangents, edges)
+    return _out_of_planes(_sum_of_planes(planes, jnp.flip(kernel, (0, 1))))
+
+
+@functools.partial(apart, static=(1,))
+def _into_planes(images: jax.Array, edges: tuple[tuple[int, int, int], ...]) -> jax.Array:
+    return jax.lax.pad(images.transpose(0, 3, 1, 2), jnp.float32(0.0), edges)
+
+
+@apart
+def _out_of_planes(planes: jax.Array) -> jax.Array:
+    return planes.transpose(0, 2, 3, 1)
+
+
+@apart
+def _sum_of_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`(N, features, H, W)` and a kernel to `(N, channels, H - height + 1, W - width + 1)`."""
+    *window, _, features = kernel.shape
+    height, width = (size - extent for size, extent in zip(planes.shape[2:], window, strict=True))
+    total = jnp.float32(0.0)
+    for down, across in _places(window):
+        seen = planes[:, :, down : down + height + 1, across : across + width + 1]
+        for feature in range(features):
+            weights = kernel[down, across, :, feature, None, None]
+            total = total + seen[:, feature, None] * weights
+    return total
+
+
+def _by_places(
+    cotangents: jax.Array, kernel: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
-    """The gradient in the image: what every place in the window gets of each output, put there."""
-    rows, columns, channels, features = kernel.shape
-    places = list(itertools.product(range(rows), range(columns)))
+    """The gradient in images: what every place in the window gets of each output, put there."""
+    *window, channels, features = kernel.shape
     weights = jnp.moveaxis(kernel, 2, 0).reshape(-1, features).T
-    parts = jnp.split(cotangent @ weights, channels, axis=-1)
+
+    def put(cotangents: jax.Array) -> jax.Array:
+        return _put(cotangents @ weights, tuple(window), shape, strides)
+
+    each = math.prod(cotangents.shape[1:3]) * math.prod(window) * channels
+    size = loops.evenly(len(cotangents), max(1, AT_ONCE // each))
+    if sharding.data_parts() > 1 or size == len(cotangents):
+        return put(cotangents)
+    images = jax.lax.map(put, loops.microbatches(cotangents, size))
+    return images.reshape(-1, *images.shape[2:])[: len(cotangents)]
+
+
+@functools.partial(apart, static=(1, 2, 3))
+def _put(
+    parts: jax.Array, window: tuple[int, ...], shape: tuple[int, ...], strides: Strides
+) -> jax.Array:
+    """Parts `(N, rows, columns, channels * places)` to `(N, H, W, channels)`."""
+    places = list(_places(window))
+    channels = parts.shape[-1] // len(places)
     sums = [jnp.float32(0.0)] * channels
-    for place, start in enumerate(places):
-        edges = []
+    for number, place in enumerate(places):
+        edges = [(0, 0, 0)]
         for axis in (0, 1):
-            span = (cotangent.shape[axis] - 1) * strides[axis] + 1
-            edges.append((start[axis], shape[axis] - start[axis] - span, strides[axis] - 1))
+            span = (parts.shape[1 + axis] - 1) * strides[axis] + 1
+            edges.append((place[axis], shape[axis] - place[axis] - span, strides[axis] - 1))
         for channel in range(channels):
-            shifted = jax.lax.pad(parts[channel][..., place], jnp.float32(0.0), edges)
-            sums[channel] = sums[channel] + shifted
+            part = parts[..., channel * len(places) + number]
+            sums[channel] = sums[channel] + jax.lax.pad(part, jnp.float32(0.0), edges)
     return jnp.stack(sums, axis=-1)
 
 
-@functools.lru_cache(maxsize=256)
-def _of_batches(form: Callable[..., jax.Array], *settings: Any) -> Callable[..., jax.Array]:
-    """A form for one image and a kernel, of a batch of images in turns.
-
-    Under `vmap` the images of all batches are one, unless each has a kernel of its own.
-    """
-    alone = functools.partial(form, *settings)
-
-    @jax.custom_batching.custom_vmap
-    def of_batch(batch: jax.Array, kernel: jax.Array) -> jax.Array:
-        # Turns would bring a batch together that is divided among devices.
-        if sharding.data_parts() > 1:
-            return jax.vmap(alone, in_axes=(0, None))(batch, kernel)
-        each = math.prod(batch.shape[1:3]) * kernel.size // kernel.shape[-1]
-        size = loops.evenly(len(batch), max(1, TURN // each))
-        return jax.lax.map(lambda one: alone(one, kernel), batch, batch_size=size)
-
-    @of_batch.def_vmap
-    def _(
-        axis_size: int, in_batched: list[bool], batches: jax.Array, kernels: jax.Array
-    ) -> tuple[jax.Array, bool]:
-        if not in_batched[1]:
-            outputs = of_batch(batches.reshape(-1, *batches.shape[2:]), kernels)
-            return outputs.reshape(axis_size, -1, *outputs.shape[1:]), True
-        if in_batched[0]:
-            return jax.lax.map(lambda pair: of_batch(*pair), (batches, kernels)), True
-        return jax.lax.map(lambda kernel: of_batch(batches, kernel), kernels), True
-
-    return of_batch
-
-
-def _in_kernel(
-    images: jax.Array,
-    cotangents: jax.Array,
-    shape: tuple[int, ...],
-    strides: tuple[int, int],
+def _by_patches(
+    images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
     """The gradient in the kernel: a product of matrices, of patches and the cotangents."""
-    rows, columns, channels, features = shape
-    places = list(itertools.product(range(rows), range(columns)))
+    *window, channels, features = shape
 
     def product(images: jax.Array, cotangents: jax.Array) -> jax.Array:
-        # Channels first, so that what is copied into patches are rows of an image.
-        planes = [_strided(images, place, (rows, columns), strides) for place in places]
-        patches = jnp.stack([plane.transpose(3, 0, 1, 2) for plane in planes])
-        return patches.reshape(len(places) * channels, -1) @ cotangents.reshape(-1, features)
+        return _patches(images, tuple(window), strides) @ cotangents.reshape(-1, features)
 
-    each = math.prod(cotangents.shape[1:3]) * channels * len(places)
+    each = math.prod(cotangents.shape[1:3]) * channels * math.prod(window)
+    return _in_turns(product, images, cotangents, each).reshape(shape)
+
+
+@functools.partial(apart, static=(1, 2))
+def _patches(images: jax.Array, window: tuple[int, ...], strides: Strides) -> jax.Array:
+    """What each place in the window sees, `(places * channels, N * rows * columns)`."""
+    # Channels first, so that what is copied into patches are rows of an image.
+    planes = [_strided(images, place, window, strides) for place in _places(window)]
+    patches = jnp.stack([plane.transpose(3, 0, 1, 2) for plane in planes])
+    return patches.reshape(len(planes) * images.shape[-1], -1)
+
+
+def _by_rows(
+    images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
+) -> jax.Array:
+    """The gradient in the kernel, of many channels.
+
+    The images are shifted by each column of the window and the cotangents by each of its rows, so
+    that one product of matrices has all places, and what is copied grows with the window's sides
+    rather than with their product.
+    """
+    rows, columns, channels, features = shape
+    height, width = images.shape[1], cotangents.shape[2]
+
+    def product(images: jax.Array, cotangents: jax.Array) -> jax.Array:
+        across = _shifted_across(images, columns, width, strides[1])
+        down = _shifted_down(cotangents, rows, height, strides[0])
+        return across.reshape(-1, columns * channels).T @ down.reshape(-1, rows * features)
+
+    each = height * width * (columns * channels + rows * features)
+    products = _in_turns(product, images, cotangents, each)
+    return products.reshape(columns, channels, rows, features).transpose(2, 0, 1, 3)
+
+
+@functools.partial(apart, static=(1, 2, 3))
+def _shifted_across(images: jax.Array, columns: int, width: int, stride: int) -> jax.Array:
+    """What each column of the window sees, `(N, H, width, columns * channels)`."""
+    last = (width - 1) * stride + 1
+    return jnp.concatenate([images[:, :, c : c + last : stride] for c in range(columns)], axis=-1)
+
+
+@functools.partial(apart, static=(1, 2, 3))
+def _shifted_down(cotangents: jax.Array, rows: int, height: int, stride: int) -> jax.Array:
+    """The cotangents at the rows of the images, `(N, height, width, rows * features)`."""
+    rest = height - (cotangents.shape[1] - 1) * stride - 1
+    edges = [[(0, 0, 0), (r, rest - r, stride - 1), (0, 0, 0), (0, 0, 0)] for r in range(rows)]
+    shifted = [jax.lax.pad(cotangents, jnp.float32(0.0), edge) for edge in edges]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def _in_turns(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    images: jax.Array,
+    cotangents: jax.Array,
+    each: int,
+) -> jax.Array:
+    """The sum over all images of a product, for which `each` takes so many numbers."""
     size = loops.evenly(len(images), max(1, TURN // each))
+    # Turns would bring a batch together that is divided among devices.
     if sharding.data_parts() > 1 or size == len(images):
-        return product(images, cotangents).reshape(shape)
+        return product(images, cotangents)
     turns = [loops.microbatches(array, size, zero=True) for array in (images, cotangents)]
 
     def add(total: jax.Array, turn: list[jax.Array]) -> tuple[jax.Array, None]:
         return total + product(*turn), None
 
-    return jax.lax.scan(add, jnp.zeros((len(places) * channels, features)), turns)[0].reshape(shape)
+    first = jax.eval_shape(product, *(turn[0] for turn in turns))
+    return jax.lax.scan(add, jnp.zeros(first.shape, first.dtype), turns)[0]
+
+
+def _places(window: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*(range(extent) for extent in window))
 
 
 def _strided(
-    images: jax.Array,
-    start: tuple[int, int],
-    window: tuple[int, ...],
-    strides: tuple[int, int],
+    images: jax.Array, start: tuple[int, ...], window: Sequence[int], strides: Strides
 ) -> jax.Array:
     """The pixels that one place in the window sees, `(N, rows, columns, channels)`."""
     count, height, width, channels = images.shape

@@ -4,6 +4,7 @@ Ratios and thresholds are kept as logarithms: sensitivities span dozens of order
 neither their ratio nor alpha need be representable in float32.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -154,14 +155,14 @@ def calibrate(
     *,
     at: jax.Array | None = None,
     total: int | None = None,
-    candidates: int = 63,
-    max_passes: int = 20,
+    candidates: int | None = None,
 ) -> Calibration:
     """Finds the alpha at which the wanted share of the parameters is selected (Equation 6).
 
-    A bisection on log alpha that tries many candidates a pass and keeps the interval in which the
-    count crosses the wanted one. It ends when the nearest count that any alpha reaches is found,
-    which makes alpha a function of the data alone: a quantile of the ratios.
+    A bisection on log alpha that tries one or many candidates a pass and keeps the interval in
+    which the count crosses the wanted one. It ends when the nearest count that any alpha reaches is
+    found, which makes what is selected a function of the data alone: alpha is a quantile of the
+    ratios.
 
     Args:
       log_ratios: see `log_ratio`; None leaves are not counted.
@@ -169,12 +170,16 @@ def calibrate(
       at: the share wanted within the range, by default its middle.
       total: what the share is of; by default the number of parameters in `log_ratios`.
       candidates: thresholds tried in one pass; each pass narrows the interval by one more than it.
-      max_passes: a bound for data without any structure to find.
+        By default 63, and on a CPU, where a comparison costs more than another pass, 1.
 
     Returns:
       See `Calibration`; `converged` is False if no alpha reaches the range, which happens when many
       parameters tie or when more than the highest share have a retain sensitivity of zero.
     """
+    if candidates is None:
+        candidates = 1 if jax.default_backend() == "cpu" else 63
+    # A bound for data without any structure to find.
+    max_passes = math.ceil(120 / math.log2(candidates + 1))
     leaves = [leaf.ravel() for leaf in jax.tree.leaves(log_ratios)]
     total = sum(leaf.size for leaf in leaves) if total is None else total
     wanted = ((coverage[0] + coverage[1]) / 2 if at is None else at) * total

@@ -12,6 +12,7 @@ Example:
   ...     edited, info = ignpx.unlearn(ignp(), sharding.place(classifier, mesh), request, key)
 """
 
+import math
 from typing import Any, TypeVar
 
 import jax
@@ -76,6 +77,11 @@ def place(tree: T, mesh: Mesh) -> T:
 def data_parts() -> int:
     """Number of parts that a batch is divided into, 1 without a mesh."""
     return jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
+
+
+def divided() -> bool:
+    """Whether arrays may lie on several devices, along either axis."""
+    return math.prod(jax.sharding.get_abstract_mesh().shape.values()) > 1
 
 
 def over_data(tree: T) -> T:

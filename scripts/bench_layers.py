@@ -2,8 +2,8 @@
 
     python scripts/bench_layers.py
 
-Convolutions of few channels in the shapes of models' first layers, 2x2 pooling, convolutions of
-upsampled images, and the diversity of prototypes. Both forms take turns on the same numbers, after
+Convolutions in the shapes of models' first layers and of the layers behind them, 2x2 pooling,
+convolutions of upsampled images, and the diversity of prototypes. Both forms take turns on the same numbers, after
 a call that compiles; seconds are medians. `value` is the layer alone, `gradient` the layer and its
 gradient in the inputs, `gradient in kernel` that in the kernel instead.
 """
@@ -35,6 +35,9 @@ CONVOLUTIONS = {
     "ResNet, width 1/4": ((200, 32, 32, 3), (3, 3, 3, 16), 1),
     "ResNet": ((200, 32, 32, 3), (3, 3, 3, 64), 1),
     "AllCNN": ((200, 32, 32, 3), (3, 3, 3, 96), 1),
+    "ResNet, width 1/4, first block": ((64, 32, 32, 16), (3, 3, 16, 16), 1),
+    "ResNet, first block": ((64, 32, 32, 64), (3, 3, 64, 64), 1),
+    "ResNet, second block": ((64, 16, 16, 128), (3, 3, 128, 128), 1),
 }
 POOLED = {"LeNet": (200, 28, 28, 6), "ResNet9, width 1/4": (200, 32, 32, 32)}
 
@@ -48,18 +51,13 @@ def cases() -> dict[tuple[str, str], tuple[Layer, Layer, list[tuple[int, ...]]]]
     """Ours, XLA's, and the shapes of what they take, by the kind of layer and what has it."""
     found: dict[tuple[str, str], Any] = {}
     for name, (shape, window, padding) in CONVOLUTIONS.items():
-        edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-
-        def ours(x: jax.Array, kernel: jax.Array, edges: Any = edges) -> jax.Array:
-            return convolutions.convolve(jnp.pad(x, edges), kernel, (1, 1))
-
         theirs = functools.partial(
             jax.lax.conv_general_dilated,
             window_strides=(1, 1),
-            padding=edges[1:3],
+            padding=[(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        found["convolution", name] = (ours, theirs, [shape, window])
+        found["convolution", name] = (convolutions.fast(theirs), theirs, [shape, window])
     windowed = functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
     for name, shape in POOLED.items():
         found["pooling", name] = (layers.max_pool, windowed, [shape])

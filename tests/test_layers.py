@@ -13,6 +13,7 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 LAYERS = [
     ["errors"],
     ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages", "jaxprs"],
+    ["fusion"],
     ["convolutions"],
     ["factors"],
     ["moments"],

@@ -60,15 +60,19 @@ def test_zero_sensitivities():
     assert float(log_ratios[3]) == pytest.approx(-60 * np.log(10), rel=1e-5)
 
 
-def test_sensitivities_from_1e_minus_30_to_1e30():
+@pytest.mark.parametrize(("candidates", "passes"), [(1, 40), (63, 8)])
+def test_sensitivities_from_1e_minus_30_to_1e30(candidates, passes):
     rng = np.random.default_rng(0)
     forget, retain = (
         jnp.asarray(10 ** rng.uniform(-30, 30, size=4000), jnp.float32) for _ in range(2)
     )
-    found = selection.calibrate(selection.log_ratio(forget, retain), (0.04, 0.05))
+    ratios = selection.log_ratio(forget, retain)
+    found = selection.calibrate(ratios, (0.04, 0.05), candidates=candidates)
     assert bool(found.converged)
     assert float(found.coverage) == pytest.approx(0.045)
-    assert int(found.passes) <= 8
+    assert int(found.passes) <= passes
+    chosen = np.asarray(selection.mask(ratios, found.log_alpha))
+    assert set(np.flatnonzero(chosen)) == set(np.argsort(-np.asarray(ratios))[:180])
 
 
 def test_ties_that_straddle_the_range_are_reported_with_what_can_be_reached():

@@ -1,0 +1,41 @@
+"""What is set apart is compiled as a unit of its own, and computes the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ignpx.fusion import apart
+
+
+def scaled(x, factor):
+    return jnp.sin(x) * factor
+
+
+def calls(function, *arguments):
+    """How many calls are left in what XLA has made of a function."""
+    return jax.jit(function).lower(*arguments).compile().as_text().count(" call(")
+
+
+def test_a_unit_stays_one():
+    x = jnp.arange(12.0).reshape(3, 4)
+    unit = apart(scaled, static=(1,))
+    assert calls(lambda x: unit(x + 1.0, 3.0) + 1.0, x) == 1
+    assert calls(lambda x: scaled(x + 1.0, 3.0) + 1.0, x) == 0
+
+
+def test_it_is_transformed_as_the_function_is():
+    x = jnp.arange(12.0).reshape(3, 4)
+    unit = apart(scaled, static=(1,))
+
+    def everything(function):
+        gradient = jax.grad(lambda row: jnp.sum(function(row, 2.0)))
+        tangents = jax.jvp(lambda x: function(x, 2.0), (x,), (jnp.ones_like(x),))
+        return jax.jit(jax.vmap(gradient))(x), *tangents
+
+    for found, wanted in zip(everything(unit), everything(scaled), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_an_accelerator_fuses_it(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert calls(lambda x: apart(scaled, static=(1,))(x, 3.0) + 1.0, jnp.ones(3)) == 0
