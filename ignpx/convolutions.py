@@ -22,13 +22,15 @@ from ignpx.fusion import apart
 
 # Products of a channel with a place in the window, each of which becomes an operation.
 MOST_TERMS = 160
-# Up to so many channels all directions have another form, and up to so many the gradients.
+# Up to so many channels the value has another form, and up to so many the gradient in the image.
 IMAGE_CHANNELS = 4
 MOST_CHANNELS = 8
+# Up to so many places in the window the gradient in a kernel is by patches, if it has strides.
+MOST_PLACES = 25
 # Up to so many features the gradient in an image is a sum of whole planes.
 MOST_PLANES = 8
-# Of the numbers that are multiplied at once. Four MiB of patches stay in caches; the product of a
-# batch is best formed as a whole as long as memory of 24 MiB is kept from one step to the next.
+# How many numbers there may be at a time of what is multiplied for the gradient in a kernel, 4 MiB
+# that stay in caches, and of the product for that in an image, 24 MiB. Images of more take turns.
 TURN = 2**20
 AT_ONCE = 6 * 2**20
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -37,9 +39,10 @@ Strides = tuple[int, int]
 
 
 def fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, faster to differentiate on a CPU, in reverse mode.
+    """The same function, faster to differentiate on a CPU, in reverse mode and only in that.
 
-    It is meant to be compiled: each call traces the function.
+    It is meant to be compiled: each call traces the function. Under `vmap` nothing takes turns: the
+    images of all samples are taken at once.
 
     Args:
       function: maps pytrees of arrays to such pytrees.
@@ -64,7 +67,8 @@ def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
         channels, *window = (kernel[axis] for axis in equation.params["dimension_numbers"][1][1:])
         if channels <= MOST_CHANNELS and channels * math.prod(window) <= MOST_TERMS:
             return [_of_few_channels(equation, *values)]
-        return [_of_many_channels(equation)(*values)]
+        if equation.params["window_strides"][0] == 1 or math.prod(window) <= MOST_PLACES:
+            return [_of_many_channels(equation)(*values)]
     return jaxprs.bind(equation, values)
 
 
@@ -78,6 +82,7 @@ def _is_plain(equation: jaxprs.Equation) -> bool:
     params, (images, kernel) = equation.params, (one.aval for one in equation.invars)
     return (
         images.ndim == 4
+        and images.size > 0 < equation.outvars[0].aval.size
         and params["feature_group_count"] == params["batch_group_count"] == 1
         and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
         and images.dtype == kernel.dtype == equation.outvars[0].aval.dtype == jnp.float32
@@ -105,7 +110,7 @@ def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Arr
         _, spec, out = equation.params["dimension_numbers"]
         strides = tuple(equation.params["window_strides"])
         shape = _window(equation, kernel).shape
-        gradient = _by_rows(_padded(equation, images), _to_nhwc(out, cotangent), shape, strides)
+        gradient = _in_kernel(_padded(equation, images), _to_nhwc(out, cotangent), shape, strides)
         return *in_images(cotangent), gradient.transpose(_inverse((*spec[2:], spec[1], spec[0])))
 
     convolution = jax.custom_vjp(value)
@@ -173,8 +178,7 @@ def _backward(
         in_images = _by_planes(cotangents, kernel)
     else:
         in_images = _by_places(cotangents, kernel, images.shape[1:3], strides)
-    in_kernel = _by_patches if kernel.shape[2] <= IMAGE_CHANNELS else _by_rows
-    return in_images, in_kernel(images, cotangents, kernel.shape, strides)
+    return in_images, _in_kernel(images, cotangents, kernel.shape, strides)
 
 
 convolve.defvjp(_forward, _backward)
@@ -261,6 +265,15 @@ def _put(
     return jnp.stack(sums, axis=-1)
 
 
+def _in_kernel(
+    images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
+) -> jax.Array:
+    # Rows that a stride leaves out would be multiplied all the same.
+    if shape[2] <= IMAGE_CHANNELS or strides[0] > 1:
+        return _by_patches(images, cotangents, shape, strides)
+    return _by_rows(images, cotangents, shape, strides[1])
+
+
 def _by_patches(
     images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
@@ -284,9 +297,9 @@ def _patches(images: jax.Array, window: tuple[int, ...], strides: Strides) -> ja
 
 
 def _by_rows(
-    images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
+    images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], stride: int
 ) -> jax.Array:
-    """The gradient in the kernel, of many channels.
+    """The gradient in the kernel, of many channels, for a stride across the columns alone.
 
     The images are shifted by each column of the window and the cotangents by each of its rows, so
     that one product of matrices has all places, and what is copied grows with the window's sides
@@ -296,9 +309,9 @@ def _by_rows(
     height, width = images.shape[1], cotangents.shape[2]
 
     def product(images: jax.Array, cotangents: jax.Array) -> jax.Array:
-        across = _shifted_across(images, columns, width, strides[1])
-        down = _shifted_down(cotangents, rows, height, strides[0])
-        return across.reshape(-1, columns * channels).T @ down.reshape(-1, rows * features)
+        across = _shifted_across(images, columns, width, stride).reshape(-1, columns * channels)
+        down = _shifted_down(cotangents, rows).reshape(-1, rows * features)
+        return across.T @ down
 
     each = height * width * (columns * channels + rows * features)
     products = _in_turns(product, images, cotangents, each)
@@ -312,11 +325,10 @@ def _shifted_across(images: jax.Array, columns: int, width: int, stride: int) ->
     return jnp.concatenate([images[:, :, c : c + last : stride] for c in range(columns)], axis=-1)
 
 
-@functools.partial(apart, static=(1, 2, 3))
-def _shifted_down(cotangents: jax.Array, rows: int, height: int, stride: int) -> jax.Array:
-    """The cotangents at the rows of the images, `(N, height, width, rows * features)`."""
-    rest = height - (cotangents.shape[1] - 1) * stride - 1
-    edges = [[(0, 0, 0), (r, rest - r, stride - 1), (0, 0, 0), (0, 0, 0)] for r in range(rows)]
+@functools.partial(apart, static=(1,))
+def _shifted_down(cotangents: jax.Array, rows: int) -> jax.Array:
+    """The cotangents at the rows of the images, `(N, H, width, rows * features)`."""
+    edges = [[(0, 0, 0), (r, rows - 1 - r, 0), (0, 0, 0), (0, 0, 0)] for r in range(rows)]
     shifted = [jax.lax.pad(cotangents, jnp.float32(0.0), edge) for edge in edges]
     return jnp.concatenate(shifted, axis=-1)
 

@@ -22,7 +22,12 @@ def apart(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> Call
       function: of operations of `jax.lax` and `jax.numpy`.
       static: positions of the arguments that are not arrays.
     """
-    unit = jax.jit(function, static_argnums=static)
+
+    def body(*arguments: Any) -> Any:
+        with set_xla_metadata(inlineable="true"):
+            return function(*arguments)
+
+    unit = jax.jit(body, static_argnums=static)
 
     @functools.wraps(function)
     def called(*arguments: Any) -> Any:

@@ -212,7 +212,9 @@ def calibrate(
         errors = jnp.abs(jnp.stack([bracket.low_count, bracket.high_count]) - wanted)
         divisible = jnp.nextafter(bracket.low, jnp.inf) < bracket.high
         crossing = (bracket.low_count > wanted) & (bracket.high_count < wanted)
-        return (jnp.min(errors) > 0.5) & divisible & crossing & (bracket.passes < max_passes)
+        between = bracket.low_count - bracket.high_count > 1
+        unfinished = (jnp.min(errors) >= 0.5) & divisible & crossing & between
+        return unfinished & (bracket.passes < max_passes)
 
     def narrow(bracket: _Bracket) -> _Bracket:
         steps = jnp.arange(1, candidates + 1) / (candidates + 1)

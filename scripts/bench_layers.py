@@ -2,10 +2,10 @@
 
     python scripts/bench_layers.py
 
-Convolutions in the shapes of models' first layers and of the layers behind them, 2x2 pooling,
-convolutions of upsampled images, and the diversity of prototypes. Both forms take turns on the same numbers, after
-a call that compiles; seconds are medians. `value` is the layer alone, `gradient` the layer and its
-gradient in the inputs, `gradient in kernel` that in the kernel instead.
+Convolutions in the shapes of models' first layers and of the blocks behind them, 2x2 pooling,
+convolutions of upsampled images, and the diversity of prototypes. Both forms take turns on the same
+numbers, after a call that compiles; seconds are medians. `value` is the layer alone, `gradient` the
+layer and its gradient in the inputs, `gradient in kernel` that in the kernel instead.
 """
 
 import functools

@@ -193,6 +193,10 @@ MANY = [
     ((9, 8, 12), (3, 3), (1, 1), "SAME"),
     ((9, 8, 12), (3, 2), (2, 3), "VALID"),
     ((5, 4, 16), (1, 1), (2, 2), "VALID"),
+    # What the strides leave over; a stride across alone; less than the image.
+    ((9, 8, 12), (3, 3), (2, 2), "VALID"),
+    ((9, 8, 12), (3, 3), (1, 2), "VALID"),
+    ((9, 8, 12), (3, 3), (1, 1), ((-1, 2), (0, -1))),
     ((9, 9, 4), (7, 7), (1, 1), "SAME"),
 ]
 
@@ -220,6 +224,41 @@ def test_kernels_of_many_channels_have_other_gradients(shape, window, strides, p
     )
 
 
+@pytest.mark.parametrize("batched", [(0, None), (None, 0), (0, 0)])
+def test_many_channels_under_vmap_and_differentiated_twice(batched):
+    kernels = jax.random.normal(jax.random.key(0), (2, 3, 3, 9, 4))
+    images = jax.random.normal(jax.random.key(1), (2, 3, 6, 5, 9))
+    operands = [
+        array if axis == 0 else array[0]
+        for array, axis in zip((images, kernels), batched, strict=True)
+    ]
+
+    def loss(images, kernel):
+        y = jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.sum(jax.nn.softplus(y))
+
+    def twice(function):
+        gradient = jax.grad(function, argnums=(0, 1))
+
+        def product(images, kernel):
+            directions = (jnp.cos(images), jnp.sin(kernel))
+            return jax.jvp(gradient, (images, kernel), directions)
+
+        return jax.jit(jax.vmap(product, in_axes=batched))
+
+    close(*(twice(one)(*operands) for one in (convolutions.fast(loss), loss)))
+
+
+def test_planes_and_places_are_the_same_gradient():
+    kernel = jax.random.normal(jax.random.key(0), (3, 2, 3, 5))
+    cotangents = jax.random.normal(jax.random.key(1), (4, 6, 7, 5))
+    shape = (6 + 2, 7 + 1)
+    places = convolutions._by_places(cotangents, kernel, shape, (1, 1))
+    close(convolutions._by_planes(cotangents, kernel), places)
+
+
 def test_kernels_of_many_channels_in_another_order():
     """Channels first, outputs first in the kernel, asymmetric padding."""
     kernel = jax.random.normal(jax.random.key(0), (5, 9, 3, 2))
@@ -242,12 +281,10 @@ def test_what_is_computed_again_stays():
 
 
 def test_sensitivities_take_the_same_forms():
-    """Under `vmap` over samples all images make one batch, which takes turns."""
     classifier = nnx_model()
     inputs = jax.random.normal(jax.random.key(1), (5, *classifier.input_shape))
     labels = jnp.arange(5) % 3
-    with mock.patch.object(convolutions, "TURN", 1):
-        found = importance.sensitivity(classifier, inputs, labels)
+    found = importance.sensitivity(classifier, inputs, labels)
     weights = jnp.full(5, 0.2)
     wanted = importance.sensitivity_moments(
         classifier, inputs, labels, weights, per_sample=True
@@ -261,6 +298,7 @@ def test_sensitivities_take_the_same_forms():
         {"in_features": 2, "out_features": 4, "kernel_size": (3, 3), "feature_group_count": 2},
         {"in_features": 2, "out_features": 4, "kernel_size": (3, 3), "kernel_dilation": 2},
         {"in_features": 9, "out_features": 4, "kernel_size": (3, 3), "kernel_dilation": 2},
+        {"in_features": 9, "out_features": 4, "kernel_size": (6, 6), "strides": 6},
         {"in_features": 2, "out_features": 4, "kernel_size": (3, 3), "dtype": jnp.bfloat16},
     ],
 )
@@ -277,6 +315,19 @@ def test_others_stay(layer):
     quick = convolutions.fast(classifier.logits)
     assert "custom_vjp_call" not in str(jax.make_jaxpr(quick)(inputs))
     np.testing.assert_array_equal(quick(inputs), classifier.logits(inputs))
+
+
+def test_no_images_and_windows_larger_than_them():
+    kernel = jnp.ones((5, 5, 9, 4))
+    for shape in ((0, 9, 9, 9), (2, 3, 3, 9)):
+
+        def loss(kernel, shape=shape):
+            images = jnp.ones(shape)
+            return jax.lax.conv_general_dilated(
+                images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            ).sum()
+
+        np.testing.assert_array_equal(jax.grad(convolutions.fast(loss))(kernel), 0.0)
 
 
 def test_an_accelerator_keeps_its_own(monkeypatch):

@@ -27,11 +27,12 @@ def flat(tree):
     spread=st.sampled_from([1e-6, 1e-2, 1.0, 30.0]),
     low=st.floats(0.002, 0.8),
     width=st.floats(0.002, 0.1),
+    candidates=st.sampled_from([1, 63]),
 )
-def test_finds_the_exact_quantile(seed, spread, low, width):
+def test_finds_the_exact_quantile(seed, spread, low, width, candidates):
     tree = ratios(seed, spread)
     values = np.sort(flat(tree))[::-1]
-    found = selection.calibrate(tree, (low, low + width))
+    found = selection.calibrate(tree, (low, low + width), candidates=candidates)
     wanted = (2 * low + width) / 2 * values.size
     count = int(selection.count(selection.mask(tree, found.log_alpha)))
     assert bool(found.converged)
@@ -40,6 +41,14 @@ def test_finds_the_exact_quantile(seed, spread, low, width):
     assert float(found.coverage) == pytest.approx(count / values.size)
     # The threshold lies between the smallest selected and the largest unselected ratio.
     assert values[count] <= float(found.log_alpha) < values[count - 1]
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 63])
+def test_half_way_between_two_counts_the_smaller_is_taken(candidates):
+    for seed in range(5):
+        tree = {"a": jax.random.normal(jax.random.key(seed), (100,))}
+        found = selection.calibrate(tree, (0.04, 0.05), candidates=candidates)
+        assert float(found.coverage) == pytest.approx(0.04)
 
 
 def test_mask_is_equation_5():
