@@ -189,7 +189,7 @@ def test_the_next_few_channels_keep_their_values_and_have_other_gradients():
 
 
 MANY = [
-    # In the order of Flax, padded; strided; one pixel; a large window of few channels.
+    # In the order of Flax, padded; strided; one pixel.
     ((9, 8, 12), (3, 3), (1, 1), "SAME"),
     ((9, 8, 12), (3, 2), (2, 3), "VALID"),
     ((5, 4, 16), (1, 1), (2, 2), "VALID"),
@@ -197,6 +197,7 @@ MANY = [
     ((9, 8, 12), (3, 3), (2, 2), "VALID"),
     ((9, 8, 12), (3, 3), (1, 2), "VALID"),
     ((9, 8, 12), (3, 3), (1, 1), ((-1, 2), (0, -1))),
+    # A large window of few channels.
     ((9, 9, 4), (7, 7), (1, 1), "SAME"),
 ]
 
