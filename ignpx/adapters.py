@@ -80,18 +80,17 @@ class NnxApply:
         logits = model(inputs)
         return logits, split_nnx(model)[2]
 
-    def norm_statistics(
+    def with_statistics(
         self, params: PyTree, state: PyTree, inputs: jax.Array
-    ) -> list[NormStatistics]:
-        """See `ignpx.Classifier.norm_statistics`."""
+    ) -> tuple[jax.Array, list[NormStatistics]]:
+        """See `ignpx.Classifier.with_statistics`."""
         model = self._merged(params, state)
         model.eval()
-        norms = _layers(model, nnx.BatchNorm)
-        if not norms:
-            return []
-        with _watched(norms) as calls:
-            model(inputs)
-        return [_summarised(x, norm.axis, norm.mean[...], norm.var[...]) for norm, x, _ in calls]
+        with _watched(_layers(model, nnx.BatchNorm)) as calls:
+            logits = model(inputs)
+        return logits, [
+            _summarised(x, norm.axis, norm.mean[...], norm.var[...]) for norm, x, _ in calls
+        ]
 
     def observed(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
@@ -169,10 +168,10 @@ class LinenApply:
         with linen.intercept_methods(self._hold) if self.held else contextlib.nullcontext():
             return self.module.apply(variables, inputs, mutable=list(state), **mode)
 
-    def norm_statistics(
+    def with_statistics(
         self, params: PyTree, state: PyTree, inputs: jax.Array
-    ) -> list[NormStatistics]:
-        """See `ignpx.Classifier.norm_statistics`."""
+    ) -> tuple[jax.Array, list[NormStatistics]]:
+        """See `ignpx.Classifier.with_statistics`."""
         seen = []
 
         def observe(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -183,8 +182,8 @@ class LinenApply:
             return call(*args, **kwargs)
 
         with linen.intercept_methods(observe):
-            self(params, state, inputs, train=False)
-        return seen
+            logits, _ = self(params, state, inputs, train=False)
+        return logits, seen
 
     def observed(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
@@ -273,13 +272,13 @@ class InPrecision:
         logits, after = self.apply(lowered[0], state, lowered[1], train=train)
         return logits.astype(jnp.float32), jax.tree.map(_of_dtype, state, after)
 
-    def norm_statistics(
+    def with_statistics(
         self, params: PyTree, state: PyTree, inputs: jax.Array
-    ) -> list[NormStatistics]:
-        """See `ignpx.Classifier.norm_statistics`."""
-        observe = getattr(self.apply, "norm_statistics", None)
+    ) -> tuple[jax.Array, list[NormStatistics]]:
+        """See `ignpx.Classifier.with_statistics`."""
+        observe = getattr(self.apply, "with_statistics", None)
         if observe is None:
-            return []
+            return self(params, state, inputs, train=False)[0], []
         params, inputs = self._lowered((params, inputs))
         return jax.tree.map(lambda a: a.astype(jnp.float32), observe(params, state, inputs))
 

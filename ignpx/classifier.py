@@ -42,8 +42,8 @@ class Apply(Protocol):
     With `train=False` the running statistics are used and `state` is returned as it came. With
     `train=True` batch statistics are used and the returned state is the updated one.
 
-    It may have methods `norm_statistics(params, state, inputs)` and
-    `observed(params, state, inputs, *, train)` besides, which `Classifier.norm_statistics` and
+    It may have methods `with_statistics(params, state, inputs)` and
+    `observed(params, state, inputs, *, train)` besides, which `Classifier.with_statistics` and
     `Classifier.observed` then call, and `holding(paths)`, which methods that freeze layers need of
     a model with state (see `ignpx.adapters.NnxApply.holding`).
     """
@@ -96,13 +96,15 @@ class Classifier:
         """Logits `(N, num_classes)` of preprocessed inputs `(N, *input_shape)`, evaluation mode."""
         return self.apply(self.params, self.state, inputs, train=False)[0]
 
-    def norm_statistics(self, inputs: jax.Array) -> list[NormStatistics]:
-        """What each batch-norm layer sees of a batch in evaluation mode, beside what it remembers.
+    def with_statistics(self, inputs: jax.Array) -> tuple[jax.Array, list[NormStatistics]]:
+        """`logits`, and what each batch-norm layer sees of the batch, beside what it remembers.
 
-        Empty for models without batch norm.
+        Both are of one pass, forward and backward. Models without batch norm have no statistics.
         """
-        observe = getattr(self.apply, "norm_statistics", None)
-        return [] if observe is None else observe(self.params, self.state, inputs)
+        observe = getattr(self.apply, "with_statistics", None)
+        if observe is None:
+            return self.logits(inputs), []
+        return observe(self.params, self.state, inputs)
 
     def observed(
         self, inputs: jax.Array, *, train: bool

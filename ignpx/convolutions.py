@@ -1,9 +1,9 @@
-"""Convolutions on a CPU, in forms that are faster to differentiate than XLA's own.
+"""Convolutions on a CPU, in forms that are faster than XLA's own, above all to differentiate.
 
-XLA for CPU convolves one or three channels as it does hundreds: their gradients, in the image as
-synthesis and attacks are after and in the kernel as training is, take it several times as long as
-the products and shifts that they consist of. The gradient in a kernel does so for any number of
-channels, since it is computed as a convolution whose window is the whole image
+XLA for CPU convolves one or three channels as it does hundreds: their values and gradients, in the
+image as synthesis and attacks are after and in the kernel as training is, take it several times as
+long as the products and shifts that they consist of. The gradient in a kernel does so for any
+number of channels, since it is computed as a convolution whose window is the whole image
 (`scripts/bench_layers.py`). So the jaxpr of a function is evaluated with other forms of these
 convolutions, whatever its model is made of. On an accelerator nothing is replaced.
 """
@@ -39,7 +39,7 @@ Strides = tuple[int, int]
 
 
 def fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, faster to differentiate on a CPU, in reverse mode and only in that.
+    """The same function, faster on a CPU, and to be differentiated in reverse mode only.
 
     It is meant to be compiled: each call traces the function. Under `vmap` nothing takes turns: the
     images of all samples are taken at once.

@@ -106,6 +106,24 @@ class Plan:
     _jaxpr: Any
     _leaves: tuple[int, ...]  # of the direct parameters
 
+    def kept(self) -> int:
+        """About how many bytes the passes of one sample keep.
+
+        Twice what products give out, for a backward pass needs that or what an activation makes of
+        it, and both factors are recorded; of the direct parameters it is their gradients.
+        """
+        total = sum(self._jaxpr.in_avals[leaf].size * 4 for leaf in self._leaves)
+
+        def rule(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
+            nonlocal total
+            if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+                total += 2 * equation.outvars[0].aval.size * 4
+            return [None] * len(equation.outvars)
+
+        jaxpr = self._jaxpr.jaxpr
+        jaxprs.walk(jaxpr, [None] * len(jaxpr.constvars), [None] * len(jaxpr.invars), rule)
+        return total
+
     def gradients(
         self, params: PyTree, samples: PyTree, *operands: PyTree
     ) -> tuple[list[tuple[jax.Array, jax.Array]], list[tuple[int, jax.Array]]]:

@@ -24,7 +24,7 @@ def sensitivity(
     *,
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     patterns: tuple[str, ...] = (".*",),
-    microbatch: int = 32,
+    microbatch: int | None = None,
 ) -> PyTree:
     """Mean squared per-sample gradient of a loss, in evaluation mode.
 
@@ -57,7 +57,7 @@ def sensitivity_moments(
     *,
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     patterns: tuple[str, ...] = (".*",),
-    microbatch: int = 32,
+    microbatch: int | None = None,
     per_sample: bool = False,
 ) -> Moments:
     """`sensitivity`, and in the same pass the gradients that are squared in it, not squared.

@@ -15,6 +15,10 @@ from jax.sharding import PartitionSpec
 from ignpx import convolutions, factors, loops, sharding
 
 PyTree = Any
+# What may be kept of one microbatch between its passes, in bytes, where it is not said how many
+# samples it has. A small model has all of them in one, which keeps a GPU busy.
+ROOM = 2**29
+
 # (params, one sample, constants) -> scalar
 Loss = Callable[[PyTree, PyTree, PyTree], jax.Array]
 
@@ -40,7 +44,7 @@ def gradient_moments(
     mean_weights: jax.Array | None = None,
     *,
     constants: PyTree = None,
-    microbatch: int = 32,
+    microbatch: int | None = None,
     per_sample: bool = False,
 ) -> Moments:
     """Weighted sums of the gradients of single samples and of their squares, in one pass.
@@ -54,27 +58,51 @@ def gradient_moments(
       mean_weights: `(..., N)` float, of the gradients themselves.
       constants: what the loss needs besides, not differentiated.
       microbatch: samples differentiated at once, at most. Memory grows with it and not with N; the
-        result changes by rounding only.
+        result changes by rounding only. By default as many as `ROOM` holds.
       per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
         (`ignpx.factors`): the same numbers, slower. It is the reference.
     """
     count = jax.tree.leaves(samples)[0].shape[0]
     parts = sharding.data_parts()
+    if microbatch is None:
+        room = ROOM // _kept(loss, params, samples, constants)
+        # Gradients of single samples are as large as the parameters.
+        microbatch = 32 if per_sample else parts * max(1, room)
     microbatch = parts * -(-loops.evenly(count, microbatch) // parts)
     # Padding has no weight.
     weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})
-    weighings = {name: _cut(one, microbatch) for name, one in weighings.items()}
-    zeros = {
-        name: jax.tree.map(
-            lambda p, w=w: jnp.zeros((*w.shape[1:-1], *p.shape), jnp.float32), params
-        )
-        for name, w in weighings.items()
-    }
-    chunks = jax.tree.map(lambda array: loops.microbatches(array, microbatch), samples)
+    chunks, weighings, zeros = _laid_out(params, samples, weighings, microbatch)
     operands = (params, chunks, weighings, constants)
     steps = jax.tree.leaves(chunks)[0].shape[0]
     total = loops.iterate(_step(loss, per_sample), operands, zeros, steps)[0]
     return Moments(total["square"], total.get("mean"))
+
+
+def _kept(loss: Loss, params: PyTree, samples: PyTree, constants: PyTree) -> int:
+    """About how many bytes are kept of one sample between its passes."""
+    sample = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), samples)
+    leaves, structure = jax.tree.flatten((params, sample, constants))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return _kept_of_shapes(loss, structure, shapes)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_of_shapes(loss: Loss, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+    return max(1, factors.read(loss, *jax.tree.unflatten(structure, shapes)).kept())
+
+
+# Compiled, because one by one the operations would take as long as the gradients of a small model.
+@functools.partial(jax.jit, static_argnames="microbatch")
+def _laid_out(
+    params: PyTree, samples: PyTree, weighings: dict[str, jax.Array], microbatch: int
+) -> tuple[PyTree, dict[str, jax.Array], dict[str, PyTree]]:
+    """Samples and weights by microbatch, and what the sums begin with."""
+    zeros = {
+        name: jax.tree.map(lambda p, w=w: jnp.zeros((*w.shape[:-1], *p.shape)), params)
+        for name, w in weighings.items()
+    }
+    chunks = jax.tree.map(lambda array: loops.microbatches(array, microbatch), samples)
+    return chunks, {name: _cut(one, microbatch) for name, one in weighings.items()}, zeros
 
 
 def mean_squared_gradients(
@@ -84,7 +112,7 @@ def mean_squared_gradients(
     weights: jax.Array | None = None,
     *,
     constants: PyTree = None,
-    microbatch: int = 32,
+    microbatch: int | None = None,
     per_sample: bool = False,
 ) -> PyTree:
     """The mean over samples of the squared gradient of each sample's own loss.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ignpx import convolutions, loops, sharding
+from ignpx.adapters import NormStatistics
 from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import cross_entropy as sample_cross_entropy
 from ignpx.losses import entropy as sample_entropy
@@ -28,12 +29,20 @@ class View(NamedTuple):
       inputs: `(K, n, *input_shape)`, n inputs for each of K classes.
       labels: `(K,)` class ids.
       logits: `(K, n, num_classes)` of the inputs, in evaluation mode.
+      statistics: what each batch-norm layer sees of all inputs as one batch.
     """
 
     classifier: Classifier
     inputs: jax.Array
     labels: jax.Array
     logits: jax.Array
+    statistics: Sequence[NormStatistics] = ()
+
+    @classmethod
+    def of(cls, classifier: Classifier, inputs: jax.Array, labels: jax.Array) -> "View":
+        """The view of inputs `(K, n, *input_shape)` for classes `(K,)`."""
+        logits, statistics = classifier.with_statistics(_flat(inputs))
+        return cls(classifier, inputs, labels, logits.reshape(*inputs.shape[:2], -1), statistics)
 
 
 Term = Callable[[View], jax.Array]
@@ -147,9 +156,8 @@ def batch_statistics(weight: float = 1.0) -> Term:
     """
 
     def term(view: View) -> jax.Array:
-        inputs = _flat(view.inputs)
         distance = jnp.float32(0.0)
-        for layer in view.classifier.norm_statistics(inputs):
+        for layer in view.statistics:
             distance += _norm(layer.mean - layer.running_mean)
             distance += _norm(layer.variance - layer.running_variance)
         return weight * distance
@@ -224,7 +232,7 @@ def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> l
     def objective(
         inputs: jax.Array, classifier: Classifier, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        view = View(classifier, inputs, labels, _logits(classifier, inputs))
+        view = View.of(classifier, inputs, labels)
         total = sum((term(view) for term in terms), jnp.float32(0.0))
         return total, _class_losses(view.logits, labels)
 

@@ -122,6 +122,6 @@ def test_computing_in_a_lower_precision(train):
     # Other figures, by about as much as eight bits allow.
     difference = jnp.linalg.norm(flat[1] - flat[0]) / jnp.linalg.norm(flat[0])
     assert 1e-4 < difference < 0.1
-    for a, b in zip(classifier.norm_statistics(inputs), lower.norm_statistics(inputs), strict=True):
+    for a, b in zip(*(one.with_statistics(inputs)[1] for one in (classifier, lower)), strict=True):
         assert b.mean.dtype == jnp.float32
         np.testing.assert_allclose(a.mean, b.mean, atol=0.1)

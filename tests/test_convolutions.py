@@ -100,7 +100,7 @@ def test_models_are_what_they_were(make):
 
     def everything(classifier, inputs, train):
         observed = classifier.observed(inputs, train=train)
-        return classifier.logits(inputs), classifier.norm_statistics(inputs), observed
+        return classifier.with_statistics(inputs), observed
 
     for train in (False, True):
         plain = functools.partial(everything, train=train)

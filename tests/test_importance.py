@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ignpx import importance, models, selection, targets
+from ignpx import importance, loops, models, moments, selection, targets
 
 
 def usual_loss(classifier, params, x, label):
@@ -57,8 +57,8 @@ def test_equals_a_loop_over_samples(name):
     inputs = jax.random.normal(jax.random.key(1), (7, *shape))
     labels = jnp.arange(7) % 5
     expected = loop_over_samples(classifier, inputs, labels, np.full(7, 1 / 7))
-    # Microbatches of 3 leave a remainder, 32 is more than there are.
-    for microbatch in (1, 3, 7, 32):
+    # Microbatches of 3 leave a remainder; by default there is one of all samples.
+    for microbatch in (3, None):
         actual = importance.sensitivity(classifier, inputs, labels, microbatch=microbatch)
         assert_close(actual, expected)
 
@@ -106,7 +106,9 @@ def test_half_precision_parameters_accumulate_in_float32(mlp):
 
 
 def test_memory_does_not_grow_with_the_number_of_samples():
-    classifier = models.create("cifar_resnet18", input_shape=(32, 32, 3), num_classes=10)
+    classifier = models.create(
+        "cifar_resnet18", input_shape=(32, 32, 3), num_classes=10, width=0.25
+    )
 
     def temporary_bytes(count):
         inputs = jax.ShapeDtypeStruct((count, 32, 32, 3), jnp.float32)
@@ -118,6 +120,33 @@ def test_memory_does_not_grow_with_the_number_of_samples():
         return analysis.temp_size_in_bytes - inputs.size * 4
 
     assert temporary_bytes(2000) <= 1.1 * temporary_bytes(200)
+
+
+@pytest.mark.parametrize("microbatch", [1, 4, 9, 32])
+def test_any_microbatch_gives_the_same(mlp, microbatch):
+    inputs, labels = jax.random.normal(jax.random.key(0), (9, 6)), jnp.arange(9) % 4
+    expected = loop_over_samples(mlp, inputs, labels, np.full(9, 1 / 9))
+    assert_close(importance.sensitivity(mlp, inputs, labels, microbatch=microbatch), expected)
+
+
+@pytest.mark.parametrize(("room", "steps"), [(1, 600), (10 * 53088, 60), (10**9, 1)])
+def test_by_default_a_microbatch_is_as_large_as_there_is_room(monkeypatch, room, steps):
+    """Twice the outputs of LeNet's five products, and the gradients of its biases, 4 bytes each."""
+    products, biases = (28 * 28 * 6, 10 * 10 * 16, 120, 84, 10), (6, 16, 120, 84, 10)
+    assert 4 * (2 * sum(products) + sum(biases)) == 53088
+    taken, iterate = [], loops.iterate
+
+    def counted(step, operands, carry, length):
+        taken.append(length)
+        return iterate(step, operands, carry, length)
+
+    monkeypatch.setattr(loops, "iterate", counted)
+    monkeypatch.setattr(moments, "ROOM", room)
+    classifier = models.create("lenet", input_shape=(32, 32, 1), num_classes=10)
+    inputs, labels = jnp.zeros((600, 32, 32, 1)), jnp.zeros(600, jnp.int32)
+    # A function of its own, because shapes are remembered.
+    jax.eval_shape(lambda *given: importance.sensitivity(*given), classifier, inputs, labels)
+    assert taken == [steps]
 
 
 @pytest.mark.parametrize("microbatch", [1, 4, 7, 32])

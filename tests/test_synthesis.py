@@ -11,8 +11,7 @@ from ignpx.losses import cross_entropy as sample_cross_entropy
 
 def view(classifier, inputs, labels=None):
     labels = jnp.arange(inputs.shape[0]) if labels is None else labels
-    flat = classifier.logits(inputs.reshape(-1, *classifier.input_shape))
-    return synthesis.View(classifier, inputs, labels, flat.reshape(*inputs.shape[:2], -1))
+    return synthesis.View.of(classifier, inputs, labels)
 
 
 def test_diversity_is_equations_1_and_2(mlp):
@@ -127,6 +126,19 @@ def test_batch_statistics_of_any_model_equal_the_formula(kind):
     gradient = jax.grad(lambda x: term(view(classifier, x)))(inputs)
     assert np.all(np.isfinite(gradient))
     assert np.any(np.asarray(gradient) != 0)
+
+
+def test_logits_and_statistics_are_of_one_pass():
+    classifier = Classifier.from_nnx(NnxNet(nnx.Rngs(0)), input_shape=(8, 8, 2), num_classes=3)
+    terms = (synthesis.cross_entropy(), synthesis.batch_statistics())
+
+    def objective(inputs):
+        seen = view(classifier, inputs)
+        return sum(term(seen) for term in terms)
+
+    jaxpr = str(jax.make_jaxpr(jax.grad(objective))(jnp.ones((3, 5, 8, 8, 2))))
+    # One forward and one in the inputs.
+    assert jaxpr.count("conv_general_dilated[") == 2
 
 
 def test_batch_statistics_are_absent_from_a_model_without_them(mlp):

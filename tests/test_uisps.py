@@ -219,13 +219,13 @@ def test_batch_norm():
         NormNet(nnx.Rngs(0)), initialise=initialise_norm_net, input_shape=SHAPE, num_classes=CLASSES
     )
     # Statistics that inputs can have.
-    (of_white,) = net.norm_statistics(jnp.ones((2, *SHAPE)))
+    _, (of_white,) = net.with_statistics(jnp.ones((2, *SHAPE)))
     net = net.replace(state={"norm": {"mean": of_white.mean, "var": jnp.full(4, 0.1)}})
 
     def distance(weight):
         settings = {"samples": 8, "steps": 40, "learning_rate": 0.1, "statistics": weight}
         made = stand_ins(net, request(1), KEY, **settings)
-        (seen,) = net.norm_statistics(made.inputs)
+        _, (seen,) = net.with_statistics(made.inputs)
         assert made.norm_layers == 1
         return float(jnp.linalg.norm(seen.mean - seen.running_mean))
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, edits, importance, losses, selection, synthesis
+from ignpx import checks, convolutions, edits, importance, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
@@ -169,7 +169,7 @@ def ignp(
     ranking: Literal["ratio", "forget"] = "ratio",
     direction: Literal["supporting", "any"] = "supporting",
     edit: Literal["dampen", "zero"] = "dampen",
-    microbatch: int = 32,
+    microbatch: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Unlearner:
     """Builds the IGNP unlearner, which sees no data.
@@ -213,7 +213,8 @@ def ignp(
         tell them from parameters that speak against the class, which Equation 5 (`any`) dampens
         as well.
       edit: `dampen` by Equation 7, or `zero`, as in the ablation.
-      microbatch: prototypes differentiated at once; memory against speed, not the result.
+      microbatch: prototypes differentiated at once; memory against speed, not the result. By
+        default as many as fit (see `ignpx.moments.ROOM`).
       precision: of the model's passes in the synthesis; everything else is in float32.
 
     Returns:
@@ -231,7 +232,9 @@ def ignp(
     checks.one_of(("dampen", "zero"), edit=edit)
     checks.one_of(("float32", "bfloat16"), precision=precision)
     checks.positive(strength=strength, learning_rate=learning_rate)
-    checks.whole(samples=samples, steps=steps, held_out=held_out, microbatch=microbatch)
+    checks.whole(samples=samples, steps=steps, held_out=held_out)
+    if microbatch is not None:
+        checks.whole(microbatch=microbatch)
     weights = {
         "diversity": diversity,
         "total_variation": total_variation,
@@ -271,13 +274,23 @@ def ignp(
         """Of the prototypes of some classes `(K,)`, with weights `(..., K)`."""
         return importance.sensitivity_moments(
             classifier,
-            prototypes.inputs[classes, :samples].reshape(-1, *classifier.input_shape),
-            jnp.repeat(prototypes.labels[classes], samples),
-            jnp.repeat(weights, samples, axis=-1),
-            None if mean_weights is None else jnp.repeat(mean_weights, samples, axis=-1),
+            *each_sample(prototypes, classes, weights, mean_weights),
             loss=sensitivity_losses[sensitivity_loss],
             patterns=patterns(classifier),
             microbatch=microbatch,
+        )
+
+    # Compiled, as is what follows the sensitivities: one by one the operations would take as long
+    # as the gradients of a small model.
+    @jax.jit
+    def each_sample(
+        prototypes: synthesis.Prototypes, classes: jax.Array, *weights: jax.Array | None
+    ) -> tuple[Any, ...]:
+        inputs = prototypes.inputs[classes, :samples]
+        return (
+            inputs.reshape(-1, *inputs.shape[2:]),
+            jnp.repeat(prototypes.labels[classes], samples),
+            *jax.tree.map(lambda each: jnp.repeat(each, samples, axis=-1), weights),
         )
 
     def weigh_all(classifier: Classifier, prototypes: synthesis.Prototypes) -> PyTree:
@@ -292,30 +305,34 @@ def ignp(
             classes = np.arange(classifier.num_classes)
         else:
             classes = np.flatnonzero(~np.asarray(request.retain))
+        found = moments(classifier, prepared.prototypes, classes, *class_weights(request, classes))
+        chosen, _ = partition(classifier.params, patterns(classifier))
+        return balance(found, chosen, prepared.total, request.retain)
+
+    @jax.jit
+    def class_weights(request: Request, classes: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         forgets = request.forget[classes] / (samples * jnp.sum(request.forget))
         gone = ~request.retain[classes] / samples
-        found = moments(
-            classifier,
-            prepared.prototypes,
-            classes,
-            jnp.stack([forgets, gone]),
-            forgets if direction == "supporting" else None,
-        )
+        return jnp.stack([forgets, gone]), forgets if direction == "supporting" else None
+
+    @jax.jit
+    def balance(
+        found: Moments, chosen: PyTree, total: PyTree, retained: jax.Array
+    ) -> tuple[PyTree, PyTree]:
         forget, taken = (jax.tree.map(lambda leaf, i=i: leaf[i], found.square) for i in (0, 1))
         retain = jax.tree.map(
             # Rounding, where the retained classes add next to nothing.
-            lambda total, part: jnp.maximum(total - part, 0.0) / jnp.sum(request.retain),
-            prepared.total,
+            lambda total, part: jnp.maximum(total - part, 0.0) / jnp.sum(retained),
+            total,
             taken,
         )
         if direction == "supporting":
-            chosen, _ = partition(classifier.params, patterns(classifier))
             forget = selection.supporting(forget, found.mean, chosen)
         return forget, retain
 
     def recognised(classifier: Classifier, prototypes: synthesis.Prototypes) -> jax.Array:
-        unseen = prototypes.inputs[:, samples:]
-        logits = classifier.logits(unseen.reshape(-1, *classifier.input_shape))
+        unseen = prototypes.inputs[:, samples:].reshape(-1, *classifier.input_shape)
+        logits = convolutions.fast(Classifier.logits)(classifier, unseen)
         right = jnp.argmax(logits, axis=-1).reshape(-1, held_out) == prototypes.labels[:, None]
         return jnp.mean(right, axis=1)
 

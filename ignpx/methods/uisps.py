@@ -263,7 +263,7 @@ def stand_ins(
         jnp.concatenate([one.inputs[0] for one in made]),
         jnp.asarray(np.repeat(classes, samples)),
         jnp.mean(jnp.stack([one.recognised for one in made])),
-        len(jax.eval_shape(Classifier.norm_statistics, classifier, images)),
+        len(jax.eval_shape(Classifier.with_statistics, classifier, images)[1]),
     )
 
 

@@ -82,7 +82,7 @@ def differences(subject: Subject, samples: int, batch_size: int) -> dict[str, fl
 
 def _of_synthesis(subject: Subject, key: jax.Array, noise: jax.Array) -> dict[str, float]:
     classifier, device = subject.classifier, subject.device
-    classes, samples, *shape = noise.shape
+    classes, samples = noise.shape[:2]
     labels = jnp.arange(classes)
     terms = [
         term()
@@ -95,8 +95,7 @@ def _of_synthesis(subject: Subject, key: jax.Array, noise: jax.Array) -> dict[st
     ]
 
     def objective(inputs: jax.Array, classifier: Classifier) -> jax.Array:
-        logits = classifier.logits(inputs.reshape(-1, *shape)).reshape(classes, samples, -1)
-        view = synthesis.View(classifier, inputs, labels, logits)
+        view = synthesis.View.of(classifier, inputs, labels)
         return sum((term(view) for term in terms), jnp.float32(0.0))
 
     gradient = jax.jit(jax.grad(objective))(noise, classifier)
