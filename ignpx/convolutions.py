@@ -27,6 +27,8 @@ IMAGE_CHANNELS = 4
 MOST_CHANNELS = 8
 # Up to so many places in the window the gradient in a kernel is by patches, if it has strides.
 MOST_PLACES = 25
+# For more features a channel than these it is by patches, too.
+MANY_FEATURES = 8
 # Up to so many features the gradient in an image is a sum of whole planes.
 MOST_PLANES = 8
 # How many numbers there may be at a time of what is multiplied for the gradient in a kernel, 4 MiB
@@ -268,8 +270,9 @@ def _put(
 def _in_kernel(
     images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
-    # Rows that a stride leaves out would be multiplied all the same.
-    if shape[2] <= IMAGE_CHANNELS or strides[0] > 1:
+    # Rows that a stride leaves out would be multiplied all the same, and many features are many to
+    # be shifted.
+    if strides[0] > 1 or shape[3] > MANY_FEATURES * shape[2]:
         return _by_patches(images, cotangents, shape, strides)
     return _by_rows(images, cotangents, shape, strides[1])
 
@@ -299,7 +302,7 @@ def _patches(images: jax.Array, window: tuple[int, ...], strides: Strides) -> ja
 def _by_rows(
     images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], stride: int
 ) -> jax.Array:
-    """The gradient in the kernel, of many channels, for a stride across the columns alone.
+    """The gradient in the kernel, for a stride across the columns alone.
 
     The images are shifted by each column of the window and the cotangents by each of its rows, so
     that one product of matrices has all places, and what is copied grows with the window's sides
