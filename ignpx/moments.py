@@ -98,7 +98,7 @@ def _laid_out(
 ) -> tuple[PyTree, dict[str, jax.Array], dict[str, PyTree]]:
     """Samples and weights by microbatch, and what the sums begin with."""
     zeros = {
-        name: jax.tree.map(lambda p, w=w: jnp.zeros((*w.shape[:-1], *p.shape)), params)
+        name: jax.tree.map(lambda p, w=w: jnp.zeros((*w.shape[:-1], *p.shape), jnp.float32), params)
         for name, w in weighings.items()
     }
     chunks = jax.tree.map(lambda array: loops.microbatches(array, microbatch), samples)

@@ -203,7 +203,7 @@ def main(
     for make in makers:
         subject = make()
         print(f"{subject.name}, width {subject.width:g}, {device}, {threads} threads")
-        check(differences(subject, min(4, quantities.samples), min(8, quantities.images)))
+        check(differences(subject, min(2, quantities.samples), min(4, quantities.images)))
         for name in chosen:
             contest = contests.equal_work(subject, quantities, name)
             _as_new(quick)

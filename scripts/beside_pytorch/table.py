@@ -65,7 +65,9 @@ def draw(table: pd.DataFrame, path: pathlib.Path) -> None:
             axis.barh(places + shift, part[f"{side}_seconds"], 0.4, label=label)
         for place, (_, row) in zip(places, part.iterrows(), strict=True):
             longest = max(row["ours_seconds"], row["pytorch_seconds"])
-            axis.text(1.1 * longest, place, f"{row['speedup']:.2g}x", va="center", fontsize=8)
+            digits = ".0f" if row["speedup"] >= 10 else ".2f"
+            ratio = f"{row['speedup']:{digits}}x"
+            axis.text(1.1 * longest, place, ratio, va="center", fontsize=8)
         names = part["model"] + ", " + part["method"]
         names = names.where(part["stage"] == "whole", names + ": " + part["stage"])
         axis.set_yticks(places, names, fontsize=8)
