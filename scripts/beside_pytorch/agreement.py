@@ -60,8 +60,8 @@ def differences(subject: Subject, samples: int, batch_size: int) -> dict[str, fl
 
     Args:
       subject: the model.
-      samples: of each class, of noise. Few will do, and are better: in thousands of images some
-        unit is so near to zero that rounding switches it, and everything below it differs.
+      samples: of each class, of noise. Few will do, and are better: among many images some unit
+        is so near to zero that rounding switches it, and everything below it differs.
       batch_size: of the one batch of data.
     """
     classifier = subject.classifier
