@@ -108,12 +108,16 @@ def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Arr
 
     def backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         images, kernel = saved
-        in_images = jax.linear_transpose(lambda one: value(one, kernel), images)
-        _, spec, out = equation.params["dimension_numbers"]
+        into, spec, out = equation.params["dimension_numbers"]
         strides = tuple(equation.params["window_strides"])
-        shape = _window(equation, kernel).shape
-        gradient = _in_kernel(_padded(equation, images), _to_nhwc(out, cotangent), shape, strides)
-        return *in_images(cotangent), gradient.transpose(_inverse((*spec[2:], spec[1], spec[0])))
+        window, cotangents = _window(equation, kernel), _to_nhwc(out, cotangent)
+        gradient = _in_kernel(_padded(equation, images), cotangents, window.shape, strides)
+        sides = [images.shape[axis] for axis in into[2:]]
+        in_images = _in_images(cotangents, window, sides, equation.params["padding"], strides)
+        return (
+            _from_nhwc(into, in_images),
+            gradient.transpose(_inverse((*spec[2:], spec[1], spec[0]))),
+        )
 
     convolution = jax.custom_vjp(value)
     convolution.defvjp(forward, backward)
@@ -265,6 +269,33 @@ def _put(
             part = parts[..., channel * len(places) + number]
             sums[channel] = sums[channel] + jax.lax.pad(part, jnp.float32(0.0), edges)
     return jnp.stack(sums, axis=-1)
+
+
+def _in_images(
+    cotangents: jax.Array,
+    kernel: jax.Array,
+    sides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    strides: Strides,
+) -> jax.Array:
+    """The gradient in images `(N, H, W, channels)`: a convolution with the turned kernel."""
+    edges = []
+    for axis, (side, (low, _), stride) in enumerate(zip(sides, padding, strides, strict=True)):
+        extent, span = kernel.shape[axis], (cotangents.shape[1 + axis] - 1) * stride + 1
+        edges.append((extent - 1 - low, side + low - span))
+    return jax.lax.conv_general_dilated(
+        cotangents, _turned(kernel), (1, 1), edges, strides, dimension_numbers=NUMBERS
+    )
+
+
+@apart
+def _turned(kernel: jax.Array) -> jax.Array:
+    """The kernel from its other end, and from features to channels.
+
+    Apart, because XLA takes the transposition of a kernel that stays the same in a loop for one of
+    the convolution's, and has no fast one for that.
+    """
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
 def _in_kernel(

@@ -25,8 +25,8 @@ from ignpx.losses import cross_entropy
 
 PyTree = Any
 
-# Steps after which losses are looked at on a CPU: a descent that has diverged is stopped. A scan is
-# compiled for its length, so that elsewhere they are looked at once, at the end.
+# Steps after which losses are looked at on a CPU: a descent that has diverged is stopped.
+# Elsewhere, where steps are short, they are looked at once, at the end.
 WATCHED = 250
 
 # (params, state, batch, key, given) -> (scalar loss, new state)
@@ -115,10 +115,11 @@ def descend(
     if loops.traced((data, carry, indices, key, given)):
         return loops.iterate(step, operands(0), carry, steps)
     losses: list[jax.Array] = []
-    piece = WATCHED if jax.default_backend() == "cpu" else steps
+    room = WATCHED if jax.default_backend() == "cpu" else None
+    piece = room or steps
     for first in range(0, steps, piece):
         count = min(piece, steps - first)
-        carry, some = loops.iterate(step, operands(first), carry, count)
+        carry, some = loops.iterate(step, operands(first), carry, count, room=room)
         losses.append(some)
         broken = np.flatnonzero(~np.isfinite(np.asarray(some)))
         if broken.size:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import importance, loops
+from ignpx import convolutions, importance, loops
 from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import cross_entropy
 
@@ -278,7 +278,7 @@ def _curvature_step(operands: PyTree, running: PyTree, index: jax.Array) -> tupl
         logits = classifier.replace(params=params).logits(inputs)
         return jnp.sum(weights * cross_entropy(logits.astype(jnp.float32), labels))
 
-    _, product = jax.jvp(jax.grad(loss), (classifier.params,), (vector,))
+    _, product = jax.jvp(jax.grad(convolutions.fast(loss)), (classifier.params,), (vector,))
     return jax.tree.map(jnp.add, running, product), None
 
 

@@ -1,9 +1,9 @@
-"""One loop for every verb that takes steps: a compiled scan, or a compiled step called repeatedly.
+"""One loop for every verb that takes steps: a scan, compiled as a whole on every device.
 
-XLA for CPU gives a convolution to its fast kernels only if they take its layout, and rewrites
-layouts only outside of loops: within a scan the gradients of convolutions take several times as
-long (`scripts/bench_loops.py`). So on a CPU the loop runs in Python over a compiled step, unless it
-is itself being traced. Everywhere else, and under `jit`, it is a `lax.scan`.
+What a step needs is then allocated once for all of them. On a CPU a loop in Python over a compiled
+step takes up to 1.3 times as long, provided that the step convolves by `ignpx.convolutions.fast`:
+within a loop the gradients of plain convolutions take 3 to 30 times as long
+(`scripts/bench_loops.py`).
 """
 
 import functools
@@ -37,22 +37,26 @@ def evenly(count: int, most: int) -> int:
     return -(-count // -(-count // most))
 
 
-def iterate(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:
+def iterate(
+    step: Step[Carry], operands: PyTree, carry: Carry, length: int, *, room: int | None = None
+) -> tuple[Carry, PyTree]:
     """Applies a step repeatedly.
 
     Args:
-      step: a pure function. It is compiled once for each function object and set of shapes, so
-        build it by a cached function rather than anew for every call.
+      step: a pure function. It is compiled once for each function object, set of shapes and length,
+        so build it by a cached function rather than anew for every call.
       operands: pytree of arrays that every step sees and none changes.
       carry: pytree of arrays, passed from step to step.
       length: number of steps, at least one.
+      room: compiles for any number of steps up to this one, rather than for the length alone.
 
     Returns:
       The last carry, and the outputs of all steps, stacked.
     """
-    if jax.default_backend() != "cpu" or traced((operands, carry)):
+    if room is None or traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
-    return repeat(_compiled(step), operands, carry, length)
+    carry, outputs = _of_any_length(step, room)(operands, carry, length)
+    return carry, jax.tree.map(lambda leaf: leaf[:length], outputs)
 
 
 def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:
@@ -70,15 +74,25 @@ def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tu
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(step: Step[Carry]) -> Step[Carry]:
-    return jax.jit(step)
-
-
-@functools.lru_cache(maxsize=64)
 def _scanned(step: Step[Carry], length: int) -> Callable[[PyTree, Carry], tuple[Carry, PyTree]]:
     def run(operands: PyTree, carry: Carry) -> tuple[Carry, PyTree]:
         body = functools.partial(step, operands)
         return jax.lax.scan(body, carry, jnp.arange(length))
+
+    return jax.jit(run)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_any_length(step: Step[Carry], room: int) -> Callable[..., tuple[Carry, PyTree]]:
+    def run(operands: PyTree, carry: Carry, length: jax.Array) -> tuple[Carry, PyTree]:
+        def body(index: jax.Array, reached: tuple[Carry, PyTree]) -> tuple[Carry, PyTree]:
+            carry, outputs = reached
+            carry, output = step(operands, carry, index)
+            return carry, jax.tree.map(lambda all, one: all.at[index].set(one), outputs, output)
+
+        shapes = jax.eval_shape(step, operands, carry, jnp.int32(0))[1]
+        outputs = jax.tree.map(lambda one: jnp.zeros((room, *one.shape), one.dtype), shapes)
+        return jax.lax.fori_loop(0, length, body, (carry, outputs))
 
     return jax.jit(run)
 

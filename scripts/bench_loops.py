@@ -1,65 +1,105 @@
-"""Why `ignpx.loops` calls a compiled step from Python on a CPU: the same steps both ways.
+"""Loops on a CPU: what `ignpx.loops` compiles as a whole, beside two other ways to take the steps.
 
-python scripts/bench_loops.py
+    python scripts/bench_loops.py
+
+Gradient descent on the inputs, as synthesis takes it, and on the parameters, as training does.
+`loop` is `ignpx.loops.iterate` over a step that convolves by `ignpx.convolutions.fast`. `called` is
+the same step, compiled and called from Python. `plain` is the same loop over XLA's own
+convolutions.
 """
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ignpx import loops, models
+from ignpx import convolutions, loops, models
 from ignpx.losses import cross_entropy
 
-BATCH, STEPS, REPEATS = 64, 4, 2
+BATCH, STEPS, REPEATS = 64, 4, 3
+MODELS = (("lenet", 1.0), ("resnet9", 0.25), ("cifar_resnet18", 0.25), ("vit_tiny", 0.25))
 
 
-def step_on_inputs(classifier, inputs, index):
-    """One step of gradient descent on the inputs, as synthesis takes it."""
-    labels = jnp.arange(BATCH) % classifier.num_classes
-    gradient = jax.grad(lambda x: cross_entropy(classifier.logits(x), labels).mean())(inputs)
-    return inputs - 0.1 * gradient, None
+def step_on_inputs(form: Callable[..., Any]) -> loops.Step[Any]:
+    """One step of gradient descent on the inputs."""
+
+    def step(classifier, inputs, index):
+        labels = jnp.arange(BATCH) % classifier.num_classes
+
+        def loss(inputs):
+            return cross_entropy(classifier.logits(inputs), labels).mean()
+
+        return inputs - 0.1 * jax.grad(form(loss))(inputs), None
+
+    return step
 
 
-def step_on_params(operands, params, index):
-    """One step of gradient descent on the parameters, as training takes it."""
-    classifier, inputs = operands
-    labels = jnp.arange(BATCH) % classifier.num_classes
+def step_on_params(form: Callable[..., Any]) -> loops.Step[Any]:
+    """One step of gradient descent on the parameters."""
 
-    def loss(params):
-        return cross_entropy(classifier.replace(params=params).logits(inputs), labels).mean()
+    def step(operands, params, index):
+        classifier, inputs = operands
+        labels = jnp.arange(BATCH) % classifier.num_classes
 
-    return jax.tree.map(lambda p, g: p - 1e-3 * g, params, jax.grad(loss)(params)), None
+        def loss(params):
+            return cross_entropy(classifier.replace(params=params).logits(inputs), labels).mean()
+
+        gradient = jax.grad(form(loss))(params)
+        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), None
+
+    return step
 
 
-def milliseconds(run) -> float:
-    """The fastest of a few runs, by step, after one that compiles."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - begin)
-    return 1e3 * min(times) / STEPS
+def called(step: loops.Step[Any], operands: Any, carry: Any, length: int) -> Any:
+    """The steps one by one."""
+    compiled = jax.jit(step)
+
+    def run():
+        reached = carry
+        for index in range(length):
+            reached, _ = compiled(operands, reached, jnp.int32(index))
+        return reached
+
+    return run
+
+
+def milliseconds(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """The fastest of a few turns, by step, after one that compiles."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(1 + REPEATS):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(run())
+            if repeat:
+                times[name].append(time.perf_counter() - begin)
+    return {name: 1e3 * min(spent) / STEPS for name, spent in times.items()}
 
 
 def main() -> None:
-    """Prints milliseconds a step and their ratio."""
+    """Prints milliseconds a step, and how many times as long the other ways take."""
     print(f"{jax.default_backend()}, batches of {BATCH}, milliseconds a step")
-    for name, width in (("lenet", 1.0), ("resnet9", 0.25)):
+    for name, width in MODELS:
         classifier = models.create(name, input_shape=(32, 32, 3), num_classes=10, width=width)
         inputs = jax.random.normal(jax.random.key(0), (BATCH, 32, 32, 3))
-        for what, step, operands, carry in (
+        for what, make, operands, carry in (
             ("inputs", step_on_inputs, classifier, inputs),
             ("parameters", step_on_params, (classifier, inputs), classifier.params),
         ):
-            called = milliseconds(lambda s=step, o=operands, c=carry: loops.iterate(s, o, c, STEPS))
-            scan = jax.jit(lambda o, c, s=step: loops.iterate(s, o, c, STEPS))
-            scanned = milliseconds(lambda f=scan, o=operands, c=carry: f(o, c))
-            print(
-                f"{name:15s} width {width:<5} {what:11s} called {called:7.1f}   scan {scanned:7.1f}"
-                f"   ratio {scanned / called:.1f}"
+            fast, plain = make(convolutions.fast), make(lambda loss: loss)
+            # The arguments of this turn, for calls that come later.
+            fixed = (operands, carry, STEPS)
+            found = milliseconds(
+                {
+                    "loop": lambda step=fast, fixed=fixed: loops.iterate(step, *fixed),
+                    "called": called(fast, *fixed),
+                    "plain": lambda step=plain, fixed=fixed: loops.iterate(step, *fixed),
+                }
             )
+            columns = "   ".join(f"{way} {spent:7.1f}" for way, spent in found.items())
+            ratios = ", ".join(f"{found[way] / found['loop']:.1f}" for way in ("called", "plain"))
+            print(f"{name:15s} width {width:<5} {what:11s} {columns}   {ratios} times", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,6 @@ The ceilings are measured first, on the same device: a product of large matrices
 that convolutions have here, and a copy of a large array (bytes read and written). `limit` is the
 ceiling that the stage would meet first; where it uses little of either, launching and waiting are
 what takes the time. `--peak-flops` and `--peak-bytes` put the vendor's figures in their place.
-
-It is made for accelerators. On a CPU `ignpx.loops` does not scan, and the step of the synthesis,
-which is compiled as a scan here, takes several times as long as it does in use.
 """
 
 import pathlib

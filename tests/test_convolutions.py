@@ -164,6 +164,33 @@ def test_under_vmap(batched):
     )
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA for CPU makes of it")
+def test_in_a_loop_no_gradient_has_a_kernel_in_an_order_that_is_slow():
+    """XLA's own gradient has: features come before channels in the kernel that it convolves by."""
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 16))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 16))
+
+    def compiled(function):
+        def value(images, kernel):
+            return jnp.sum(jnp.square(function(images, kernel)))
+
+        def descended(images, kernel):
+            def step(images, _):
+                return images - jax.grad(value)(images, kernel), None
+
+            return jax.lax.scan(step, images, None, length=3)[0]
+
+        return jax.jit(descended).lower(images, kernel).compile().as_text()
+
+    def plain(images, kernel):
+        return jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    assert "_01oi->" in compiled(plain)
+    assert "_01oi->" not in compiled(convolutions.fast(plain))
+
+
 def test_the_next_few_channels_keep_their_values_and_have_other_gradients():
     """One convolution is left of the three that a value and its two gradients are."""
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 6, 4))

@@ -57,9 +57,9 @@ def test_a_descent_that_diverges_is_stopped(monkeypatch):
     monkeypatch.setattr(descent, "WATCHED", 4)
     taken, iterate = [], loops.iterate
 
-    def spy(step, operands, carry, length):
+    def spy(step, operands, carry, length, **options):
         taken.append(length)
-        return iterate(step, operands, carry, length)
+        return iterate(step, operands, carry, length, **options)
 
     monkeypatch.setattr(loops, "iterate", spy)
 

@@ -11,7 +11,7 @@ def step(operands, carry, index):
     return carry, {"value": carry, "index": index}
 
 
-@pytest.mark.parametrize("way", ["called", "jit", "vmap", "accelerator"])
+@pytest.mark.parametrize("way", ["iterate", "room", "repeat", "jit", "vmap", "accelerator"])
 def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
     expected = []
     carry = np.float32(0.3)
@@ -20,7 +20,9 @@ def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
         expected.append(carry)
 
     def run(start):
-        return loops.iterate(step, jnp.float32(1.7), start, 5)
+        loop = loops.repeat if way in ("repeat", "accelerator") else loops.iterate
+        options = {"room": 8} if way == "room" else {}
+        return loop(step, jnp.float32(1.7), start, 5, **options)
 
     if way == "accelerator":
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -41,6 +43,26 @@ def test_under_jit_the_loop_is_rolled_even_if_nothing_in_it_is_traced():
         return x + loops.iterate(step, jnp.float32(1.7), jnp.float32(0.3), 50)[0]
 
     assert "scan" in str(jax.make_jaxpr(outer)(1.0))
+
+
+def test_with_room_any_length_is_compiled_once():
+    traced = []
+
+    def counted(operands, carry, index):
+        traced.append(index)
+        return step(operands, carry, index)
+
+    def run(length):
+        return loops.iterate(counted, jnp.float32(1.7), jnp.float32(0.3), length, room=6)
+
+    wanted = loops.iterate(step, jnp.float32(1.7), jnp.float32(0.3), 6)[1]["value"]
+    np.testing.assert_allclose(run(6)[1]["value"], wanted, rtol=1e-5)
+    times = len(traced)
+    for length in (1, 4):
+        last, outputs = run(length)
+        np.testing.assert_allclose(outputs["value"], wanted[:length], rtol=1e-5)
+        assert last == outputs["value"][-1]
+    assert len(traced) == times
 
 
 def test_evenly_takes_as_few_steps_as_the_most_allow_and_fills_up_least():

@@ -9,9 +9,10 @@ It forgets whole classes with no data at all (Sections 3.2 to 3.4 and Algorithm 
 4. scale the selected ones by `alpha / strength * S_retain / S_forget` (Equation 7).
 
 The prototypes of all classes, and the sum of their sensitivities, do not depend on the request:
-they are prepared once, and a request takes from that sum what it does not retain.
+they can be prepared once, and a request takes from that sum what it does not retain.
 """
 
+import functools
 import warnings
 from typing import Any, Literal, NamedTuple
 
@@ -36,11 +37,11 @@ class Prepared(NamedTuple):
     Attributes:
       prototypes: of every class.
       total: sum over the classes of the mean squared gradients of a class's prototypes, a pytree
-        like `params` with float32 leaves and None outside the targets.
+        like `params` with float32 leaves and None outside the targets. None if it was not prepared.
     """
 
     prototypes: synthesis.Prototypes
-    total: PyTree
+    total: PyTree | None
 
 
 class IgnpInfo(NamedTuple):
@@ -254,6 +255,8 @@ def ignp(
         return classifier.targets if targets is None else tuple(targets)
 
     def synthesise(classifier: Classifier, key: jax.Array) -> synthesis.Prototypes:
+        # Patterns that match nothing are found before anything long is done.
+        partition(classifier.params, patterns(classifier))
         return synthesis.synthesise(
             classifier.computing_in(precision),
             key,
@@ -298,34 +301,44 @@ def ignp(
         return moments(classifier, prototypes, every, jnp.full(len(every), 1.0 / samples)).square
 
     def weigh(
-        classifier: Classifier, prepared: Prepared, request: Request
+        classifier: Classifier,
+        prototypes: synthesis.Prototypes,
+        request: Request,
+        total: PyTree | None,
     ) -> tuple[PyTree, PyTree]:
-        # Classes forgotten before count among neither, and have to be taken from the sum as well.
-        if isinstance(request.retain, jax.core.Tracer):
+        # With a total only what it does not retain is weighed: the classes that are forgotten, and
+        # those that were before, which count among neither.
+        if total is None or isinstance(request.retain, jax.core.Tracer):
             classes = np.arange(classifier.num_classes)
         else:
             classes = np.flatnonzero(~np.asarray(request.retain))
-        found = moments(classifier, prepared.prototypes, classes, *class_weights(request, classes))
+        weights = class_weights(request, classes, total is None)
+        found = moments(classifier, prototypes, classes, *weights)
         chosen, _ = partition(classifier.params, patterns(classifier))
-        return balance(found, chosen, prepared.total, request.retain)
+        return balance(found, chosen, total, request.retain)
 
-    @jax.jit
-    def class_weights(request: Request, classes: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        forgets = request.forget[classes] / (samples * jnp.sum(request.forget))
-        gone = ~request.retain[classes] / samples
-        return jnp.stack([forgets, gone]), forgets if direction == "supporting" else None
+    @functools.partial(jax.jit, static_argnums=2)
+    def class_weights(
+        request: Request, classes: jax.Array, all_classes: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        forget, retain = request.forget[classes], request.retain[classes]
+        forgets = forget / (samples * jnp.sum(request.forget))
+        others = retain / jnp.sum(request.retain) if all_classes else ~retain
+        weights = jnp.stack([forgets, others / samples])
+        return weights, forgets if direction == "supporting" else None
 
     @jax.jit
     def balance(
-        found: Moments, chosen: PyTree, total: PyTree, retained: jax.Array
+        found: Moments, chosen: PyTree, total: PyTree | None, retained: jax.Array
     ) -> tuple[PyTree, PyTree]:
-        forget, taken = (jax.tree.map(lambda leaf, i=i: leaf[i], found.square) for i in (0, 1))
-        retain = jax.tree.map(
-            # Rounding, where the retained classes add next to nothing.
-            lambda total, part: jnp.maximum(total - part, 0.0) / jnp.sum(retained),
-            total,
-            taken,
-        )
+        forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], found.square) for i in (0, 1))
+        if total is not None:
+            retain = jax.tree.map(
+                # Rounding, where the retained classes add next to nothing.
+                lambda total, part: jnp.maximum(total - part, 0.0) / jnp.sum(retained),
+                total,
+                retain,
+            )
         if direction == "supporting":
             forget = selection.supporting(forget, found.mean, chosen)
         return forget, retain
@@ -379,8 +392,6 @@ def ignp(
     run_diagnosis = stage("diagnosis", jax.jit(diagnose))
 
     def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
-        # Patterns that match nothing are found before anything long is done.
-        partition(classifier.params, patterns(classifier))
         prototypes = run_synthesis(classifier, key)
         return Prepared(prototypes, run_total(classifier, prototypes))
 
@@ -390,9 +401,11 @@ def ignp(
         key: jax.Array,
         prepared: Prepared | None = None,
     ) -> tuple[Classifier, IgnpInfo]:
-        prepared = prepare(classifier, key) if prepared is None else prepared
-        prototypes = prepared.prototypes
-        forget, retain = run_sensitivity(classifier, prepared, request)
+        if prepared is None:
+            # One request alone takes one pass over all classes.
+            prepared = Prepared(run_synthesis(classifier, key), None)
+        prototypes, total = prepared
+        forget, retain = run_sensitivity(classifier, prototypes, request, total)
         ratios, search, calibration = run_calibration(
             classifier, prototypes, request, forget, retain
         )

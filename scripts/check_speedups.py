@@ -1,0 +1,126 @@
+"""Whether what makes IGNP fast changes what it forgets: each speed-up is left out in turn.
+
+    python scripts/check_speedups.py runs/mnist_lenet_cpu
+
+Every class of a trained run is forgotten, with all speed-ups and then without one of them: by XLA's
+own convolutions, by `vmap(grad)` instead of factors, step by step from Python instead of in a
+compiled loop, from a prepared total instead of in one pass. `bfloat16` is a setting, which is tried
+beside them. All begin with the same noise.
+"""
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+from unittest import mock
+
+import jax
+import pandas as pd
+import typer
+
+import forget_each_class
+from ignpx import checkpoint, config, convolutions, data, importance, jaxprs, loops, workdir
+from ignpx.methods import build
+from ignpx.unlearner import Unlearner
+
+Patches = contextlib.AbstractContextManager[Any]
+
+
+def plain_convolutions() -> Patches:
+    """XLA's own."""
+    return mock.patch.multiple(convolutions, fast=lambda function: function, bind=jaxprs.bind)
+
+
+def single_samples() -> Patches:
+    """`vmap(grad)`."""
+    moments = functools.partial(importance.gradient_moments, per_sample=True)
+    return mock.patch.object(importance, "gradient_moments", moments)
+
+
+def called_steps() -> Patches:
+    """A compiled step, called from Python."""
+    compiled = functools.lru_cache(jax.jit)
+
+    def iterate(step: Any, *arguments: Any, room: int | None = None) -> Any:
+        return loops.repeat(compiled(step), *arguments)
+
+    return mock.patch.object(loops, "iterate", iterate)
+
+
+# What is left out, and the settings.
+WITHOUT: dict[str, tuple[Callable[[], Patches], dict[str, Any]]] = {
+    "nothing": (contextlib.nullcontext, {}),
+    "convolutions": (plain_convolutions, {}),
+    "factors": (single_samples, {}),
+    "compiled loop": (called_steps, {}),
+    "one pass": (contextlib.nullcontext, {}),
+    "float32": (contextlib.nullcontext, {"precision": "bfloat16"}),
+}
+
+
+@contextlib.contextmanager
+def compiled_anew(patches: Patches) -> Iterator[None]:
+    """Within patches that compiled functions do not know of."""
+    jax.clear_caches()
+    with patches:
+        yield
+    jax.clear_caches()
+
+
+def from_prepared(unlearner: Unlearner) -> Unlearner:
+    """Prepares what does not depend on the request, and only then forgets."""
+
+    def unlearn(classifier: Any, request: Any, key: jax.Array) -> Any:
+        prepared = unlearner.prepare(classifier, key)
+        return unlearner.unlearn(classifier, request, key, prepared)
+
+    return Unlearner(unlearner.sees, unlearn)
+
+
+def main(
+    run: Annotated[pathlib.Path, typer.Argument(help="A run by `ignpx train`.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="name=value")] = None,
+    out: pathlib.Path = pathlib.Path("results/speedups.csv"),
+    data_dir: Annotated[str | None, typer.Option(envvar="TFDS_DATA_DIR")] = None,
+) -> None:
+    """Writes a row for each class and what is left out, and prints a summary."""
+    classifier, described = checkpoint.load(run / workdir.CHECKPOINT)
+    fields = {n: described["dataset"].get(n) for n in ("name", "image_size", "coarse")}
+    samples, _, _ = data.load_test(**fields, data_dir=data_dir)
+    settings = config.parse_overrides(overrides or ())
+    table = []
+    for name, (patches, changed) in WITHOUT.items():
+        with compiled_anew(patches()):
+            unlearner = build("ignp", settings | changed)
+            if name == "one pass":
+                unlearner = from_prepared(unlearner)
+            rows = forget_each_class.rows(classifier, unlearner, 0, samples)
+        table += [{"run": run.name, "without": name, "settings": str(settings)} | r for r in rows]
+        print(summary(pd.DataFrame(table), name), flush=True)
+    frame = pd.DataFrame(table)
+    if out.exists():
+        others = pd.read_csv(out)
+        frame = pd.concat([others[others["run"] != run.name], frame], ignore_index=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(out, index=False, float_format="%.6g")
+
+
+def summary(frame: pd.DataFrame, name: str) -> str:
+    """Percent, and points of difference to all speed-ups together."""
+    columns = ["forget_accuracy_after", "retain_accuracy_after"]
+    found, all_of_them = (
+        100 * frame[frame["without"] == which].set_index("forget")[columns]
+        for which in (name, "nothing")
+    )
+    forgotten, retained = (found[column] for column in columns)
+    difference = (found - all_of_them).abs().max()
+    return (
+        f"without {name:14s} forget {forgotten.mean():.2f} % (worst {forgotten.max():.2f}), retain "
+        f"{retained.mean():.2f} %; of one class at most {difference.iloc[0]:.2f} and "
+        f"{difference.iloc[1]:.2f} points apart"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
