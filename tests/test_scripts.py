@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import check_speedups
 import class_changes
 import forget_random_samples
 import jit_toy
 import settling
-from ignpx import checkpoint, data, models, training
+from ignpx import checkpoint, convolutions, data, importance, loops, models, training
 from ignpx.audit import count_correct
 from ignpx.config import Recipe
 
@@ -92,3 +93,29 @@ def test_changes_are_of_the_retained_classes():
     found = class_changes.changes(frame).loc["r"]
     np.testing.assert_allclose(found.loc["a"], [-3, -3, -10, 4, 1], atol=1e-9)
     np.testing.assert_allclose(found.loc["b"], 0, atol=1e-9)
+
+
+def test_speedups_are_left_out(trained, tmp_path, monkeypatch):
+    """One by one; what is forgotten is the same but for rounding."""
+    with check_speedups.plain_convolutions():
+        assert convolutions.fast(len) is len
+    with check_speedups.single_samples():
+        assert importance.gradient_moments.keywords == {"per_sample": True}
+    rolled = loops.iterate
+    with check_speedups.called_steps():
+        assert loops.iterate is not rolled
+
+    described = {"dataset": {"name": "digits"}, "model": {"name": "lenet"}}
+    checkpoint.save(tmp_path / "run" / "checkpoint", trained, described)
+    few = {name: check_speedups.WITHOUT[name] for name in ("nothing", "one pass")}
+    monkeypatch.setattr(check_speedups, "WITHOUT", few)
+    out = tmp_path / "speedups.csv"
+    # A run's rows take the place of those of before, and leave those of others.
+    pd.DataFrame({"run": ["another", "run"], "without": ["nothing"] * 2}).to_csv(out, index=False)
+    check_speedups.main(tmp_path / "run", ["steps=20", "samples=2", "held_out=2"], 3, out)
+    table = pd.read_csv(out)
+    assert list(table["without"]) == ["nothing"] * 4 + ["one pass"] * 3
+    columns = ["forget_accuracy", "retain_accuracy", "coverage"]
+    found = [table[1:][table["without"][1:] == name][columns] for name in few]
+    np.testing.assert_allclose(*found, atol=0.01)
+    assert found[0]["forget_accuracy"].mean() < 0.5 < found[0]["retain_accuracy"].min()
