@@ -88,7 +88,7 @@ def _of_any_length(step: Step[Carry], room: int) -> Callable[..., tuple[Carry, P
         def body(index: jax.Array, reached: tuple[Carry, PyTree]) -> tuple[Carry, PyTree]:
             carry, outputs = reached
             carry, output = step(operands, carry, index)
-            return carry, jax.tree.map(lambda all, one: all.at[index].set(one), outputs, output)
+            return carry, jax.tree.map(lambda seen, one: seen.at[index].set(one), outputs, output)
 
         shapes = jax.eval_shape(step, operands, carry, jnp.int32(0))[1]
         outputs = jax.tree.map(lambda one: jnp.zeros((room, *one.shape), one.dtype), shapes)

@@ -166,8 +166,9 @@ def test_what_was_prepared_serves_every_request(trained_run, tmp_path):
     expected, actual = (
         checkpoint.load(tmp_path / n / "checkpoint")[0] for n in ("anew", "prepared")
     )
+    # Where the class was nearly all of a total, what is left of it has few digits.
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(a, e)
+        np.testing.assert_allclose(a, e, rtol=0, atol=1e-4 * np.abs(e).max())
     # Another seed is another result; nothing is taken from what was prepared for the first.
     status, printed = run(*unlearning, "--seed", 1, "--workdir", tmp_path / "other")
     assert status == 0
