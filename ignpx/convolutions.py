@@ -41,7 +41,9 @@ Strides = tuple[int, int]
 
 
 def fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, faster on a CPU, and to be differentiated in reverse mode only.
+    """The same function, faster on a CPU, and to be differentiated in reverse mode first.
+
+    A gradient of it can be differentiated in either mode.
 
     It is meant to be compiled: each call traces the function. Under `vmap` nothing takes turns: the
     images of all samples are taken at once.

@@ -18,9 +18,7 @@ from ignpx.adversarial.outcome import (
     opened,
     scale_of,
 )
-from ignpx.classifier import Classifier
-
-PyTree = Any
+from ignpx.classifier import Classifier, PyTree
 
 
 def carlini_wagner(

@@ -1,7 +1,5 @@
 """DeepFool: the nearest boundary of a model that is linearised again and again."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -16,9 +14,7 @@ from ignpx.adversarial.outcome import (
     opened,
     scale_of,
 )
-from ignpx.classifier import Classifier
-
-PyTree = Any
+from ignpx.classifier import Classifier, PyTree
 
 
 def deepfool(

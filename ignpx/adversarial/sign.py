@@ -1,17 +1,14 @@
 """Attacks along the sign of the gradient, in one step (FGSM) or several (PGD)."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ignpx import checks, convolutions, loops
 from ignpx.adversarial.outcome import Adversarial, Bounds, judged, opened, scale_of
-from ignpx.classifier import Classifier
+from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import negative_log_odds
-
-PyTree = Any
 
 
 def fgsm(
