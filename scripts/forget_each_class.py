@@ -2,8 +2,8 @@
 
     python scripts/forget_each_class.py runs/mnist_lenet_cpu results/ignp_mnist_lenet.csv
 
-All classes go through one synthesis and one pass of sensitivities, by `jax.vmap` over requests.
-With `--split validation` nothing is read of the test set: for choosing defaults. `--vary` repeats
+What a method can prepare, such as the prototypes of all classes, is prepared once. With
+`--split validation` nothing is read of the test set: for choosing defaults. `--vary` repeats
 everything for each value of a setting, and for each combination if given more than once:
 
     ... --split validation --vary "total_variation=[0, 1, 3]" --vary "coverage=[[0.01, 0.02]]"
@@ -12,7 +12,7 @@ everything for each value of a setting, and for each combination if given more t
 import itertools
 import pathlib
 import warnings
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -29,24 +29,16 @@ from ignpx.unlearner import Request, Unlearner
 console = Console()
 
 
-def forget_each(unlearner: Unlearner, classifier: Classifier, key: jax.Array) -> tuple[Any, Any]:
-    """The edited classifiers and diagnostics of forgetting each class, stacked on a new axis."""
-    classes = jnp.eye(classifier.num_classes, dtype=bool)
-    return jax.vmap(lambda forget: unlearner.unlearn(classifier, Request(forget, ~forget), key))(
-        classes
-    )
-
-
 def rows(classifier: Classifier, unlearner: Unlearner, seed: int, samples: Samples) -> list[dict]:
     """Accuracies and diagnostics, one row a class."""
+    key = jax.random.key(seed)
+    prepared = [] if unlearner.prepare is None else [unlearner.prepare(classifier, key)]
     before = count_correct(classifier, samples)
-    edited, info = forget_each(unlearner, classifier, jax.random.key(seed))
     table = []
     for index in range(classifier.num_classes):
-        # Only the parameters of the target layers differ, but all of them were stacked.
-        one, told = jax.tree.map(lambda leaf, i=index: leaf[i], (edited, info))
-        after = count_correct(one, samples)
         request = Request.classes([index], classifier.num_classes)
+        edited, told = unlearner.unlearn(classifier, request, key, *prepared)
+        after = count_correct(edited, samples)
         table.append(
             {
                 "forget": index,

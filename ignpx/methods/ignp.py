@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, convolutions, edits, importance, losses, selection, synthesis
+from ignpx import checks, convolutions, edits, importance, jaxprs, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
 from ignpx.stages import stage
-from ignpx.targets import partition, paths
+from ignpx.targets import combine, partition, paths
 from ignpx.targets import size as parameter_count
 from ignpx.unlearner import Request, Sees, Unlearner
 
@@ -346,16 +346,22 @@ def ignp(
 
     def recognised(classifier: Classifier, prototypes: synthesis.Prototypes) -> jax.Array:
         unseen = prototypes.inputs[:, samples:].reshape(-1, *classifier.input_shape)
-        logits = convolutions.fast(Classifier.logits)(classifier, unseen)
+        logits = classifier.logits(unseen)
         right = jnp.argmax(logits, axis=-1).reshape(-1, held_out) == prototypes.labels[:, None]
         return jnp.mean(right, axis=1)
 
-    def dampen(classifier: Classifier, ratios: PyTree, log_alpha: jax.Array) -> Classifier:
+    def recognised_with(
+        untouched: tuple[Classifier, synthesis.Prototypes], chosen: PyTree
+    ) -> jax.Array:
+        rest, prototypes = untouched
+        return recognised(rest.replace(params=combine(chosen, rest.params)), prototypes)
+
+    def dampen(params: PyTree, ratios: PyTree, log_alpha: jax.Array) -> PyTree:
         if edit == "zero":
             factors = edits.zeroing(selection.mask(ratios, log_alpha))
         else:
             factors = edits.dampening(ratios, log_alpha, strength)
-        return classifier.replace(params=edits.scale(classifier.params, factors))
+        return edits.scale(params, factors)
 
     def calibrate(
         classifier: Classifier,
@@ -372,8 +378,13 @@ def ignp(
         if within == "middle":
             return ratios, None, selection.calibrate(ratios, limits, total=total)
 
+        # What the layers below the targets make of the prototypes is the same at every coverage.
+        chosen, rest = partition(classifier.params, patterns(classifier))
+        untouched = classifier.replace(params=rest), prototypes
+        recognised_by = jaxprs.begun(convolutions.fast(recognised_with), untouched, chosen)
+
         def shares(log_alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
-            each = recognised(dampen(classifier, ratios, log_alpha), prototypes)
+            each = recognised_by(dampen(chosen, ratios, log_alpha))
             return _mean(each, request.forget), _mean(each, request.retain)
 
         search = selection.search_coverage(ratios, shares, jnp.geomspace(*limits, 16), total=total)
@@ -383,7 +394,7 @@ def ignp(
         edited: Classifier, prototypes: synthesis.Prototypes, ratios: PyTree, log_alpha: jax.Array
     ) -> tuple[PyTree, jax.Array]:
         selected = jax.tree.map(jnp.sum, selection.mask(ratios, log_alpha))
-        return selected, recognised(edited, prototypes)
+        return selected, convolutions.fast(recognised)(edited, prototypes)
 
     run_synthesis = stage("synthesis", synthesise)
     run_total = stage("sensitivity", weigh_all)
@@ -410,7 +421,8 @@ def ignp(
         ratios, search, calibration = run_calibration(
             classifier, prototypes, request, forget, retain
         )
-        edited = run_dampening(classifier, ratios, calibration.log_alpha)
+        params = run_dampening(classifier.params, ratios, calibration.log_alpha)
+        edited = classifier.replace(params=params)
         selected, shares = run_diagnosis(edited, prototypes, ratios, calibration.log_alpha)
         return edited, IgnpInfo(prototypes, calibration, search, selected, shares)
 
