@@ -6,13 +6,14 @@ architecture compare equal and share one compilation.
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen, nnx
+from flax import errors, linen, nnx
 
 PyTree = Any
 
@@ -97,7 +98,10 @@ class NnxApply:
     ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
         """See `ignpx.Classifier.observed`."""
         model = self._merged(params, state)
-        self._train(model) if train else model.eval()
+        if train:
+            self._train(model)
+        else:
+            model.eval()
         kind = nnx.BatchNorm if _layers(model, nnx.BatchNorm) else nnx.Conv
         with _watched(_layers(model, kind)) as calls:
             logits = model(inputs)
@@ -141,9 +145,16 @@ def _watched(layers: list[Any]) -> Iterator[list[tuple[Any, jax.Array, jax.Array
             object.__setattr__(layer, "__class__", kind)
 
 
+# Where the state of a Linen module with dropout and the like has its PRNG key.
+RNG = "rng"
+
+
 @dataclasses.dataclass(frozen=True)
 class LinenApply:
     """A Flax Linen module; its mode argument may have any of the usual names.
+
+    Its state has the collections, and under `RNG` the PRNG key of a module that draws random
+    numbers in training mode. Each call in that mode leaves another key behind.
 
     Attributes:
       module: the module.
@@ -162,11 +173,20 @@ class LinenApply:
     ) -> tuple[jax.Array, PyTree]:
         """See `ignpx.classifier.Apply`."""
         mode = linen_mode(self.module, train=train)
-        variables = {"params": params, **state}
+        collections = {name: value for name, value in state.items() if name != RNG}
+        variables = {"params": params, **collections}
         if not train:
             return self.module.apply(variables, inputs, **mode), state
+        after, rngs = {}, {}
+        if RNG in state:
+            after[RNG], key = jax.random.split(state[RNG])
+            # Flax takes this stream in place of any that is not given, whatever it is called.
+            rngs = {"params": key}
         with linen.intercept_methods(self._hold) if self.held else contextlib.nullcontext():
-            return self.module.apply(variables, inputs, mutable=list(state), **mode)
+            logits, moved = self.module.apply(
+                variables, inputs, mutable=list(collections), rngs=rngs, **mode
+            )
+        return logits, {**moved, **after}
 
     def with_statistics(
         self, params: PyTree, state: PyTree, inputs: jax.Array
@@ -227,6 +247,30 @@ def linen_mode(module: linen.Module, *, train: bool) -> dict[str, bool]:
     return mode
 
 
+def linen_state(
+    module: linen.Module, variables: PyTree, input_shape: tuple[int, ...], key: jax.Array
+) -> PyTree:
+    """The state of a Linen module as `LinenApply` has it.
+
+    Args:
+      module: the module.
+      variables: what its `init` returned.
+      input_shape: of one input that it takes.
+      key: PRNG key that the one in the state is derived from.
+    """
+    state = {name: value for name, value in variables.items() if name != "params"}
+    inputs = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
+    training = functools.partial(LinenApply(module), train=True)
+    try:
+        jax.eval_shape(training, variables["params"], state, inputs)
+    except errors.InvalidRngError:
+        state[RNG] = jax.random.fold_in(key, 0)
+    except Exception:
+        # Of a model that cannot be trained as it is, with a named axis say, training will tell.
+        pass
+    return state
+
+
 @dataclasses.dataclass(frozen=True)
 class LinenInitialise:
     """A Linen module's own initialisation, as a `Classifier.initialise`."""
@@ -235,10 +279,10 @@ class LinenInitialise:
     input_shape: tuple[int, ...]
 
     def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """Fresh parameters, and the other collections."""
+        """Fresh parameters, and a state as `linen_state` has it."""
         inputs = jnp.zeros((1, *self.input_shape))
         variables = self.module.init(key, inputs, **linen_mode(self.module, train=False))
-        return variables["params"], {n: v for n, v in variables.items() if n != "params"}
+        return variables["params"], linen_state(self.module, variables, self.input_shape, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +302,8 @@ class FunctionApply:
 class InPrecision:
     """A model that computes in a lower precision than the one its parameters are kept in.
 
-    Logits, statistics and gradients come out in the precision of the parameters and of the state.
+    Logits, maps and statistics come out in float32, gradients and the state in the precision of the
+    parameters and of the state. What else it has of `ignpx.classifier.Apply`, the model itself has.
     """
 
     apply: Any
@@ -268,27 +313,53 @@ class InPrecision:
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
     ) -> tuple[jax.Array, PyTree]:
         """See `ignpx.classifier.Apply`."""
-        lowered = self._lowered((params, inputs))
-        logits, after = self.apply(lowered[0], state, lowered[1], train=train)
-        return logits.astype(jnp.float32), jax.tree.map(_of_dtype, state, after)
+        params, inputs = _cast((params, inputs), self.dtype)
+        logits, after = self.apply(params, state, inputs, train=train)
+        return _cast(logits, jnp.float32), jax.tree.map(of_the_dtype_of, state, after)
 
-    def with_statistics(
-        self, params: PyTree, state: PyTree, inputs: jax.Array
-    ) -> tuple[jax.Array, list[NormStatistics]]:
+    # Properties: where the model lacks a method, its own AttributeError says so of this one, too.
+    @property
+    def holding(self) -> Callable[[frozenset[str]], "InPrecision"]:
+        """See `NnxApply.holding`."""
+        hold = self.apply.holding
+        return lambda paths: dataclasses.replace(self, apply=hold(paths))
+
+    @property
+    def with_statistics(self) -> Callable[..., tuple[jax.Array, list[NormStatistics]]]:
         """See `ignpx.Classifier.with_statistics`."""
-        observe = getattr(self.apply, "with_statistics", None)
-        if observe is None:
-            return self(params, state, inputs, train=False)[0], []
-        params, inputs = self._lowered((params, inputs))
-        return jax.tree.map(lambda a: a.astype(jnp.float32), observe(params, state, inputs))
+        observe = self.apply.with_statistics
 
-    def _lowered(self, tree: PyTree) -> PyTree:
-        def leaf(array: jax.Array) -> jax.Array:
-            floating = jnp.issubdtype(array.dtype, jnp.floating)
-            return array.astype(self.dtype) if floating else array
+        def run(params: PyTree, state: PyTree, inputs: jax.Array) -> Any:
+            params, inputs = _cast((params, inputs), self.dtype)
+            return _cast(observe(params, state, inputs), jnp.float32)
 
-        return jax.tree.map(leaf, tree)
+        return run
+
+    @property
+    def observed(self) -> Callable[..., tuple[jax.Array, PyTree, list[jax.Array]]]:
+        """See `ignpx.Classifier.observed`."""
+        observe = self.apply.observed
+
+        def run(params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool) -> Any:
+            params, inputs = _cast((params, inputs), self.dtype)
+            logits, after, maps = observe(params, state, inputs, train=train)
+            after = jax.tree.map(of_the_dtype_of, state, after)
+            return _cast(logits, jnp.float32), after, _cast(maps, jnp.float32)
+
+        return run
 
 
-def _of_dtype(like: jax.Array, array: jax.Array) -> jax.Array:
-    return array.astype(like.dtype)
+def _cast(tree: PyTree, dtype: Any) -> PyTree:
+    """The tree with its floating-point arrays in a dtype."""
+
+    def leaf(array: jax.Array) -> jax.Array:
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        return array.astype(dtype) if floating else array
+
+    return jax.tree.map(leaf, tree)
+
+
+def of_the_dtype_of(like: jax.Array, array: jax.Array) -> jax.Array:
+    """The array in the dtype of another one."""
+    # PRNG keys, as of dropout, cannot be cast, not even to what they are.
+    return array if array.dtype == like.dtype else array.astype(like.dtype)

@@ -4,23 +4,21 @@ Orbax writes into a temporary directory and renames it when everything is on dis
 interrupted write never leaves something that loads.
 """
 
-import logging
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
-from ignpx import models
+from ignpx import logs, models, workdir
 from ignpx.classifier import Classifier, PyTree
 from ignpx.data.preprocessing import Normalise
 from ignpx.errors import InvalidArgumentError
 
 T = TypeVar("T")
-
-# Orbax logs every file it writes at this level.
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def save(
@@ -37,7 +35,8 @@ def save(
       classifier: what to write.
       config: JSON values that describe the run. With `config["model"]["name"]` and
         `config["model"]["width"]` the classifier can be loaded without naming its model again.
-      overwrite: replaces a checkpoint that is there.
+      overwrite: replaces a checkpoint that is there, once the new one is written. Several processes
+        remove it before they write: interrupted, they leave none.
 
     Raises:
       InvalidArgumentError: if there is one already and `overwrite` is not set.
@@ -67,9 +66,13 @@ def save_tree(
     path = pathlib.Path(directory).absolute()
     if path.exists() and not overwrite:
         raise InvalidArgumentError("directory", str(path), "exists; name another, or overwrite it")
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    # Orbax's own `force` removes first. Several processes would need one name, and one of them to
+    # rename when all are done.
+    replaces = overwrite and jax.process_count() == 1
+    place = workdir.replacing(path) if replaces else contextlib.nullcontext(path)
+    with place as free, _checkpointer() as checkpointer:
         checkpointer.save(
-            path,
+            free,
             ocp.args.Composite(
                 arrays=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(config)
             ),
@@ -109,7 +112,7 @@ def load_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
         raise InvalidArgumentError(
             "directory", str(directory), "holds no checkpoint; train one with `ignpx train`"
         )
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         try:
             return checkpointer.restore(
                 path, ocp.args.Composite(config=ocp.args.JsonRestore())
@@ -127,7 +130,7 @@ def load_tree(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
       InvalidArgumentError: if the checkpoint is damaged or holds something else.
     """
     path = pathlib.Path(directory).absolute()
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         try:
             return checkpointer.restore(
                 path, ocp.args.Composite(arrays=ocp.args.StandardRestore(_abstract(like)))
@@ -157,9 +160,18 @@ def load_latest(directory: pathlib.Path, like: T) -> T | None:
         return jax.tree.unflatten(structure, restored)
 
 
-def _manager(directory: pathlib.Path) -> ocp.CheckpointManager:
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[ocp.Checkpointer]:
+    with logs.quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        yield checkpointer
+
+
+@contextlib.contextmanager
+def _manager(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options)
+    path = pathlib.Path(directory).absolute()
+    with logs.quiet(), ocp.CheckpointManager(path, options=options) as manager:
+        yield manager
 
 
 def _arrays(classifier: Classifier) -> dict[str, PyTree]:

@@ -1,5 +1,7 @@
 """Checks of the arguments that the methods share."""
 
+import numbers
+
 from ignpx.errors import InvalidArgumentError
 
 
@@ -20,7 +22,9 @@ def not_negative(**values: float) -> None:
 def whole(**values: int) -> None:
     """Raises `InvalidArgumentError` for the first value that is not a whole number from 1."""
     for name, value in values.items():
-        if not (isinstance(value, int) and value >= 1):
+        # Truth values are integers to Python, and NumPy's integers no `int`.
+        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (integer and value >= 1):
             raise InvalidArgumentError(name, value, "must be a whole number of at least 1")
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import errors, nnx
 
 from ignpx import targets
 from ignpx.adapters import (
@@ -17,6 +17,8 @@ from ignpx.adapters import (
     LinenInitialise,
     NnxApply,
     NormStatistics,
+    linen_state,
+    of_the_dtype_of,
     split_nnx,
 )
 from ignpx.errors import InvalidArgumentError
@@ -42,10 +44,10 @@ class Apply(Protocol):
     With `train=False` the running statistics are used and `state` is returned as it came. With
     `train=True` batch statistics are used and the returned state is the updated one.
 
-    It may have methods `with_statistics(params, state, inputs)` and
-    `observed(params, state, inputs, *, train)` besides, which `Classifier.with_statistics` and
-    `Classifier.observed` then call, and `holding(paths)`, which methods that freeze layers need of
-    a model with state (see `ignpx.adapters.NnxApply.holding`).
+    It may have methods `with_statistics(params, state, inputs)`,
+    `observed(params, state, inputs, *, train)` and `computing_in(precision)` besides, which those
+    of `Classifier` then call, and `holding(paths)`, which methods that freeze layers need of a
+    model with state (see `ignpx.adapters.NnxApply.holding`).
     """
 
     def __call__(
@@ -134,7 +136,7 @@ class Classifier:
             )
         made = dict(zip(("params", "state"), self.initialise(key), strict=True))
         had = {"params": self.params, "state": self.state}
-        return self.replace(**jax.tree.map(_of_the_dtype_of, had, made))
+        return self.replace(**jax.tree.map(of_the_dtype_of, had, made))
 
     def head(self) -> tuple[str, ...]:
         """Patterns (see `ignpx.targets`) of the layer that makes the logits.
@@ -168,7 +170,8 @@ class Classifier:
         """
         if precision == "float32":
             return self
-        return self.replace(apply=InPrecision(self.apply, precision))
+        lower = getattr(self.apply, "computing_in", None)
+        return self.replace(apply=lower(precision) if lower else InPrecision(self.apply, precision))
 
     def replace(self, **changes: Any) -> "Classifier":
         """A copy with some fields changed."""
@@ -195,7 +198,8 @@ class Classifier:
         """Takes a Flax Linen module and its variables.
 
         The module's `__call__` may have a mode argument under any of its usual names: `train`,
-        `training`, `is_training`, `deterministic` or `use_running_average`.
+        `training`, `is_training`, `deterministic` or `use_running_average`. If it draws random
+        numbers in training mode, as dropout does, their PRNG key becomes a part of the state.
 
         Args:
           module: the Linen module.
@@ -209,7 +213,8 @@ class Classifier:
         if "input_shape" in fields:
             fields.setdefault("initialise", LinenInitialise(module, tuple(fields["input_shape"])))
         handle = cls(params=variables["params"], state=state, apply=LinenApply(module), **fields)
-        return validated(handle)
+        shape = validated(handle).input_shape
+        return handle.replace(state=linen_state(module, variables, shape, jax.random.key(0)))
 
     @classmethod
     def from_function(
@@ -228,11 +233,6 @@ class Classifier:
         return validated(cls(params=params, state={}, apply=FunctionApply(function), **fields))
 
 
-def _of_the_dtype_of(old: jax.Array, new: jax.Array) -> jax.Array:
-    # PRNG keys, as of dropout, cannot be cast, not even to what they are.
-    return new if new.dtype == old.dtype else new.astype(old.dtype)
-
-
 def validated(classifier: Classifier) -> Classifier:
     """The classifier itself, once its model is known to map `input_shape` to `num_classes` logits.
 
@@ -244,7 +244,7 @@ def validated(classifier: Classifier) -> Classifier:
     inputs = jax.ShapeDtypeStruct((2, *classifier.input_shape), jnp.float32)
     try:
         logits = jax.eval_shape(Classifier.logits, classifier, inputs)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, errors.FlaxError) as error:
         summary = str(error).strip().partition("\n")[0]
         raise InvalidArgumentError(
             "input_shape",

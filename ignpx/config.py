@@ -64,9 +64,10 @@ class Recipe(_Section):
     Weight decay is added to the gradient before the optimiser, as PyTorch's Adam and SGD do.
     Schedules: `plateau` divides the learning rate by ten once validation accuracy has not improved
     for more than `patience` epochs; `cosine` decays to `final_share` of the rate over all epochs,
-    after `warmup_epochs` of linear increase; `constant` stays. With `early_stopping` training ends
-    once validation accuracy has not improved for so many epochs. `precision` is that of the forward
-    and the backward pass; parameters, statistics and the optimiser stay as they are.
+    after `warmup_epochs` of linear increase, fewer than all; `constant` stays. With
+    `early_stopping` training ends once validation accuracy has not improved for so many epochs.
+    `precision` is that of the forward and the backward pass; parameters, statistics and the
+    optimiser stay as they are.
     """
 
     epochs: int = pydantic.Field(gt=0)
@@ -84,6 +85,19 @@ class Recipe(_Section):
     crop_padding: int = pydantic.Field(default=0, ge=0)
     flip: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @pydantic.field_validator("warmup_epochs")
+    @classmethod
+    def _leaves_epochs_to_decay(cls, value: int, info: pydantic.ValidationInfo) -> int:
+        # A field that is wrong itself is not among the data.
+        epochs, schedule = info.data.get("epochs"), info.data.get("schedule")
+        if schedule == "cosine" and epochs is not None and value >= epochs:
+            raise pydantic_core.PydanticCustomError(
+                "warmup_epochs",
+                "must be below epochs ({epochs}), so that the cosine schedule has some to decay in",
+                {"epochs": epochs},
+            )
+        return value
 
 
 class TrainConfig(_Section):
@@ -113,7 +127,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
-                raise InvalidArgumentError("--set", field, f"{section} is not a section")
+                raise InvalidArgumentError("overrides", field, f"{section} is not a section")
         target[last] = value
     return parse(TrainConfig, values)
 
@@ -168,7 +182,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         name, equals, text = override.partition("=")
         if not (name and equals):
-            raise InvalidArgumentError("--set", override, "must have the form name=value")
+            raise InvalidArgumentError("overrides", override, "must have the form name=value")
         value = yaml.safe_load(text)
         if isinstance(value, str):
             # YAML 1.1 takes 1e-3 for text; everyone else takes it for a number.

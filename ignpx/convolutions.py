@@ -86,7 +86,7 @@ def _is_plain(equation: jaxprs.Equation) -> bool:
     params, (images, kernel) = equation.params, (one.aval for one in equation.invars)
     return (
         images.ndim == 4
-        and images.size > 0 < equation.outvars[0].aval.size
+        and min(images.size, equation.outvars[0].aval.size) > 0
         and params["feature_group_count"] == params["batch_group_count"] == 1
         and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
         and images.dtype == kernel.dtype == equation.outvars[0].aval.dtype == jnp.float32

@@ -171,6 +171,15 @@ def tune(
 ) -> tuple[Classifier, jax.Array]:
     """Descends from a classifier's parameters and state, see `descend`.
 
+    Args:
+      loss: see `descend`, as for the following.
+      optimizer: likewise.
+      classifier: where to start; unchanged.
+      data: likewise; put on the device as a whole.
+      indices: likewise.
+      key: likewise.
+      given: likewise.
+
     Returns:
       The classifier after the last step, and the losses `(steps,)`.
     """
@@ -235,13 +244,17 @@ class CrossEntropy:
         """The loss of this classifier's architecture."""
         return cls(classifier.apply, classifier.preprocess)
 
+    def logits(self, params: PyTree, state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
+        """Float32 logits `(N, num_classes)` of images, and the new state."""
+        logits, state = self.apply(params, state, self.preprocess(images), train=True)
+        return logits.astype(jnp.float32), state
+
     def __call__(
         self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
     ) -> tuple[jax.Array, PyTree]:
         """See `Loss`."""
-        inputs = self.preprocess(batch.images)
-        logits, state = self.apply(params, state, inputs, train=True)
-        return cross_entropy(logits.astype(jnp.float32), batch.labels).mean(), state
+        logits, state = self.logits(params, state, batch.images)
+        return cross_entropy(logits, batch.labels).mean(), state
 
 
 @functools.lru_cache(maxsize=64)
@@ -297,6 +310,21 @@ def batches(
         return jnp.resize(jax.random.permutation(key, count), (steps, size))
 
     return jnp.concatenate([epoch(one) for one in jax.random.split(key, epochs)])
+
+
+def wrong_labels(key: jax.Array, labels: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Draws another label for each sample, uniform on the allowed classes other than its own.
+
+    Args:
+      key: PRNG key.
+      labels: `(N,)` class ids.
+      allowed: `(num_classes,)` bool; at least one of them is to differ from every label.
+
+    Returns:
+      `(N,)` class ids.
+    """
+    own = jax.nn.one_hot(labels, len(allowed), dtype=bool)
+    return jax.random.categorical(key, jnp.where(allowed & ~own, 0.0, -jnp.inf))
 
 
 def cycled(indices: jax.Array, steps: int) -> jax.Array:

@@ -186,6 +186,9 @@ def read(
       params: pytree of arrays, or of anything with a shape and a dtype.
       sample: one sample, likewise.
       operands: likewise.
+
+    Returns:
+      See `Plan`.
     """
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, sample, *operands)

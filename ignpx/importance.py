@@ -75,6 +75,10 @@ def sensitivity_moments(
       patterns: see there.
       microbatch: see `gradient_moments`.
       per_sample: see `gradient_moments`.
+
+    Returns:
+      See `Moments`: pytrees like `classifier.params` with float32 leaves, None outside of the
+      target layers. The groups of each are the leading axes of its weights.
     """
     chosen, rest = targets.partition(classifier.params, patterns)
     return gradient_moments(
@@ -95,7 +99,7 @@ def not_factored(classifier: Classifier, patterns: tuple[str, ...] = (".*",)) ->
     Biases and the like are small and always among them; a large one costs time and memory.
     """
     chosen, rest = targets.partition(classifier.params, patterns)
-    sample = (jnp.zeros(classifier.input_shape), jnp.int32(0))
+    sample = (jnp.zeros(classifier.input_shape, jnp.float32), jnp.int32(0))
     frozen = classifier.replace(params=rest)
     return factors.read(_sample_loss(cross_entropy), chosen, sample, frozen).direct
 

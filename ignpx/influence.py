@@ -23,8 +23,10 @@ class Solution(NamedTuple):
 
     Attributes:
       direction: s, a pytree like the parameters, float32.
-      residual: `|g - (H + damping I) s| / |g|`; of conjugate gradients as the iteration has it.
-      stopped: whether conjugate gradients stopped early at a direction of negative curvature.
+      residual: `()` float32, `|g - (H + damping I) s| / |g|`; of conjugate gradients as the
+        iteration has it.
+      stopped: `()` bool, whether conjugate gradients stopped early at a direction of negative
+        curvature.
     """
 
     direction: PyTree
@@ -57,6 +59,9 @@ def newton_direction(
       damping: added to the Hessian's diagonal.
       iterations: products with the Hessian; those after a residual of 1e-6 change nothing.
       microbatch: samples differentiated at once.
+
+    Returns:
+      See `Solution`.
     """
     system = _system(classifier, inputs, labels, weights, damping, microbatch)
     gradient = system.gradient
@@ -102,6 +107,9 @@ def lissa_direction(
       scale: larger is safer, and takes more iterations.
       iterations: products with the Hessian of a microbatch.
       microbatch: samples differentiated at once. Each takes samples from all over the arrays.
+
+    Returns:
+      See `Solution`; never stopped.
     """
     count = len(labels)
     parts = -(-count // min(microbatch, count))
@@ -276,7 +284,7 @@ def _curvature_step(operands: PyTree, running: PyTree, index: jax.Array) -> tupl
 
     def loss(params: PyTree) -> jax.Array:
         logits = classifier.replace(params=params).logits(inputs)
-        return jnp.sum(weights * cross_entropy(logits.astype(jnp.float32), labels))
+        return jnp.sum(weights * cross_entropy(logits, labels))
 
     _, product = jax.jvp(jax.grad(convolutions.fast(loss)), (classifier.params,), (vector,))
     return jax.tree.map(jnp.add, running, product), None

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 from jax.extend.core import Literal
 
 Equation = Any  # jax.extend.core.JaxprEqn
@@ -12,7 +11,7 @@ Equation = Any  # jax.extend.core.JaxprEqn
 Rule = Callable[[int, Equation, list[Any]], Sequence[Any]]
 
 # They only group other operations.
-CALLS = ("jit", "pjit", "closed_call", "core_call")
+CALLS = ("jit", "pjit", "closed_call")
 # They also have them computed again in the backward pass.
 REMATS = ("remat", "remat2", "checkpoint")
 
@@ -35,7 +34,7 @@ def walk(
     for equation in jaxpr.eqns:
         operands = [value(variable) for variable in equation.invars]
         if equation.primitive.name in into:
-            inner = equation.params["jaxpr"]
+            inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
             body, constants = (
                 (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
             )
@@ -53,40 +52,3 @@ def bind(equation: Equation, values: Sequence[Any]) -> Sequence[Any]:
     functions, params = bound if isinstance(bound, tuple) else ((), bound)
     outputs = equation.primitive.bind(*functions, *values, **params)
     return outputs if equation.primitive.multiple_results else [outputs]
-
-
-def begun(function: Callable[..., Any], known: Any, later: Any) -> Callable[..., Any]:
-    """Computes what a function of two pytrees makes of the first one alone.
-
-    For loops over the second: XLA computes what stays the same anew each time if it is large.
-
-    Args:
-      function: `function(known, later)`, of pytrees of arrays and to such a pytree.
-      known: the first argument.
-      later: the second one, or anything of its shapes and dtypes.
-
-    Returns:
-      `function` of the second argument, which computes the rest.
-    """
-    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(known, later)
-    done: dict[int, Sequence[Any]] = {}
-
-    def beginning(number: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
-        if any(value is None for value in values):
-            return [None] * len(equation.outvars)
-        done[number] = bind(equation, values)
-        return done[number]
-
-    def remaining(number: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
-        return done[number] if number in done else bind(equation, values)
-
-    leaves = jax.tree.leaves(known)
-    awaited = [None] * len(jax.tree.leaves(later))
-    walk(jaxpr.jaxpr, jaxpr.consts, [*leaves, *awaited], beginning)
-
-    def rest(later: Any) -> Any:
-        arguments = [*leaves, *jax.tree.leaves(later)]
-        outputs = walk(jaxpr.jaxpr, jaxpr.consts, arguments, remaining)
-        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
-
-    return rest

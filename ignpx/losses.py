@@ -1,4 +1,8 @@
-"""Losses on logits, in forms that keep their precision where they are small."""
+"""Losses on logits, in forms that keep their precision where they are small.
+
+They are computed in float32, or in float64 where logits are. A logit of `-inf` is a probability of
+zero, and of a class that both predictions give none there is nothing to add up.
+"""
 
 import math
 
@@ -19,7 +23,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
       labels: `(...)` integers.
 
     Returns:
-      `(...)`, in nats, in the dtype of `logits`.
+      `(...)`, in nats.
     """
     return jax.nn.softplus(negative_log_odds(logits, labels))
 
@@ -37,6 +41,7 @@ def negative_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       `(...)`, negative where the right class is more likely than all others together.
     """
+    logits = _precise(logits)
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
     return others - jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
@@ -56,11 +61,13 @@ def kl_divergence(
       temperature: T, above zero.
 
     Returns:
-      `(...)`, in nats, in the dtype of the logits.
+      `(...)`, in nats; infinite where the student rules out a class that the teacher does not.
     """
-    teacher = jax.nn.log_softmax(teacher_logits / temperature)
-    student = jax.nn.log_softmax(student_logits / temperature)
-    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    teacher = jax.nn.log_softmax(_precise(teacher_logits) / temperature)
+    student = jax.nn.log_softmax(_precise(student_logits) / temperature)
+    weights = jnp.exp(teacher)
+    # The test is for zero: one for above zero would hide what is not a number.
+    return jnp.sum(weights * jnp.where(weights == 0, 0.0, teacher - student), axis=-1)
 
 
 def jensen_shannon(first_logits: jax.Array, second_logits: jax.Array) -> jax.Array:
@@ -73,15 +80,32 @@ def jensen_shannon(first_logits: jax.Array, second_logits: jax.Array) -> jax.Arr
       second_logits: `(..., C)`.
 
     Returns:
-      `(...)`, in bits, in the dtype of the logits.
+      `(...)`, in bits.
     """
-    first, second = jax.nn.log_softmax(first_logits), jax.nn.log_softmax(second_logits)
+    first, second = _log_probabilities(first_logits), _log_probabilities(second_logits)
     middle = jnp.logaddexp(first, second) - math.log(2.0)
     halves = jnp.exp(first) * (first - middle) + jnp.exp(second) * (second - middle)
     return jnp.sum(halves, axis=-1) / math.log(4.0)
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """Entropy of the softmax of logits `(..., C)`, sample by sample: `(...)`, in nats."""
-    logarithms = jax.nn.log_softmax(logits)
+    """Entropy of a prediction, sample by sample.
+
+    Args:
+      logits: `(..., C)`.
+
+    Returns:
+      `(...)`, in nats.
+    """
+    logarithms = _log_probabilities(logits)
     return -jnp.sum(jnp.exp(logarithms) * logarithms, axis=-1)
+
+
+def _precise(logits: jax.Array) -> jax.Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _log_probabilities(logits: jax.Array) -> jax.Array:
+    # Below this bound a probability is zero in any precision. Zero times the bound is zero, where
+    # zero times infinity would not be a number.
+    return jnp.maximum(jax.nn.log_softmax(_precise(logits)), -1e4)

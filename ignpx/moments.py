@@ -61,6 +61,9 @@ def gradient_moments(
         result changes by rounding only. By default as many as `ROOM` holds.
       per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
         (`ignpx.factors`): the same numbers, slower. It is the reference.
+
+    Returns:
+      See `Moments`; the groups of each are the leading axes of its weights.
     """
     count = jax.tree.leaves(samples)[0].shape[0]
     parts = sharding.data_parts()
@@ -102,7 +105,8 @@ def _laid_out(
         for name, w in weighings.items()
     }
     chunks = jax.tree.map(lambda array: loops.microbatches(array, microbatch), samples)
-    return chunks, {name: _cut(one, microbatch) for name, one in weighings.items()}, zeros
+    cut = {name: _cut(one.astype(jnp.float32), microbatch) for name, one in weighings.items()}
+    return chunks, cut, zeros
 
 
 def mean_squared_gradients(
@@ -266,7 +270,9 @@ def _factored(
     size = _block(inputs.shape[0], math.prod(shape))
     blocks = [loops.microbatches(array, size) for array in recorded]
     weights = {name: _cut(one, size) for name, one in weighed.items()}
-    zeros = {name: jnp.zeros((*one.shape[:-1], *shape)) for name, one in weighed.items()}
+    zeros = {
+        name: jnp.zeros((*one.shape[:-1], *shape), jnp.float32) for name, one in weighed.items()
+    }
     return jax.lax.scan(add, zeros, (weights, blocks))[0]
 
 

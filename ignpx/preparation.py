@@ -1,7 +1,8 @@
 """What a method prepares of a model, kept beside its checkpoint for the requests that come.
 
-It is a cache: with the same settings and seed a request gives what it gives without it. What was
-prepared for another model, by other settings or with another seed is not used.
+It is a cache: with the same settings and seed a request gives what it gives without it, up to
+rounding. What was prepared for another model, by other settings, with another seed or by another
+version of the package is not used.
 """
 
 import hashlib
@@ -11,10 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
+import ignpx
 from ignpx import checkpoint, stages, workdir
-from ignpx.classifier import Classifier
+from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError
-from ignpx.methods import build
+from ignpx.methods import build, defaults
 from ignpx.targets import paths
 from ignpx.unlearner import Unlearner
 
@@ -47,10 +49,12 @@ def prepare(
     """
     unlearner = build(method, settings or {})
     if unlearner.prepare is None:
-        raise InvalidArgumentError("--method", method, "prepares nothing; every request is one run")
+        raise InvalidArgumentError("method", method, "prepares nothing; every request is one run")
     path = directory / PREPARED
     if path.exists() and not overwrite:
-        raise InvalidArgumentError("DIR", str(path), "is there already; pass --overwrite")
+        raise InvalidArgumentError(
+            "directory", str(path), f"is there already; keep it, {workdir.OVERWRITE}"
+        )
     classifier, _ = checkpoint.load(directory / workdir.CHECKPOINT)
     with stages.recording() as seconds:
         prepared = unlearner.prepare(classifier, jax.random.key(seed))
@@ -82,10 +86,22 @@ def load(
 def _about(
     classifier: Classifier, method: str, settings: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    arrays = {"params": classifier.params, "state": classifier.state}
+    """Everything that what is prepared depends on, as JSON values."""
+    settled = {**defaults(method), **settings}
+    return {
+        "version": ignpx.__version__,
+        "method": method,
+        "settings": {name: repr(value) for name, value in sorted(settled.items())},
+        "seed": seed,
+        "classifier": _digest({"params": classifier.params, "state": classifier.state}),
+    }
+
+
+def _digest(arrays: PyTree) -> str:
     digest = hashlib.sha256()
     for name, leaf in zip(paths(arrays), jax.tree.leaves(arrays), strict=True):
-        digest.update(name.encode())
+        digest.update(f"{name} {leaf.dtype} {leaf.shape} ".encode())
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # as of dropout
+            leaf = jax.random.key_data(leaf)
         digest.update(np.asarray(leaf).tobytes())
-    named = {name: repr(value) for name, value in sorted(settings.items())}
-    return {"method": method, "settings": named, "seed": seed, "classifier": digest.hexdigest()}
+    return digest.hexdigest()

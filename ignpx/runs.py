@@ -54,7 +54,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains a classifier by a config, resuming an unfinished run of the same config.
 
-    `without` names classes that are left out of its data, though not of its outputs.
+    `without` names classes that are left out of its data, though not of its outputs. `overwrite`
+    replaces a run that is there, finished or not.
 
     Leaves in `directory`: `checkpoint`, `config.json`, `metrics.json`, and `epochs.jsonl` with a
     line an epoch.
@@ -63,12 +64,13 @@ def train(
       The metrics: validation and test accuracy in 0 to 1, per-class test accuracies, seconds.
 
     Raises:
-      InvalidArgumentError: if the directory holds another run, or the dataset is not there.
+      InvalidArgumentError: if the directory holds another run and `overwrite` is not set, or
+        something that is not a run, or the dataset is not there.
     """
     description = config.model_dump(mode="json")
     if without:
         description["without"] = sorted(without)
-    if not (_unfinished(directory, description) and not overwrite):
+    if overwrite or not _unfinished(directory, description):
         workdir.check_free(directory, overwrite=overwrite)
     splits = data.load_splits(**description["dataset"], **where._asdict())
     kept = [data.retained(part, without) for part in (splits.train, splits.validation)]
@@ -167,7 +169,11 @@ def forget(
       UnlearningError: if the method failed; nothing is written then.
     """
     workdir.check_free(directory, overwrite=overwrite)
-    settings = settings or {}
+    # The config of the run has no room for NumPy's scalars.
+    settings = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in (settings or {}).items()
+    }
     build(method, settings)  # a mistake is found before anything long is done
     classifier, config = checkpoint.load(source / workdir.CHECKPOINT)
     chosen = build(method, settings, config.get("training"))
@@ -289,9 +295,9 @@ def _unfinished(directory: pathlib.Path, description: dict[str, Any]) -> bool:
         return False
     if json.loads(path.read_text()) != description:
         raise InvalidArgumentError(
-            "--workdir",
+            "directory",
             str(directory),
             "holds an unfinished run of another config; name another directory, "
-            "or pass --overwrite",
+            f"{workdir.OVERWRITE}",
         )
     return True

@@ -217,7 +217,7 @@ def calibrate(
         return unfinished & (bracket.passes < max_passes)
 
     def narrow(bracket: _Bracket) -> _Bracket:
-        steps = jnp.arange(1, candidates + 1) / (candidates + 1)
+        steps = jnp.arange(1, candidates + 1, dtype=bracket.low.dtype) / (candidates + 1)
         inner = bracket.low + (bracket.high - bracket.low) * steps
         thresholds = jnp.concatenate([bracket.low[None], inner, bracket.high[None]])
         selected = jnp.concatenate(

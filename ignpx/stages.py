@@ -6,6 +6,7 @@ What JAX reports of tracing and compiling within a stage counts as `compile`, no
 
 import contextlib
 import contextvars
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ def recording() -> Iterator[dict[str, float]]:
       >>> seconds
       {'compile': 1.9, 'synthesis': 3.1, ...}
     """
+    _listen()
     seconds: dict[str, float] = {"compile": 0.0}
     token = _clock.set(seconds)
     try:
@@ -56,10 +58,12 @@ def stage(name: str, function: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
+@functools.cache  # once a process, and not before someone records
+def _listen() -> None:
+    jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
 def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
     seconds = _clock.get()
     if seconds is not None and event.startswith(_COMPILATION):
         seconds["compile"] += duration_secs
-
-
-jax.monitoring.register_event_duration_secs_listener(_on_duration)

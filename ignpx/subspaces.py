@@ -82,12 +82,14 @@ def gram_matrices(
     """
     count = inputs.shape[0]
     microbatch = min(microbatch, count)
-    weights = jnp.ones(count) if weights is None else weights
+    weights = (jnp.ones(count) if weights is None else weights).astype(jnp.float32)
     chunks = (
         loops.microbatches(inputs, microbatch),
         loops.microbatches(weights, microbatch, zero=True),
     )
-    zeros = {layer.path: jnp.zeros((layer.inputs,) * 2) for layer in layers(classifier)}
+    zeros = {
+        layer.path: jnp.zeros((layer.inputs,) * 2, jnp.float32) for layer in layers(classifier)
+    }
     return loops.iterate(_gram_step, (classifier, *chunks), zeros, len(chunks[0]))[0]
 
 
@@ -110,7 +112,7 @@ def basis(gram: jax.Array, energy: jax.Array | float, known: jax.Array | None = 
       the rank, at most d. See `rank`.
     """
     size = gram.shape[0]
-    known = jnp.zeros((size, size)) if known is None else known
+    known = jnp.zeros((size, size), jnp.float32) if known is None else known
     outside = complement(known)
     residual = _product(_product(outside, gram), outside)
     values, vectors = jnp.linalg.eigh((residual + residual.T) / 2)
@@ -132,7 +134,7 @@ def basis(gram: jax.Array, energy: jax.Array | float, known: jax.Array | None = 
 @jax.jit
 def random_basis(key: jax.Array, like: jax.Array) -> jax.Array:
     """A basis `(d, d)` of as many random directions as another one has, for comparisons."""
-    vectors, _ = jnp.linalg.qr(jax.random.normal(key, like.shape))
+    vectors, _ = jnp.linalg.qr(jax.random.normal(key, like.shape, like.dtype))
     return jnp.where(jnp.arange(like.shape[0]) < rank(like), vectors, 0.0)
 
 
@@ -144,7 +146,7 @@ def rank(basis: jax.Array) -> jax.Array:
 @jax.jit
 def complement(basis: jax.Array) -> jax.Array:
     """The projection `I - S S^T` on what is orthogonal to a basis, `(d, d)`."""
-    return jnp.eye(basis.shape[0]) - _product(basis, basis.T)
+    return jnp.eye(basis.shape[0], dtype=basis.dtype) - _product(basis, basis.T)
 
 
 def projected(layers: tuple[Layer, ...]) -> optax.GradientTransformationExtraArgs:

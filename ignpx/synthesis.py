@@ -214,7 +214,8 @@ def synthesise(
     """
     optimizer = _default_optimizer() if optimizer is None else optimizer
     labels = jnp.arange(classifier.num_classes) if labels is None else labels
-    noise = jax.random.normal(key, (labels.shape[0], samples, *classifier.input_shape))
+    shape = (labels.shape[0], samples, *classifier.input_shape)
+    noise = jax.random.normal(key, shape, jnp.float32)
     bounds = (jnp.float32(-jnp.inf), jnp.float32(jnp.inf)) if bounds is None else bounds
     step = _step(tuple(terms), optimizer)
     carry = (noise, optimizer.init(noise))
@@ -295,7 +296,7 @@ def _neighbour_differences(inputs: jax.Array) -> jax.Array:
 
 def _roughness(inputs: jax.Array) -> jax.Array:
     if inputs.ndim != 5:
-        return jnp.full(inputs.shape[0], jnp.nan)
+        return jnp.full(inputs.shape[0], jnp.nan, jnp.float32)
     # The mean absolute difference of two standard normal values is 2 / sqrt(pi), down and across.
     return jnp.mean(_neighbour_differences(inputs), axis=1) / (4.0 / jnp.sqrt(jnp.pi))
 

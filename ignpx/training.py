@@ -14,8 +14,10 @@ import optax
 from ignpx import checkpoint, descent
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier, PyTree, Samples
-from ignpx.config import Recipe
+from ignpx.config import Recipe, parse
 from ignpx.data.augment import crop_and_flip
+from ignpx.errors import InvalidArgumentError
+from ignpx.stages import stage
 
 
 class Progress(NamedTuple):
@@ -60,6 +62,10 @@ def fit(
 
     Returns:
       The classifier, and the training losses `(epochs, steps)`.
+
+    Raises:
+      InvalidArgumentError: if the schedule needs validation.
+      UnlearningError: if the training diverged.
     """
     carry, losses = _fit(classifier, samples, recipe, key)
     return classifier.replace(params=carry.params, state=carry.state), losses
@@ -100,11 +106,25 @@ def fit_with_ledger(
 
     Returns:
       The classifier, the training losses `(epochs, steps)`, and the ledger.
+
+    Raises:
+      InvalidArgumentError: if the schedule needs validation.
+      UnlearningError: if the training diverged.
     """
     carry, losses = _fit(classifier, samples, recipe, key, sets)
     account = carry.opt_state[-1]
     ledger = Ledger(sets, account.updates, account.steps, jnp.int32(losses.size))
     return classifier.replace(params=carry.params, state=carry.state), losses, ledger
+
+
+def check_needs_no_validation(recipe: Recipe) -> None:
+    """Raises `InvalidArgumentError` for a schedule that goes by the validation accuracy."""
+    if recipe.schedule == "plateau":
+        raise InvalidArgumentError(
+            "recipe.schedule",
+            "plateau",
+            "needs validation, of which there is none here; give constant or cosine",
+        )
 
 
 def _fit(
@@ -114,8 +134,9 @@ def _fit(
     key: jax.Array,
     sets: jax.Array | None = None,
 ) -> tuple[descent.Descent, jax.Array]:
+    check_needs_no_validation(recipe)
     recipe, steps = _batches(recipe, len(samples.labels))
-    optimizer, loss = _optimizer(recipe, steps), _Loss.of(classifier, recipe)
+    optimizer, loss = _optimizer(recipe, steps), _loss(classifier, recipe)
     given = None
     if sets is not None:
         optimizer, given = _with_ledger(optimizer, len(sets)), {"sets": sets}
@@ -123,9 +144,16 @@ def _fit(
     carry = descent.start(classifier.params, classifier.state, optimizer)
     losses = []
     for epoch in range(recipe.epochs):
-        epoch_key = jax.random.fold_in(key, epoch)
         carry, of_epoch = _epoch(
-            loss, optimizer, carry, data, recipe, steps, epoch_key, epoch, given
+            loss,
+            optimizer,
+            carry,
+            data,
+            recipe=recipe,
+            steps=steps,
+            key=key,
+            number=epoch,
+            given=given,
         )
         losses.append(of_epoch)
     return carry, jnp.stack(losses)
@@ -161,7 +189,7 @@ def train(
       UnlearningError: if the training diverged.
     """
     recipe, steps = _batches(recipe, len(train_samples.labels))
-    optimizer, loss = _optimizer(recipe, steps), _Loss.of(classifier, recipe)
+    optimizer, loss = _optimizer(recipe, steps), _loss(classifier, recipe)
     data = jax.device_put(train_samples)
     run = _Run(
         carry=descent.start(classifier.params, classifier.state, optimizer),
@@ -176,9 +204,16 @@ def train(
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     patience = recipe.early_stopping or recipe.epochs
     while run.epoch < recipe.epochs and run.epoch - run.best_epoch < patience:
-        epoch = int(run.epoch)
-        epoch_key = jax.random.fold_in(key, epoch)
-        carry, losses = _epoch(loss, optimizer, run.carry, data, recipe, steps, epoch_key, epoch)
+        carry, losses = _epoch(
+            loss,
+            optimizer,
+            run.carry,
+            data,
+            recipe=recipe,
+            steps=steps,
+            key=key,
+            number=int(run.epoch),
+        )
         candidate = classifier.replace(params=carry.params, state=carry.state)
         accuracy = count_correct(candidate, validation).accuracy()
         improved = accuracy > run.best_accuracy
@@ -192,9 +227,7 @@ def train(
             stale_epochs=np.asarray(0 if improved else run.stale_epochs + 1),
         )
         if recipe.schedule == "plateau" and run.stale_epochs > recipe.patience:
-            rate = carry.opt_state.hyperparams["learning_rate"]
-            carry.opt_state.hyperparams["learning_rate"] = rate * 0.1
-            run = run._replace(stale_epochs=np.asarray(0))
+            run = run._replace(carry=_slowed(carry), stale_epochs=np.asarray(0))
         if resume_dir is not None:
             checkpoint.save_latest(resume_dir, int(run.epoch), run)
         if on_epoch is not None:
@@ -211,6 +244,65 @@ def train(
     return classifier.replace(params=params, state=state)
 
 
+def validated_training(
+    recipe: Recipe | dict[str, Any], validation_share: float
+) -> Callable[..., tuple[Classifier, descent.DescentInfo]]:
+    """Training by a recipe, with a share of the samples held out at random to pick the best epoch.
+
+    Args:
+      recipe: see `Recipe`, or its fields.
+      validation_share: the share, in (0, 1).
+
+    Returns:
+      A function of a classifier, samples and two keys, for the split and for the training.
+
+    Raises:
+      InvalidArgumentError: if a field of the recipe or the share cannot be used.
+    """
+    # Slow to import, and not needed by any other training.
+    from sklearn.model_selection import train_test_split
+
+    if not isinstance(recipe, Recipe):
+        recipe = parse(Recipe, recipe)
+    if not 0 < validation_share < 1:
+        raise InvalidArgumentError("validation_share", validation_share, "must lie in (0, 1)")
+
+    def descend(
+        classifier: Classifier, samples: Samples, validation: Samples, key: jax.Array
+    ) -> tuple[Classifier, list[float]]:
+        losses: list[float] = []
+        trained = train(
+            classifier,
+            samples,
+            validation,
+            recipe,
+            seed=key,
+            on_epoch=lambda progress: losses.append(progress.loss),
+        )
+        return trained, losses
+
+    run = stage("descent", descend)
+
+    def split_and_train(
+        classifier: Classifier, data: Samples, split_key: jax.Array, train_key: jax.Array
+    ) -> tuple[Classifier, descent.DescentInfo]:
+        images, labels = data
+        kept, held_out = train_test_split(
+            np.arange(len(labels)),
+            test_size=validation_share,
+            random_state=int(jax.random.randint(split_key, (), 0, 2**31 - 1)),
+        )
+        trained, losses = run(
+            classifier,
+            Samples(images[kept], labels[kept]),
+            Samples(images[held_out], labels[held_out]),
+            train_key,
+        )
+        return trained, descent.DescentInfo(np.asarray(losses))
+
+    return split_and_train
+
+
 def _batches(recipe: Recipe, count: int) -> tuple[Recipe, int]:
     """The recipe and the steps of an epoch; one batch of all samples if they are fewer."""
     if count < recipe.batch_size:
@@ -223,18 +315,26 @@ def _epoch(
     optimizer: optax.GradientTransformation,
     carry: descent.Descent,
     data: Samples,
+    *,
     recipe: Recipe,
     steps: int,
     key: jax.Array,
     number: int,
     given: dict[str, PyTree] | None = None,
 ) -> tuple[descent.Descent, jax.Array]:
-    order_key, step_key = jax.random.split(key)
+    order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
     order = jax.random.permutation(order_key, len(data.labels))
     indices = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
     return descent.descend(
         loss, optimizer, carry, data, indices, step_key, given, name=f"epoch {number + 1}"
     )
+
+
+def _slowed(carry: descent.Descent) -> descent.Descent:
+    """The carry with a tenth of its learning rate."""
+    state = carry.opt_state
+    rates = {**state.hyperparams, "learning_rate": state.hyperparams["learning_rate"] * 0.1}
+    return carry._replace(opt_state=state._replace(hyperparams=rates))
 
 
 # Cached, and compared by value below, so that a second run of the same shapes compiles nothing.
@@ -270,23 +370,22 @@ def _with_ledger(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Loss:
-    """Cross-entropy of a batch of images in training mode, a `descent.Loss`."""
+class _Loss(descent.CrossEntropy):
+    """Its images are augmented and its labels smoothed by a recipe."""
 
-    apply: Any
-    preprocess: Any
     recipe: Recipe
-
-    @classmethod
-    def of(cls, classifier: Classifier, recipe: Recipe) -> "_Loss":
-        return cls(classifier.computing_in(recipe.precision).apply, classifier.preprocess, recipe)
 
     def __call__(
         self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
     ) -> tuple[jax.Array, PyTree]:
         recipe = self.recipe
         images = crop_and_flip(key, batch.images, padding=recipe.crop_padding, flip=recipe.flip)
-        logits, state = self.apply(params, state, self.preprocess(images), train=True)
+        logits, state = self.logits(params, state, images)
         labels = jax.nn.one_hot(batch.labels, logits.shape[-1])
         labels = optax.smooth_labels(labels, recipe.label_smoothing)
         return optax.softmax_cross_entropy(logits, labels).mean(), state
+
+
+def _loss(classifier: Classifier, recipe: Recipe) -> _Loss:
+    lower = classifier.computing_in(recipe.precision)
+    return _Loss(lower.apply, lower.preprocess, recipe)

@@ -87,12 +87,7 @@ class Request:
             would be left.
         """
         forget, forgotten = list(forget), list(forgotten)
-        for name, ids in (("forget", forget), ("forgotten", forgotten)):
-            for index in ids:
-                if not 0 <= index < num_classes:
-                    raise InvalidArgumentError(
-                        name, index, f"is not a class; the classes are 0 to {num_classes - 1}"
-                    )
+        _check_classes(num_classes, forget=forget, forgotten=forgotten)
         if not forget:
             raise InvalidArgumentError("forget", forget, "name at least one class")
         if len(set(forget)) < len(forget):
@@ -129,9 +124,14 @@ class Request:
           forget_data: what to forget: a part of a class, or samples drawn at random.
           retain_data: the rest of the training samples, or None.
           forgotten: class ids that the model has forgotten already.
+
+        Raises:
+          InvalidArgumentError: if a class is unknown.
         """
+        forgotten = list(forgotten)
+        _check_classes(num_classes, forgotten=forgotten)
         mask = np.ones(num_classes, bool)
-        mask[list(forgotten)] = False
+        mask[forgotten] = False
         return cls(jnp.zeros(num_classes, bool), jnp.asarray(mask), forget_data, retain_data)
 
     @property
@@ -192,8 +192,8 @@ class Unlearner(NamedTuple):
       changes: what it may change of the classifier; everything else comes back to the bit.
       forgets: the requests that it can serve.
       prepare: a pure function `(classifier, key) -> prepared` of what does not depend on the
-        request, where there is such a thing. `unlearn` takes it as a fourth argument, and gives
-        what it gives without, with the same key.
+        request, where there is such a thing. `unlearn` takes it as a fourth argument, and with the
+        same key gives what it gives without, up to rounding.
     """
 
     sees: Sees
@@ -263,6 +263,15 @@ def check_served(unlearner: Unlearner, asked: Forgets) -> None:
             f"is more than the method can do, which forgets {able} only; `ignpx methods` lists "
             "what each method can forget",
         )
+
+
+def _check_classes(num_classes: int, **ids: Sequence[int]) -> None:
+    for name, indices in ids.items():
+        for index in indices:
+            if not 0 <= index < num_classes:
+                raise InvalidArgumentError(
+                    name, index, f"is not a class; the classes are 0 to {num_classes - 1}"
+                )
 
 
 def _not_finite(classifier: Classifier) -> list[str]:

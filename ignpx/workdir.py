@@ -14,50 +14,66 @@ CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 
+# For whoever calls the library and whoever types a command.
+OVERWRITE = "or overwrite it (overwrite=True, --overwrite)"
 
-def check_free(workdir: pathlib.Path, *, overwrite: bool) -> None:
+
+def check_free(directory: pathlib.Path, *, overwrite: bool) -> None:
     """Refuses a directory that holds something already.
 
     Raises:
       InvalidArgumentError: if it holds a run and `overwrite` is not set, or anything that is not
         a run at all.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise InvalidArgumentError("--workdir", str(workdir), "is a file; name a directory")
-    if not workdir.is_dir() or not any(workdir.iterdir()):
+    if directory.exists() and not directory.is_dir():
+        raise InvalidArgumentError("directory", str(directory), "is a file; name a directory")
+    if not directory.is_dir() or not any(directory.iterdir()):
         return
-    if not (workdir / CONFIG).is_file():
+    if not (directory / CONFIG).is_file():
         raise InvalidArgumentError(
-            "--workdir", str(workdir), "holds files that are not a run; name another directory"
+            "directory", str(directory), "holds files that are not a run; name another directory"
         )
     if not overwrite:
         raise InvalidArgumentError(
-            "--workdir",
-            str(workdir),
-            "holds a run already; name another directory, or pass --overwrite",
+            "directory", str(directory), f"holds a run already; name another directory, {OVERWRITE}"
         )
 
 
 @contextlib.contextmanager
-def staged(workdir: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """A directory to write a run into, which becomes `workdir` once everything is written.
+def staged(directory: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+    """A directory to write a run into, which becomes `directory` once everything is written.
 
     If the block raises, nothing is left behind and an existing run stays as it was.
 
     Raises:
       InvalidArgumentError: as `check_free`.
     """
-    check_free(workdir, overwrite=overwrite)
-    workdir = workdir.absolute()
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    staging = _beside(workdir)
+    check_free(directory, overwrite=overwrite)
+    with replacing(directory) as new:
+        new.mkdir()
+        yield new
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write to, file or directory, that takes the place of `path` once it is written.
+
+    What is at `path` is removed only when the new one is there. If the block raises or the new one
+    cannot take its place, the old one stays and nothing is left behind.
+    """
+    path = path.resolve()  # the renames need the file system that a link leads to
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = _beside(path)
     staging.mkdir()
+    new, old = staging / "new", staging / "old"
     try:
-        yield staging
-        if workdir.exists():
-            shutil.rmtree(workdir)
-        staging.rename(workdir)
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(staging, ignore_errors=True)
 
 

@@ -108,13 +108,14 @@ keep("UISPS's images, IGNP's edit", dampened)
 # %% [markdown]
 # ## The mask of IGNP, the scaling of SSD
 #
-# SSD shrinks a parameter by how much less it matters to all than to what is forgotten, without the
-# further factor of ten that IGNP has. Its scaling takes the same ratios and the same threshold. One
-# word changes.
+# SSD shrinks a parameter by how much less it matters to all than to what is forgotten. IGNP
+# multiplies that by `alpha / strength`. The scaling of SSD takes the same ratios and the same
+# threshold, so that one line changes.
 
 # %%
 factors = edits.capped_dampening(ratios, calibration.log_alpha, strength=1.0)
 scaled = classifier.replace(params=edits.scale(classifier.params, factors))
+print(f"IGNP's factors are {float(calibration.alpha) / 10:.2g} times as large")
 keep("IGNP's mask, SSD's scaling", scaled)
 
 # %% [markdown]

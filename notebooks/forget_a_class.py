@@ -58,8 +58,9 @@ edited, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
 
 # %% [markdown]
 # `info` tells how it went without any data. The threshold alpha was calibrated so that a wanted
-# share of the parameters is dampened. Some of the synthesised prototypes took no part in choosing
-# those parameters; the edited model should recognise all of these but those of the forgotten class.
+# share of the parameters is dampened. Some of the synthesised prototypes took no part in weighing
+# the parameters, only in choosing how many of them to dampen; the edited model should recognise all
+# of these but those of the forgotten class.
 
 # %%
 print(f"alpha {float(info.calibration.alpha):.3g}, coverage {float(info.calibration.coverage):.2%}")

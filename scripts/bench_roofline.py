@@ -4,9 +4,9 @@
 
 A program for each stage: one step of the synthesis (with the noise it starts from and the last look
 at its outcome), one microbatch of sensitivities in the target layers, one trial of a coverage
-(edit, and the logits of the held-out prototypes), and the edit alone. Operations and bytes are
-XLA's own count for the compiled program; bytes between fused operations, so that what a cache holds
-counts too.
+(edit, and the logits of the held-out prototypes; a calibration computes what lies below the targets
+only once), and the edit alone. Operations and bytes are XLA's own count for the compiled program;
+bytes between fused operations, so that what a cache holds counts too.
 
 The ceilings are measured first, on the same device: a product of large matrices, at the precision
 that convolutions have here, and a copy of a large array (bytes read and written). `limit` is the

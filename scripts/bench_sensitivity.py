@@ -5,7 +5,9 @@
 - `gradient_seconds`: the gradient of the mean loss of the samples in all parameters, one batch.
 - `sensitivity_seconds`: the mean squared gradient of single samples in the target layers, by the
   factors of each layer's gradient (`ignpx.factors`).
-- `vmap_seconds`: the same numbers by `vmap(grad)`, the reference.
+- `vmap_seconds`: the same numbers as one gets them from JAX alone, by `vmap(grad)` in the target
+  layers. It is the reference.
+- `forward_seconds`: the logits of the samples, without which nothing can be weighed.
 
 Seconds are medians of runs that take turns, after one that compiles.
 """
@@ -25,9 +27,35 @@ import typer
 
 from ignpx import importance, models, stages, targets
 from ignpx.classifier import Classifier, PyTree
+from ignpx.losses import cross_entropy
 
 # What `--model` calls them, where that is not our name.
 NAMES = {"resnet18": "cifar_resnet18"}
+
+
+def by_vmap(
+    classifier: Classifier, inputs: jax.Array, labels: jax.Array, weights: jax.Array, size: int
+) -> Callable[[], PyTree]:
+    """Weighted sums of the squared gradients of single samples, `size` of them at a time."""
+    chosen, rest = targets.partition(classifier.params, classifier.targets)
+
+    def loss(chosen: PyTree, x: jax.Array, label: jax.Array) -> jax.Array:
+        params = targets.combine(chosen, rest)
+        return cross_entropy(classifier.replace(params=params).logits(x[None])[0], label)
+
+    @jax.jit
+    def squares(inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> PyTree:
+        gradients = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(chosen, inputs, labels)
+        return jax.tree.map(lambda g: jnp.tensordot(weights, jnp.square(g), axes=1), gradients)
+
+    def run() -> PyTree:
+        parts = [
+            squares(*(array[begin : begin + size] for array in (inputs, labels, weights)))
+            for begin in range(0, len(labels), size)
+        ]
+        return jax.tree.map(lambda *sums: sum(sums), *parts)
+
+    return run
 
 
 def runs_of(classifier: Classifier, samples: int, microbatch: int) -> dict[str, Callable[[], Any]]:
@@ -36,16 +64,13 @@ def runs_of(classifier: Classifier, samples: int, microbatch: int) -> dict[str, 
     labels = jnp.arange(samples) % classifier.num_classes
     weights = jnp.full(samples, 1.0 / samples)
     arguments = (classifier, inputs, labels, weights)
-    weigh = functools.partial(
-        importance.sensitivity_moments,
-        *arguments,
-        patterns=classifier.targets,
-        microbatch=microbatch,
-    )
     return {
+        "forward": functools.partial(jax.jit(Classifier.logits), classifier, inputs),
         "gradient": functools.partial(importance.mean_gradient, *arguments, microbatch=samples),
-        "sensitivity": lambda: weigh().square,
-        "vmap": lambda: weigh(per_sample=True).square,
+        "sensitivity": functools.partial(
+            importance.sensitivity, *arguments, patterns=classifier.targets, microbatch=microbatch
+        ),
+        "vmap": by_vmap(*arguments, microbatch),
     }
 
 
@@ -101,6 +126,7 @@ def main(
             "device": jax.default_backend(),
             **found,
             "sensitivity_over_gradient": found["sensitivity_seconds"] / found["gradient_seconds"],
+            "forward_over_gradient": found["forward_seconds"] / found["gradient_seconds"],
             "vmap_over_sensitivity": found["vmap_seconds"] / found["sensitivity_seconds"],
             "difference_to_vmap": apart(runs["sensitivity"](), runs["vmap"]()),
         }

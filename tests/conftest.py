@@ -1,7 +1,6 @@
 """Shared fixtures: small classifiers that train in seconds, and the real data where it is."""
 
 import functools
-import gc
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -12,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mappings
 import small_bench
 from ignpx import Classifier, data, models, training
 from ignpx.config import Recipe
 
 # Most of the time of the tests is compilation. With few of LLVM's optimisations it takes a fifth
-# less, and with the older code for fusions, which JAX 0.10 still has, a quarter less again, here
-# and in the processes that tests start.
+# less, and in JAX 0.10 with the older code for fusions a quarter less again, and some less in one
+# piece: here and in the processes that tests start.
 BRIEFLY = "--xla_backend_optimization_level=1"
 if jax.__version_info__ < (0, 11):
-    BRIEFLY += " --xla_cpu_use_fusion_emitters=false"
+    BRIEFLY += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{BRIEFLY} {os.environ.get('XLA_FLAGS', '')}"
 
 # Much of it is of the same functions. A directory for each worker, because entries are not written
@@ -33,11 +33,15 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_compilations() -> Iterator[None]:
-    """Each compiled function keeps memory mapped, and a process may have only so many mappings."""
+def compiled_anew(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Modules share what is compiled, but for those with `PATCHES`, which change what is traced."""
+    patches = getattr(request.module, "PATCHES", False)
+    if patches:
+        mappings.forget()
     yield
-    jax.clear_caches()
-    gc.collect()
+    if patches:
+        mappings.forget()
+    mappings.make_room()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,22 @@ def undisturbed(tmp_path_factory):
     return path, where / "out", run.run(path, where / "out")
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """As `undisturbed`, of half as many cells, for what is run again and again."""
+    where = tmp_path_factory.mktemp("few")
+    methods = {name: small_bench.BENCH["methods"][name] for name in ("original", "retrain", "ssd")}
+    path = small_bench.write(where, methods=methods, forget=[0, [0, 1]], measures=[])
+    return path, where / "out", run.run(path, where / "out")
+
+
+@pytest.fixture
+def its_models(few, tmp_path):
+    """A copy of the models of `few`, so that they need not be trained again."""
+    _, out, _ = few
+    return pathlib.Path(shutil.copytree(out / "models", tmp_path / "models"))
+
+
 def test_all_cells_are_run(undisturbed):
     _, _, ran = undisturbed
     table = results.table(ran.results)
@@ -83,9 +99,9 @@ def test_nothing_is_run_twice(undisturbed, monkeypatch):
     assert run.run(path, out).results == ran.results
 
 
-def test_stopped_anywhere_and_started_again(undisturbed, tmp_path, monkeypatch):
+def test_stopped_anywhere_and_started_again(few, tmp_path, monkeypatch):
     """As if killed while the fourth cell ran, and once more while a model was trained."""
-    path, _, whole = undisturbed
+    path, _, whole = few
     counted, original = [], outcome.unlearned
 
     def stop(cell, *args):
@@ -107,16 +123,16 @@ def test_stopped_anywhere_and_started_again(undisturbed, tmp_path, monkeypatch):
     assert sorted(counted[:3] + counted[4:]) == sorted(set(counted))
 
 
-def test_shards_make_the_whole(undisturbed, tmp_path):
-    path, _, whole = undisturbed
-    first = run.run(path, tmp_path / "out", shard=(1, 2))
-    assert len(first.results) == 6
-    both = run.run(path, tmp_path / "out", shard=(2, 2))
+def test_shards_make_the_whole(few, its_models, tmp_path):
+    path, _, whole = few
+    first = run.run(path, tmp_path / "out", shard=(1, 2), models=its_models)
+    assert len(first.results) == 3
+    both = run.run(path, tmp_path / "out", shard=(2, 2), models=its_models)
     pd.testing.assert_frame_equal(without_clocks(both), without_clocks(whole))
 
 
-def test_what_another_process_holds_is_left_to_it(undisturbed, tmp_path, monkeypatch):
-    path, _, whole = undisturbed
+def test_what_another_process_holds_is_left_to_it(few, its_models, tmp_path, monkeypatch):
+    path, _, whole = few
     out = tmp_path / "out"
     held = whole.results[2][0]
     (out / "locks").mkdir(parents=True)
@@ -142,14 +158,14 @@ def test_what_another_process_holds_is_left_to_it(undisturbed, tmp_path, monkeyp
         {"config": whole.config, "cells": [cell.stored() for cell in cells_of(path)]},
     )
     with lock:
-        ran = run.run(path, out, tell=tell)
+        ran = run.run(path, out, models=its_models, tell=tell)
     assert order[-1] == held.id
     assert any(text.startswith("waiting") for text in told)
     pd.testing.assert_frame_equal(without_clocks(ran), without_clocks(whole))
 
 
-def test_two_threads_share_a_folder(undisturbed, tmp_path, monkeypatch):
-    path, _, whole = undisturbed
+def test_two_threads_share_a_folder(few, its_models, tmp_path, monkeypatch):
+    path, _, whole = few
     seen, original = [], outcome.unlearned
 
     def follow(cell, *args):
@@ -157,8 +173,8 @@ def test_two_threads_share_a_folder(undisturbed, tmp_path, monkeypatch):
         return original(cell, *args)
 
     monkeypatch.setattr(outcome, "unlearned", follow)
-    assert at_once(2, lambda: run.run(path, tmp_path / "out")) == []
-    assert len(seen) == len(set(seen)) == 12
+    assert at_once(2, lambda: run.run(path, tmp_path / "out", models=its_models)) == []
+    assert len(seen) == len(set(seen)) == 6
     pd.testing.assert_frame_equal(
         without_clocks(run.collect(tmp_path / "out")), without_clocks(whole)
     )
@@ -265,8 +281,8 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(bench, tmp_path, monkey
     assert len(tried) == 2
 
 
-def test_a_full_disk_loses_nothing(undisturbed, tmp_path, monkeypatch):
-    path, _, whole = undisturbed
+def test_a_full_disk_loses_nothing(few, its_models, tmp_path, monkeypatch):
+    path, _, whole = few
     original, written = results.write, []
 
     def full(*args):
@@ -277,10 +293,10 @@ def test_a_full_disk_loses_nothing(undisturbed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(results, "write", full)
     with pytest.raises(IgnpxError, match=r"No space left.*complete"):
-        run.run(path, tmp_path / "out")
+        run.run(path, tmp_path / "out", models=its_models)
     monkeypatch.setattr(results, "write", original)
     assert len(run.collect(tmp_path / "out").results) == 2
-    again = run.run(path, tmp_path / "out")
+    again = run.run(path, tmp_path / "out", models=its_models)
     pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
 
 

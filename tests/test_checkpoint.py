@@ -1,4 +1,7 @@
+import logging
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -57,7 +60,7 @@ def test_missing(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["_CHECKPOINT_METADATA", "config", "arrays"])
-def test_half_written(saved, tmp_path, part):
+def test_half_written(saved, trained, tmp_path, part):
     damaged = tmp_path / "checkpoint"
     shutil.copytree(saved, damaged)
     target = damaged / part
@@ -66,7 +69,7 @@ def test_half_written(saved, tmp_path, part):
     if part == "_CHECKPOINT_METADATA":
         # Orbax can do without its own notes; what must not happen is a wrong result.
         loaded, _ = checkpoint.load(damaged)
-        assert len(jax.tree.leaves(loaded.params)) == 10
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, trained.params)
         return
     with pytest.raises(InvalidArgumentError, match="directory="):
         checkpoint.load(damaged)
@@ -100,3 +103,43 @@ def test_a_write_that_fails_leaves_nothing_that_loads(trained, tmp_path):
         checkpoint.save(tmp_path / "c", trained, {"model": {"name": "lenet"}, "bad": object()})
     with pytest.raises(InvalidArgumentError):
         checkpoint.load(tmp_path / "c")
+
+
+def test_an_overwrite_that_fails_leaves_what_was_there(trained, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "c")
+    with pytest.raises(TypeError):
+        checkpoint.save(tmp_path / "c", trained, {**CONFIG, "bad": object()}, overwrite=True)
+    _, config = checkpoint.load(tmp_path / "c")
+    assert config["forgotten"] == [3]
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_orbax_is_quiet_and_others_are_not(mlp, tmp_path):
+    heard = []
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    try:
+        checkpoint.save(tmp_path / "c", mlp, {})
+        checkpoint.load(tmp_path / "c", like=mlp)
+        checkpoint.save_latest(tmp_path / "latest", 1, mlp.params)
+        checkpoint.load_latest(tmp_path / "latest", mlp.params)
+        logger.info("another's")
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(listener)
+    assert heard == ["another's"]
+
+
+def test_importing_changes_nothing_for_the_process():
+    program = """
+import absl.logging, jax.monitoring, logging
+from jax._src import monitoring
+before = logging.getLogger("absl").level, monitoring.get_event_duration_listeners()
+import ignpx.checkpoint, ignpx.stages
+assert before == (logging.getLogger("absl").level, monitoring.get_event_duration_listeners())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

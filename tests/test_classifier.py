@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from ignpx import Classifier, InvalidArgumentError, models
+from ignpx import Classifier, InvalidArgumentError, Samples, models, training
 from ignpx.classifier import validated
+from ignpx.config import Recipe
 
 
 class Perceptron(nnx.Module):
@@ -60,6 +61,76 @@ def test_linen():
     assert jax.tree.structure(state) == jax.tree.structure(classifier.state)
 
 
+class Dropping(linen.Module):
+    """Noise and dropout, from streams of their own names."""
+
+    @linen.compact
+    def __call__(self, x, train: bool):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Dense(40)(x))
+        if train:
+            x = x + 0.01 * jax.random.normal(self.make_rng("noise"), x.shape)
+        return linen.Dense(3)(linen.Dropout(0.5)(x, deterministic=not train))
+
+
+def dropping():
+    module = Dropping()
+    variables = module.init(jax.random.key(0), INPUTS, train=False)
+    return module, variables, Classifier.from_linen(module, variables, **FIELDS)
+
+
+def test_linen_dropout_draws_anew_in_every_training_step():
+    module, variables, classifier = dropping()
+    expected = module.apply(variables, INPUTS, train=False)
+    logits, state = classifier.apply(classifier.params, classifier.state, INPUTS, train=False)
+    np.testing.assert_array_equal(logits, expected)
+    assert state is classifier.state
+
+    def step(state):
+        return classifier.apply(classifier.params, state, INPUTS, train=True)
+
+    (first, after), (again, _) = step(classifier.state), step(classifier.state)
+    np.testing.assert_array_equal(first, again)
+    assert jax.tree.structure(after) == jax.tree.structure(classifier.state)
+    assert np.any(first != step(after)[0])
+    keys = {"params": jax.random.split(classifier.state["rng"])[1]}
+    wanted, _ = module.apply(variables, INPUTS, train=True, rngs=keys, mutable=["batch_stats"])
+    np.testing.assert_array_equal(first, wanted)
+    observed, _, maps = classifier.observed(INPUTS, train=True)
+    np.testing.assert_array_equal(observed, first)
+    assert len(maps) == 1
+
+
+def test_linen_dropout_is_trained_and_made_anew():
+    module, _, classifier = dropping()
+    made, same = (classifier.fresh(jax.random.key(3)) for _ in range(2))
+    assert jax.tree.structure(made) == jax.tree.structure(classifier)
+    assert made.state["rng"] == same.state["rng"] != classifier.state["rng"]
+    variables = module.init(jax.random.key(3), INPUTS[:1], train=False)
+    for a, b in zip(*map(jax.tree.leaves, (made.params, variables["params"])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    samples, recipe = Samples(INPUTS, jnp.arange(5) % 3), Recipe(epochs=2, batch_size=5)
+    trained, losses = training.fit(classifier, samples, recipe, jax.random.key(0))
+    assert losses.shape == (2, 1)
+    assert trained.state["rng"] != classifier.state["rng"]
+
+
+class NamedAxis(linen.Module):
+    @linen.compact
+    def __call__(self, x, train: bool):
+        x = linen.BatchNorm(use_running_average=not train, axis_name="batch")(x)
+        return linen.Dense(3)(x)
+
+
+@pytest.mark.parametrize("module", [LinenPerceptron(), NamedAxis()])
+def test_linen_modules_without_dropout_have_no_key(module):
+    """Nor need they be fit for training here."""
+    mode = {"train": False} if isinstance(module, NamedAxis) else {"deterministic": True}
+    variables = module.init(jax.random.key(0), INPUTS, **mode)
+    classifier = Classifier.from_linen(module, variables, **FIELDS)
+    assert set(classifier.state) == {"batch_stats"}
+    assert set(classifier.fresh(jax.random.key(1)).state) == {"batch_stats"}
+
+
 def test_plain_function():
     classifier = Classifier.from_function(lambda params, x: x @ params, jnp.ones((6, 3)), **FIELDS)
     np.testing.assert_allclose(classifier.logits(INPUTS), INPUTS @ jnp.ones((6, 3)), rtol=1e-6)
@@ -89,6 +160,13 @@ def test_the_handle_is_a_pytree_of_its_arrays():
 def test_an_input_shape_that_does_not_fit():
     with pytest.raises(InvalidArgumentError, match=r"input_shape=\(7,\).*does not take"):
         Classifier.from_nnx(Perceptron(nnx.Rngs(0)), input_shape=(7,), num_classes=3)
+
+
+def test_an_input_shape_that_does_not_fit_a_linen_module():
+    module = LinenPerceptron()
+    variables = module.init(jax.random.key(0), INPUTS, deterministic=True)
+    with pytest.raises(InvalidArgumentError, match=r"input_shape=\(7,\).*does not take"):
+        Classifier.from_linen(module, variables, input_shape=(7,), num_classes=3)
 
 
 def test_logits_of_another_width():
@@ -125,3 +203,41 @@ def test_computing_in_a_lower_precision(train):
     for a, b in zip(*(one.with_statistics(inputs)[1] for one in (classifier, lower)), strict=True):
         assert b.mean.dtype == jnp.float32
         np.testing.assert_allclose(a.mean, b.mean, atol=0.1)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_lower_precision_observes_what_the_model_does(train):
+    classifier = models.create("resnet9", input_shape=(8, 8, 3), num_classes=4, width=0.05)
+    inputs = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+    _, _, expected = classifier.observed(inputs, train=train)
+    lower = classifier.computing_in("bfloat16")
+    logits, state, maps = lower.observed(inputs, train=train)
+    same, same_state = lower.apply(lower.params, lower.state, inputs, train=train)
+    np.testing.assert_array_equal(logits, same)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(same_state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(maps) == len(expected) > 1
+    for a, b in zip(maps, expected, strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.max(jnp.abs(b))))
+
+
+def test_a_lower_precision_offers_nothing_that_the_model_does_not():
+    function = Classifier.from_function(lambda params, x: x @ params, jnp.ones((6, 3)), **FIELDS)
+    lower = function.computing_in("bfloat16")
+    for name in ("observed", "with_statistics", "holding"):
+        assert not hasattr(lower.apply, name)
+    assert lower.observed(INPUTS, train=True)[2] == lower.with_statistics(INPUTS)[1] == []
+    nnx_model = Classifier.from_nnx(Perceptron(nnx.Rngs(0)), **FIELDS).computing_in("bfloat16")
+    held = nnx_model.apply.holding(frozenset({"norm/mean", "norm/var"}))
+    _, state = held(nnx_model.params, nnx_model.state, INPUTS, train=True)
+    np.testing.assert_array_equal(state["norm"]["mean"], nnx_model.state["norm"]["mean"])
+
+
+def test_a_lower_precision_leaves_the_keys_of_dropout_alone():
+    for classifier in (Classifier.from_nnx(Perceptron(nnx.Rngs(0)), **FIELDS), dropping()[2]):
+        lower = classifier.computing_in("bfloat16")
+        logits, state = lower.apply(lower.params, lower.state, INPUTS, train=True)
+        assert logits.dtype == jnp.float32
+        for a, b in zip(*map(jax.tree.leaves, (state, classifier.state)), strict=True):
+            assert a.dtype == b.dtype

@@ -66,10 +66,11 @@ def test_groups_of_classes():
         ("training.epochs=many", "training.epochs='many'"),
         ("trainin.epochs=3", "did you mean training"),
         ("training.schedule=step", "plateau"),
+        ("training.warmup_epochs=200", "training.warmup_epochs=200: must be below epochs (200)"),
         ("model.width=-1", "model.width=-1"),
         ("dataset.coarse=5", "dataset.coarse=5: must be lists of classes"),
         ("dataset.coarse=[[0, 1], [two]]", "or the name of a feature"),
-        ("seed", "name=value"),
+        ("seed", "overrides='seed': must have the form name=value"),
         ("seed.deep=1", "not a section"),
     ],
 )

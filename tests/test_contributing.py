@@ -33,11 +33,11 @@ def registered(tmp_path, monkeypatch):
 
 
 def test_the_example_forgets(registered, mlp):
-    method = methods.build(registered, {"layer": "out"})
+    method = methods.build(registered, {"factor": 0.5})
     request = ignpx.Request.classes([2], 4)
     edited, _ = ignpx.unlearn(method, mlp, request, jax.random.key(0))
     assert isinstance(edited, Classifier)
-    np.testing.assert_array_equal(edited.params["out"]["w"][:, 2], 0)
+    np.testing.assert_array_equal(edited.params["out"]["w"][:, 2], mlp.params["out"]["w"][:, 2] / 2)
     np.testing.assert_array_equal(edited.params["out"]["w"][:, :2], mlp.params["out"]["w"][:, :2])
 
 
@@ -45,4 +45,4 @@ def test_it_is_listed_with_what_it_says_of_itself(registered):
     described = methods.describe(registered)
     assert described.paper == "Drop-logit: takes away the weights of the logit of a class."
     assert (described.sees, described.forgets) == ("nothing", "classes")
-    assert described.defaults == {"layer": "head"}
+    assert described.defaults == {"factor": 0.0}

@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 
 from ignpx import Classifier, convolutions, importance, models
 
+# See conftest.py.
+PATCHES = True
+
 
 def close(found, wanted):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from ignpx import Samples, UnlearningError, descent, loops
 
+# See conftest.py.
+PATCHES = True
+
 
 def loss(params, state, batch, key, given):
     x, y = batch
@@ -208,3 +211,10 @@ def test_an_optimiser_with_a_mask():
         update, state = optimizer.update(jnp.ones(2), state, params, mask=jnp.array([True, False]))
         assert update[0] != 0
         assert update[1] == 0
+
+
+def test_wrong_labels_are_allowed_and_not_their_own():
+    labels, allowed = jnp.arange(4).repeat(50), jnp.array([True, False, True, True])
+    drawn = descent.wrong_labels(jax.random.key(0), labels, allowed)
+    assert set(np.asarray(drawn).tolist()) == {0, 2, 3}
+    assert np.all(drawn != labels)

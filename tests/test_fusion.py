@@ -6,6 +6,9 @@ import numpy as np
 
 from ignpx.fusion import apart
 
+# See conftest.py.
+PATCHES = True
+
 
 def scaled(x, factor):
     # `where` and `clip` are compiled functions themselves, and become part of the unit.

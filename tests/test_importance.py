@@ -6,7 +6,20 @@ import numpy as np
 import optax
 import pytest
 
-from ignpx import importance, loops, models, moments, selection, targets
+from ignpx import (
+    Classifier,
+    importance,
+    loops,
+    models,
+    moments,
+    selection,
+    subspaces,
+    synthesis,
+    targets,
+)
+
+# See conftest.py.
+PATCHES = True
 
 
 def usual_loss(classifier, params, x, label):
@@ -193,3 +206,29 @@ def test_supporting_parameters_are_those_whose_shrinking_raises_the_loss(mlp):
                 assert (marked[index] > 0) == (change > 0), (layer, index)
                 kept += marked[index] > 0
     assert 5 < kept < 155
+
+
+def test_all_is_float32_where_jax_defaults_to_double_precision():
+    def convolved(params, x):
+        x = jax.lax.conv(x.transpose(0, 3, 1, 2), params["kernel"], (1, 1), "SAME")
+        return jax.nn.relu(x).reshape(len(x), -1) @ params["dense"]
+
+    keys, shapes = jax.random.split(jax.random.key(1)), {"kernel": (2, 2, 3, 3), "dense": (32, 3)}
+    params = {n: jax.random.normal(k, shapes[n]) for k, n in zip(keys, shapes, strict=True)}
+    classifier = Classifier.from_function(convolved, params, input_shape=(4, 4, 2), num_classes=3)
+    terms = [synthesis.cross_entropy(), synthesis.diversity(), synthesis.total_variation()]
+    with jax.enable_x64(True):
+        made = synthesis.synthesise(classifier, jax.random.key(0), terms=terms, samples=2, steps=2)
+        # Weights of the default precision, as `jnp.ones` makes them.
+        inputs, labels, weights = made.inputs[:, 0], made.labels, jnp.ones(3) / 3
+        moments_of = importance.sensitivity_moments(classifier, inputs, labels, weights, weights)
+        gradient = importance.mean_gradient(classifier, inputs, labels, weights)
+        grams = subspaces.gram_matrices(classifier, inputs, weights)
+        bases = {path: subspaces.basis(gram, 0.9) for path, gram in grams.items()}
+        around = {path: subspaces.complement(basis) for path, basis in bases.items()}
+        random = [subspaces.random_basis(jax.random.key(0), basis) for basis in bases.values()]
+    everything = (made._replace(labels=None), moments_of, gradient, grams, bases, around, random)
+    for leaf in jax.tree.leaves(everything):
+        assert leaf.dtype == jnp.float32
+    plain = importance.sensitivity(classifier, inputs, labels.astype(jnp.int32))
+    assert_close(moments_of.square, plain)

@@ -176,6 +176,41 @@ def test_eu_k_starts_the_last_layers_anew(kind):
     assert bits(seen) != bits(statistics(before.state)["norm"])
 
 
+def test_frozen_layers_of_a_model_in_a_lower_precision():
+    before = build("nnx").computing_in("bfloat16")
+    after, _ = ignpx.unlearn(cf_k(k=2, **SGD, epochs=2, batch_size=4), before, request(), KEY)
+    assert after.apply == before.apply
+    for name in ("stem", "z_norm"):
+        assert bits(after.params[name]) == bits(before.params[name])
+    assert bits(after.state["z_norm"]) == bits(before.state["z_norm"])
+    assert bits(after.state["norm"]) != bits(before.state["norm"])
+
+
+def test_the_precision_of_a_recipe_is_that_of_the_frozen_layers_too():
+    seen = set()
+
+    def function(params, x):
+        seen.add(frozenset(str(leaf.dtype) for leaf in jax.tree.leaves(params)))
+        return jnp.tanh(x @ params["first"]) @ params["last"]
+
+    def initialise(key):
+        keys = jax.random.split(key)
+        shapes = {"first": (6, 5), "last": (5, CLASSES)}
+        return {n: jax.random.normal(k, shapes[n]) for k, n in zip(keys, shapes, strict=True)}, {}
+
+    before = Classifier.from_function(
+        function,
+        initialise(KEY)[0],
+        initialise=initialise,
+        input_shape=SHAPE,
+        num_classes=CLASSES,
+    )
+    recipe = {"epochs": 1, "batch_size": 4, "precision": "bfloat16"}
+    after, _ = ignpx.unlearn(eu_k(recipe, k=1, validation_share=0.3), before, request(), KEY)
+    assert bits(after.params["first"]) == bits(before.params["first"])
+    assert seen == {frozenset({"float32"}), frozenset({"bfloat16"})}
+
+
 def test_sizes_are_those_of_the_top_k_paper():
     """Table 1: EU-5 and EU-10 of ResNet18."""
     fields = {"input_shape": (32, 32, 3), "num_classes": 10}

@@ -1,9 +1,14 @@
+"""One loop, however it is run, equals a plain one."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ignpx import loops
+
+# See conftest.py.
+PATCHES = True
 
 
 def step(operands, carry, index):
@@ -73,3 +78,55 @@ def test_evenly_takes_as_few_steps_as_the_most_allow_and_fills_up_least():
             assert size <= most
             assert steps == -(-count // most)
             assert steps * size - count < steps
+
+
+def inner(operands, carry, index):
+    carry = jnp.cos(carry * operands["scale"]) + 0.1 * index
+    return carry, carry
+
+
+def outer(operands, carry, index):
+    """A loop of its own within each step, as in methods that alternate."""
+    carry, seen = loops.iterate(inner, operands, carry + index, 3)
+    return carry, {"mean": seen.mean(), "index": index}
+
+
+@pytest.mark.parametrize("way", ["called", "jit", "vmap", "accelerator"])
+def test_repeat_equals_a_plain_loop(way, monkeypatch):
+    if way == "accelerator":
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def run(start):
+        return loops.repeat(outer, {"scale": jnp.float32(1.3)}, start, 4)
+
+    start, number = jnp.float32(0.2), np.float32
+    if way == "jit":
+        last, outputs = jax.jit(run)(start)
+    elif way == "vmap":
+        last, outputs = jax.tree.map(lambda leaf: leaf[0], jax.vmap(run)(start[None]))
+    else:
+        last, outputs = run(start)
+    carry, means = number(0.2), []
+    for index in range(4):
+        carry, seen = carry + number(index), []
+        for step in range(3):
+            carry = np.cos(carry * number(1.3)) + number(0.1) * number(step)
+            seen.append(carry)
+        means.append(np.mean(seen))
+    np.testing.assert_allclose(last, carry, rtol=1e-5)
+    np.testing.assert_allclose(outputs["mean"], means, rtol=1e-5)
+    np.testing.assert_array_equal(outputs["index"], np.arange(4))
+
+
+def test_repeat_compiles_nothing_as_a_whole_on_a_cpu():
+    """Its step is called with arrays, so that loops within it are not traced either."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("a scan on accelerators")
+    seen = []
+
+    def step(operands, carry, index):
+        seen.append(isinstance(carry, jax.core.Tracer))
+        return carry + operands, index
+
+    loops.repeat(step, jnp.float32(1.0), jnp.float32(0.0), 3)
+    assert seen == [False] * 3

@@ -104,3 +104,57 @@ def test_entropy_and_its_gradient():
     # dH/dz_i = -p_i (log p_i + H)
     gradient = jax.grad(lambda z: entropy(z).sum())(jnp.float32(logits))
     np.testing.assert_allclose(gradient, -p * (np.log(p) + expected[:, None]), atol=1e-6)
+
+
+MASKED = jnp.array([[1.0, 2.0, -jnp.inf, 0.5], [-jnp.inf, 300.0, 0.0, -jnp.inf]])
+OTHER = jnp.array([[0.5, -1.0, -jnp.inf, 2.0], [-jnp.inf, 0.0, 3.0, -jnp.inf]])
+
+
+def without_masked(function, *logits):
+    """Sample by sample, of the classes that are not masked."""
+    kept = [np.isfinite(row) for row in np.asarray(logits[0])]
+    return [function(*(z[i, k] for z in logits)) for i, k in enumerate(kept)]
+
+
+def test_masked_classes_do_not_count():
+    for function, arguments in (
+        (kl_divergence, (MASKED, OTHER)),
+        (jensen_shannon, (MASKED, OTHER)),
+        (entropy, (MASKED,)),
+    ):
+        actual = function(*arguments)
+        np.testing.assert_allclose(actual, without_masked(function, *arguments), rtol=1e-6)
+        for place in range(len(arguments)):
+            gradient = jax.grad(lambda *z, f=function: f(*z).sum(), place)(*arguments)
+            assert np.all(np.isfinite(gradient))
+            np.testing.assert_array_equal(gradient[~np.isfinite(MASKED)], 0)
+
+
+def test_a_class_that_one_prediction_rules_out():
+    first = jnp.array([0.0, 0.0, -jnp.inf])
+    second = jnp.array([0.0, -jnp.inf, 0.0])
+    assert kl_divergence(first, second) == jnp.inf
+    np.testing.assert_allclose(kl_divergence(first, jnp.zeros(3)), np.log(3 / 2), rtol=1e-6)
+    # Half of each prediction is where the other one has nothing.
+    np.testing.assert_allclose(jensen_shannon(first, second), 0.5, rtol=1e-6)
+
+
+def test_what_is_not_a_number_is_not_hidden():
+    broken = jnp.array([0.0, jnp.nan])
+    values = (entropy(broken), kl_divergence(broken, broken), jensen_shannon(broken, broken))
+    assert np.all(np.isnan(values))
+
+
+def test_losses_of_half_precision_logits_are_float32():
+    logits = (3 * jax.random.normal(jax.random.key(0), (5, 4))).astype(jnp.bfloat16)
+    whole, labels = logits.astype(jnp.float32), jnp.arange(5) % 4
+    for function, arguments in (
+        (cross_entropy, (labels,)),
+        (negative_log_odds, (labels,)),
+        (kl_divergence, (logits[::-1],)),
+        (jensen_shannon, (logits[::-1],)),
+        (entropy, ()),
+    ):
+        actual = function(logits, *arguments)
+        assert actual.dtype == jnp.float32
+        np.testing.assert_array_equal(actual, function(whole, *arguments))

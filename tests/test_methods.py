@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from ignpx import Changes, Forgets, InvalidArgumentError, Sees
-from ignpx.methods import METHODS, describe
+from ignpx.methods import METHODS, build, describe
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -40,3 +40,17 @@ def test_what_a_variant_fixes_is_among_its_defaults():
 def test_an_unknown_method():
     with pytest.raises(InvalidArgumentError, match="did you mean ssd"):
         describe("sssd")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("sssd", {}, "method='sssd': did you mean ssd"),
+        ("ssd", {"alhpa": 1}, "settings='alhpa': ssd has no such setting; did you mean alpha"),
+        ("ssd", {"alpha": "ten"}, "settings={'alpha': 'ten'}: has a value of the wrong type"),
+    ],
+)
+def test_what_cannot_be_built(method, settings, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        build(method, settings)
+    assert str(caught.value).startswith(said)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from ignpx import InvalidArgumentError, checkpoint, models, targets
 from ignpx.adapters import split_nnx
-from ignpx.models import densenet, googlenet, layers, vit
+from ignpx.models import densenet, googlenet, layers, resnet, vit
 
 FULL = dict(models.MODELS)
 CIFAR = (32, 32, 3)
@@ -238,3 +238,8 @@ def test_bad_arguments(arguments, said):
     arguments = {"input_shape": (32, 32, 1), "num_classes": 10, "width": WIDTH, **arguments}
     with pytest.raises(InvalidArgumentError, match=said):
         models.create(**arguments)
+
+
+def test_a_stem_that_there_is_not():
+    with pytest.raises(InvalidArgumentError, match="stem='cifar10': must be imagenet or cifar"):
+        resnet.ResNet18(CIFAR, 10, width=WIDTH, rngs=nnx.Rngs(0), stem="cifar10")

@@ -217,3 +217,21 @@ def test_entropy_is_raised_for_the_first_share_of_each_class(mlp):
     assert float(synthesis.entropy()(view(mlp, inputs - step))) < float(
         synthesis.entropy()(view(mlp, inputs + step))
     )
+
+
+def test_figures_of_a_half_precision_model_are_float32(mlp):
+    half = mlp.replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp.params))
+    half = half.replace(apply=lambda *args, **kw: _half(mlp.apply(*args, **kw)))
+    made = synthesis.synthesise(
+        half, jax.random.key(0), terms=[synthesis.cross_entropy()], samples=2, steps=3
+    )
+    assert half.logits(made.inputs[0]).dtype == jnp.bfloat16
+    for figure in (made.loss, made.confidence, made.noise_confidence, made.trace):
+        assert figure.dtype == jnp.float32
+        # More digits than bfloat16 has.
+        assert np.any(figure != figure.astype(jnp.bfloat16))
+
+
+def _half(output):
+    logits, state = output
+    return logits.astype(jnp.bfloat16), state

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from ignpx import Samples, models, training
+from ignpx import InvalidArgumentError, Samples, models, training
 from ignpx.config import Recipe
 
 
@@ -76,6 +76,13 @@ def test_plateau_divides_the_rate_after_patience_runs_out(small):
     rates = [p.learning_rate for p in seen]
     # Epoch 1 sets the mark; 2 and 3 are stale, one more than patience.
     np.testing.assert_allclose(rates, [1e-6] * 3 + [1e-7] * 2 + [1e-8], rtol=1e-5)
+
+
+def test_a_schedule_that_needs_validation_is_refused_where_there_is_none(small):
+    fresh, samples, _ = small
+    recipe = RECIPE.model_copy(update={"schedule": "plateau"})
+    with pytest.raises(InvalidArgumentError, match=r"recipe\.schedule='plateau'.*validation"):
+        training.fit(fresh, samples, recipe, jax.random.key(0))
 
 
 def test_cosine_with_warmup_follows_the_formula(small):

@@ -180,9 +180,9 @@ def proxies_of(classifier, samples, retain, per_class=5, attack="pgd"):
         jnp.asarray(samples.images),
         samples.labels,
         retain,
-        first,
-        targeted,
-        per_class,
+        first=first,
+        targeted=targeted,
+        per_class=per_class,
         aims=attack == "pgd",
     )
 

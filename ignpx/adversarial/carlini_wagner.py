@@ -48,7 +48,7 @@ def carlini_wagner(
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed; within the bounds.
-      labels: `(N,)` the classes to leave, or to reach.
+      labels: `(N,)` integers, the classes to leave, or to reach.
       confidence: the margin of logits to succeed by.
       constant: c of the first search.
       searches: descents, each with a c of its own.
@@ -56,6 +56,9 @@ def carlini_wagner(
       learning_rate: of Adam.
       targeted: see `fgsm`.
       bounds: see `fgsm`.
+
+    Returns:
+      See `Adversarial`.
 
     Raises:
       InvalidArgumentError: if a number is out of its range.

@@ -37,10 +37,13 @@ def deepfool(
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
-      labels: `(N,)` the classes to leave.
+      labels: `(N,)` integers, the classes to leave.
       steps: at most; inputs that have arrived stay where they are.
       overshoot: see above; the paper's.
       bounds: see `fgsm`; the paper has none.
+
+    Returns:
+      See `Adversarial`.
 
     Raises:
       InvalidArgumentError: if a number is out of its range.

@@ -20,10 +20,11 @@ class Adversarial(NamedTuple):
     Attributes:
       inputs: `(N, *input_shape)` float32, preprocessed; of a failed attack where it ended, for
         `carlini_wagner` where it began.
-      predicted: `(N,)` the class that the model takes them for.
-      success: `(N,)` whether that is the target or, if untargeted, another class than the label.
-      norm: `(N,)` how far they have moved, in intensities: the largest change of a value for `fgsm`
-        and `pgd`, the Euclidean norm for `carlini_wagner` and `deepfool`.
+      predicted: `(N,)` int32, the class that the model takes them for.
+      success: `(N,)` bool, whether that is the target or, if untargeted, another class than the
+        label.
+      norm: `(N,)` float32, how far they have moved, in intensities: the largest change of a value
+        for `fgsm` and `pgd`, the Euclidean norm for `carlini_wagner` and `deepfool`.
     """
 
     inputs: jax.Array

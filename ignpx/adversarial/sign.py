@@ -25,10 +25,13 @@ def fgsm(
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
-      labels: `(N,)` the classes to leave, or to reach.
+      labels: `(N,)` integers, the classes to leave, or to reach.
       epsilon: length of the step in each value, in intensities.
       targeted: the step is `-epsilon * sign(...)`, towards the labels.
       bounds: what the inputs are clipped to; `Normalise.bounds` are those of images.
+
+    Returns:
+      See `Adversarial`.
 
     Raises:
       InvalidArgumentError: if `epsilon` is not above zero.
@@ -63,12 +66,15 @@ def pgd(
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
-      labels: `(N,)` the classes to leave, or to reach.
+      labels: `(N,)` integers, the classes to leave, or to reach.
       epsilon: half the edge of the cube, in intensities.
       step_size: of one step, likewise.
       steps: their number.
       targeted: see `fgsm`.
       bounds: see `fgsm`; applied after each projection.
+
+    Returns:
+      See `Adversarial`.
 
     Raises:
       InvalidArgumentError: if a number is not above zero.

@@ -8,7 +8,6 @@ a retrained model. They are shares, where the paper's tables have percent.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ignpx import loops
@@ -106,8 +105,5 @@ def similarity(
 
 @jax.jit
 def _divergences(classifier: Classifier, reference: Classifier, images: jax.Array) -> jax.Array:
-    first, second = (
-        model.logits(model.preprocess(images)).astype(jnp.float32)
-        for model in (classifier, reference)
-    )
+    first, second = (model.logits(model.preprocess(images)) for model in (classifier, reference))
     return jensen_shannon(first, second)

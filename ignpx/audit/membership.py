@@ -9,13 +9,13 @@ then asked about the data that was to be forgotten.
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ignpx import checks
 from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier, Samples
 from ignpx.errors import InvalidArgumentError
+from ignpx.losses import entropy
 
 
 class Membership(NamedTuple):
@@ -107,12 +107,7 @@ def entropies(classifier: Classifier, samples: Samples, *, batch_size: int = 500
 
 @jax.jit
 def _entropies(classifier: Classifier, images: jax.Array) -> jax.Array:
-    logits = classifier.logits(classifier.preprocess(images)).astype(jnp.float32)
-    log_probabilities = jax.nn.log_softmax(logits)
-    probabilities = jnp.exp(log_probabilities)
-    # Zero times its logarithm is zero. The test is for zero: one for above zero would hide a NaN.
-    summands = jnp.where(probabilities == 0, 0.0, probabilities * log_probabilities)
-    return -jnp.sum(summands, axis=-1)
+    return entropy(classifier.logits(classifier.preprocess(images)))
 
 
 def _finite_entropies(

@@ -213,5 +213,5 @@ def objective(
       labels: `(N,)` class ids.
       eta: weight of the unlearned model's loss.
     """
-    kept, lost = (cross_entropy(z.astype(jnp.float32), labels) for z in (original, unlearned))
+    kept, lost = (cross_entropy(z, labels) for z in (original, unlearned))
     return jnp.mean(kept - eta * jnp.minimum(lost, math.log(unlearned.shape[-1])))

@@ -1,7 +1,6 @@
 """The cells of a benchmark: one method on one model, one request, one seed."""
 
 import hashlib
-import inspect
 import itertools
 import json
 import pathlib
@@ -13,7 +12,7 @@ from ignpx.bench import published
 from ignpx.bench.config import RETRAIN, BenchConfig, Steps, training_config, written
 from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError
-from ignpx.methods import METHODS
+from ignpx.methods import METHODS, defaults
 from ignpx.runs import TFDS_DEFAULT, Where
 from ignpx.unlearner import Request
 
@@ -47,7 +46,8 @@ class Cell(NamedTuple):
     def id(self) -> str:
         """A hash of all that the result depends on, defaults included; the name of its file."""
         depends = {n: v for n, v in self.stored().items() if n not in ("run", "label")}
-        return digest({**depends, "settings": {**_defaults(self.method), **self.settings}})
+        settled = defaults(self.method) if self.method in METHODS else {}
+        return digest({**depends, "settings": {**settled, **self.settings}})
 
     def stored(self) -> dict[str, Any]:
         """The cell as JSON values."""
@@ -168,13 +168,6 @@ def _check_classes(steps: Steps, num_classes: int) -> None:
     for group in steps:
         Request.classes(group, num_classes, forgotten=gone)
         gone += group
-
-
-def _defaults(method: str) -> dict[str, Any]:
-    if method not in METHODS:
-        return {}
-    known = inspect.signature(METHODS[method]).parameters.values()
-    return {one.name: one.default for one in known if one.default is not one.empty}
 
 
 def digest(value: Any) -> str:

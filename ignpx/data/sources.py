@@ -15,6 +15,7 @@ from PIL import Image
 
 from ignpx.classifier import Samples
 from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.logs import quiet
 
 EMBEDDED = "digits"
 _DIGITS = tuple("0123456789")
@@ -42,6 +43,7 @@ class DatasetInfo(NamedTuple):
     fine_names: tuple[str, ...]
 
 
+@quiet()
 def describe(
     name: str,
     *,
@@ -75,6 +77,7 @@ def describe(
     return DatasetInfo(name, *_grouped(name, fine, coarse, dict(info.features)), test_split, fine)
 
 
+@quiet()
 def coarse_of(
     name: str,
     coarse: Coarse | None,
@@ -115,6 +118,7 @@ def coarse_of(
     return classes
 
 
+@quiet()
 def load(
     name: str,
     split: str,

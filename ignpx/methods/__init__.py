@@ -79,7 +79,7 @@ def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None =
       InvalidArgumentError: if the method or a hyperparameter is unknown, or a value is unusable.
     """
     if method not in METHODS:
-        raise InvalidArgumentError("--method", method, near_names(method, METHODS))
+        raise InvalidArgumentError("method", method, near_names(method, METHODS))
     factory = METHODS[method]
     known = inspect.signature(factory).parameters
     if "recipe" in known:
@@ -91,7 +91,7 @@ def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None =
     for name, value in settings.items():
         if name not in known:
             raise InvalidArgumentError(
-                "--set", name, f"{method} has no such setting; {near_names(name, known)}"
+                "settings", name, f"{method} has no such setting; {near_names(name, known)}"
             )
         if isinstance(value, list):
             settings = {**settings, name: tuple(value)}
@@ -99,8 +99,14 @@ def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None =
         return factory(**settings)
     except TypeError as error:
         raise InvalidArgumentError(
-            "--set", settings, f"has a value of the wrong type ({error})"
+            "settings", settings, f"has a value of the wrong type ({error})"
         ) from error
+
+
+def defaults(method: str) -> dict[str, Any]:
+    """The hyperparameters of a registered method where none are given."""
+    known = inspect.signature(METHODS[method]).parameters
+    return {name: parameter.default for name, parameter in known.items()}
 
 
 class Description(NamedTuple):
@@ -141,7 +147,7 @@ def describe(name: str) -> Description:
         sees=_in_words(built.sees),
         forgets=_in_words(built.forgets),
         changes=tuple(_in_words(part) for part in built.changes),
-        defaults={n: p.default for n, p in inspect.signature(factory).parameters.items()},
+        defaults=defaults(name),
     )
 
 

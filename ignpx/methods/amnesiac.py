@@ -52,7 +52,7 @@ def amnesiac(*, epochs: int = 3, learning_rate: float = 1e-4, batch_size: int = 
         forget, retain = request.forget_data, request.retain_data
         assert forget is not None
         assert retain is not None
-        labels = _wrong_labels(label_key, jnp.asarray(forget.labels), request.retain)
+        labels = descent.wrong_labels(label_key, jnp.asarray(forget.labels), request.retain)
         samples = _joined(Samples(forget.images, labels), retain)
         rows = descent.batches(order_key, len(samples.labels), batch_size, epochs, whole=True)
         loss = descent.CrossEntropy.of(classifier)
@@ -60,11 +60,6 @@ def amnesiac(*, epochs: int = 3, learning_rate: float = 1e-4, batch_size: int = 
         return tuned, DescentInfo(losses)
 
     return Unlearner(Sees.BOTH, unlearn, Changes.ALL, Forgets.ANY)
-
-
-def _wrong_labels(key: jax.Array, labels: jax.Array, retain: jax.Array) -> jax.Array:
-    own = jax.nn.one_hot(labels, len(retain), dtype=bool)
-    return jax.random.categorical(key, jnp.where(retain & ~own, 0.0, -jnp.inf))
 
 
 def _joined(*parts: Samples) -> Samples:
@@ -153,10 +148,7 @@ def amnesiac_subtract(
         recipe = config.Recipe(epochs=200)
     elif not isinstance(recipe, config.Recipe):
         recipe = config.parse(config.Recipe, recipe)
-    if recipe.schedule == "plateau":
-        raise InvalidArgumentError(
-            "recipe.schedule", "plateau", "needs validation, which a replay has not; give constant"
-        )
+    training.check_needs_no_validation(recipe)
     fit = stage("descent", training.fit_with_ledger)
 
     def replay(

@@ -6,6 +6,7 @@ incompetent one, a new model, and on retained samples from the trained model its
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import checks, descent
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree, Samples, identity
 from ignpx.descent import DescentInfo
 from ignpx.losses import kl_divergence
 from ignpx.stages import stage
@@ -50,7 +51,14 @@ def bad_teacher(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    settings = BadTeacher(epochs, learning_rate, batch_size, retain_share, temperature, zero_shot)
+    settings = BadTeacher(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        retain_share=retain_share,
+        temperature=temperature,
+        zero_shot=zero_shot,
+    )
     return Unlearner(settings.sees, stage("descent", settings.tune), Changes.ALL, Forgets.ANY)
 
 
@@ -81,8 +89,17 @@ class BadTeacher:
         request: Request,
         key: jax.Array,
         mask: PyTree | None = None,
+        prepare: Callable[[Any], Any] = identity,
     ) -> tuple[Classifier, DescentInfo]:
-        """Teaches the student; with a mask, only the parameters where it is set."""
+        """Teaches the student.
+
+        Args:
+          classifier: the good teacher, and where the student starts.
+          request: see `Request`, with the data that the method `sees`.
+          key: PRNG key.
+          mask: where it is set, parameters are changed; None changes all.
+          prepare: makes what the classifier preprocesses of the retained images that are drawn.
+        """
         optimizer = descent.optimizer("adam", self.learning_rate, mask=mask is not None)
         loss = _Teaching(self.temperature)
         teacher_key, draw_key, order_key, key = jax.random.split(key, 4)
@@ -90,7 +107,7 @@ class BadTeacher:
         images, bad = request.forget_data.images, np.ones(len(request.forget_data.labels), bool)
         if not self.zero_shot:
             assert request.retain_data is not None
-            kept = _drawn(draw_key, request.retain_data, self.retain_share)
+            kept = prepare(_drawn(draw_key, request.retain_data, self.retain_share))
             images = np.concatenate([images, kept])
             bad = np.concatenate([bad, np.zeros(len(kept), bool)])
         rows = descent.batches(order_key, len(bad), self.batch_size, self.epochs, whole=True)
@@ -130,5 +147,4 @@ class _Teaching:
         inputs = good.preprocess(batch.images)
         taught = jnp.where(batch.bad[:, None], bad.logits(inputs), good.logits(inputs))
         learnt, state = good.apply(params, state, inputs, train=True)
-        taught, learnt = taught.astype(jnp.float32), learnt.astype(jnp.float32)
         return kl_divergence(taught, learnt, self.temperature).mean(), state

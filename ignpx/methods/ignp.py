@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, convolutions, edits, importance, jaxprs, losses, selection, synthesis
+from ignpx import checks, convolutions, edits, importance, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
-from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.errors import UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
 from ignpx.stages import stage
-from ignpx.targets import combine, partition, paths
+from ignpx.targets import partition, paths
 from ignpx.targets import size as parameter_count
 from ignpx.unlearner import Request, Sees, Unlearner
 
@@ -151,6 +151,10 @@ PAPER: dict[str, Any] = {
 ZEROING: dict[str, Any] = {**PAPER, "ranking": "forget", "edit": "zero"}
 
 
+# Optimisers of optax that need no more than a learning rate.
+OPTIMIZERS = ("adam", "adamw", "adabelief", "lion", "nadam", "radam", "rmsprop", "sgd")
+
+
 def ignp(
     *,
     coverage: tuple[float, float] | Literal["auto"] = "auto",
@@ -193,7 +197,8 @@ def ignp(
         20 for each of ten classes.
       steps: of the synthesis; 200 in the paper.
       learning_rate: of the synthesis. Not given in the paper.
-      optimizer: name of an optax optimiser for the synthesis. Not given in the paper.
+      optimizer: name of an optax optimiser for the synthesis, of `OPTIMIZERS`. Not given in the
+        paper.
       diversity: weight of the inverse mean distance, lambda_div of Equation 2. Not given.
       total_variation: weight of the image prior, which the paper does not have; 0 is its setting.
         Without it the prototypes stay noise, and what is forgotten is noise too.
@@ -248,7 +253,8 @@ def ignp(
         "cross_entropy": losses.cross_entropy,
     }
     checks.one_of(tuple(sensitivity_losses), sensitivity_loss=sensitivity_loss)
-    transformation = _optimizer(optimizer, learning_rate)
+    checks.one_of(OPTIMIZERS, optimizer=optimizer)
+    transformation = getattr(optax, optimizer)(learning_rate)
     terms = [synthesis.cross_entropy()]
     terms += [getattr(synthesis, name)(value) for name, value in weights.items() if value > 0]
 
@@ -346,22 +352,16 @@ def ignp(
 
     def recognised(classifier: Classifier, prototypes: synthesis.Prototypes) -> jax.Array:
         unseen = prototypes.inputs[:, samples:].reshape(-1, *classifier.input_shape)
-        logits = classifier.logits(unseen)
+        logits = convolutions.fast(Classifier.logits)(classifier, unseen)
         right = jnp.argmax(logits, axis=-1).reshape(-1, held_out) == prototypes.labels[:, None]
         return jnp.mean(right, axis=1)
 
-    def recognised_with(
-        untouched: tuple[Classifier, synthesis.Prototypes], chosen: PyTree
-    ) -> jax.Array:
-        rest, prototypes = untouched
-        return recognised(rest.replace(params=combine(chosen, rest.params)), prototypes)
-
-    def dampen(params: PyTree, ratios: PyTree, log_alpha: jax.Array) -> PyTree:
+    def dampen(classifier: Classifier, ratios: PyTree, log_alpha: jax.Array) -> Classifier:
         if edit == "zero":
             factors = edits.zeroing(selection.mask(ratios, log_alpha))
         else:
             factors = edits.dampening(ratios, log_alpha, strength)
-        return edits.scale(params, factors)
+        return classifier.replace(params=edits.scale(classifier.params, factors))
 
     def calibrate(
         classifier: Classifier,
@@ -378,13 +378,9 @@ def ignp(
         if within == "middle":
             return ratios, None, selection.calibrate(ratios, limits, total=total)
 
-        # What the layers below the targets make of the prototypes is the same at every coverage.
-        chosen, rest = partition(classifier.params, patterns(classifier))
-        untouched = classifier.replace(params=rest), prototypes
-        recognised_by = jaxprs.begun(convolutions.fast(recognised_with), untouched, chosen)
-
         def shares(log_alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
-            each = recognised_by(dampen(chosen, ratios, log_alpha))
+            # XLA computes what the layers below the targets make of the prototypes only once.
+            each = recognised(dampen(classifier, ratios, log_alpha), prototypes)
             return _mean(each, request.forget), _mean(each, request.retain)
 
         search = selection.search_coverage(ratios, shares, jnp.geomspace(*limits, 16), total=total)
@@ -394,7 +390,7 @@ def ignp(
         edited: Classifier, prototypes: synthesis.Prototypes, ratios: PyTree, log_alpha: jax.Array
     ) -> tuple[PyTree, jax.Array]:
         selected = jax.tree.map(jnp.sum, selection.mask(ratios, log_alpha))
-        return selected, convolutions.fast(recognised)(edited, prototypes)
+        return selected, recognised(edited, prototypes)
 
     run_synthesis = stage("synthesis", synthesise)
     run_total = stage("sensitivity", weigh_all)
@@ -421,8 +417,7 @@ def ignp(
         ratios, search, calibration = run_calibration(
             classifier, prototypes, request, forget, retain
         )
-        params = run_dampening(classifier.params, ratios, calibration.log_alpha)
-        edited = classifier.replace(params=params)
+        edited = run_dampening(classifier, ratios, calibration.log_alpha)
         selected, shares = run_diagnosis(edited, prototypes, ratios, calibration.log_alpha)
         return edited, IgnpInfo(prototypes, calibration, search, selected, shares)
 
@@ -436,13 +431,3 @@ def auto_coverage(num_classes: int) -> tuple[float, float]:
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.sum(mask)
-
-
-def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
-    factory = getattr(optax, name, None) if isinstance(name, str) else None
-    transformation = factory(learning_rate) if callable(factory) else None
-    if not isinstance(transformation, optax.GradientTransformation):
-        raise InvalidArgumentError(
-            "optimizer", name, "must name an optimiser of optax, such as adam or sgd"
-        )
-    return transformation

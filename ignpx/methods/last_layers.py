@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, config, targets
+from ignpx import checks, config, targets, training
+from ignpx.adapters import InPrecision
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
 from ignpx.methods.finetune import finetune
-from ignpx.methods.retrain import validated_training
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 Unit = Literal["layer", "tensor"]
@@ -121,7 +121,7 @@ def eu_k(
             weight_decay=0.0,
             schedule="constant",
         )
-    train = validated_training(recipe, validation_share)
+    train = training.validated_training(recipe, validation_share)
 
     def unlearn(
         classifier: Classifier, request: Request, key: jax.Array
@@ -219,6 +219,10 @@ class _TailApply:
     """A model some of whose parameters are in its state."""
 
     apply: Apply
+
+    def computing_in(self, precision: str) -> "_TailApply":
+        # Around the model, so that what is in the state is cast, too.
+        return _TailApply(InPrecision(self.apply, precision))
 
     def __call__(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool

@@ -49,12 +49,18 @@ def random_labels(
       InvalidArgumentError: if an argument is out of its range.
     """
     settings = RandomLabels(
-        epochs, learning_rate, momentum, weight_decay, batch_size, mixed, zero_shot
+        epochs=epochs,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        mixed=mixed,
+        zero_shot=zero_shot,
     )
     return Unlearner(settings.sees, stage("descent", settings.tune), Changes.ALL, Forgets.ANY)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomLabels:
     """The settings of `random_labels`, and its descent, which `salun` does under a mask."""
 

@@ -51,7 +51,13 @@ def salun(
     """
     checks.share(share=share)
     settings = RandomLabels(
-        epochs, learning_rate, momentum, weight_decay, batch_size, mixed, zero_shot
+        epochs=epochs,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        mixed=mixed,
+        zero_shot=zero_shot,
     )
     weigh = stage("saliency", partial(salient, share=share))
     run = stage("descent", settings.tune)

@@ -188,9 +188,8 @@ class _Distillation:
         teacher = given["teacher"]
         inputs = teacher.preprocess(batch.images)
         student, state = teacher.apply(params, state, inputs, train=True)
-        student = student.astype(jnp.float32)
-        taught = teacher.logits(inputs).astype(jnp.float32)
-        distance = self.temperature**2 * kl_divergence(taught, student, self.temperature)
+        divergence = kl_divergence(teacher.logits(inputs), student, self.temperature)
+        distance = self.temperature**2 * divergence
         total = self.alpha * distance + self.gamma * cross_entropy(student, batch.labels)
         return total.mean(), state
 

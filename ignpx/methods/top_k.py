@@ -119,7 +119,14 @@ def top_k(
         return jax.tree.map(lambda m, p: jnp.broadcast_to(m, p.shape), masks, classifier.params)
 
     settings = _Settings(
-        scale, perturbation, reference, weight, epochs, learning_rate, batch_size, only_perturbed
+        scale=scale,
+        perturbation=perturbation,
+        reference=reference,
+        weight=weight,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        only_perturbed=only_perturbed,
     )
     return settings.unlearner(select)
 
@@ -165,7 +172,14 @@ def random_k(
         return _drawn(classifier.params, key, share)
 
     settings = _Settings(
-        scale, perturbation, reference, weight, epochs, learning_rate, batch_size, only_perturbed
+        scale=scale,
+        perturbation=perturbation,
+        reference=reference,
+        weight=weight,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        only_perturbed=only_perturbed,
     )
     return settings.unlearner(select)
 
@@ -215,7 +229,14 @@ def random_top_k(
         return selection.top_share(scores, share)
 
     settings = _Settings(
-        scale, perturbation, reference, weight, epochs, learning_rate, batch_size, only_perturbed
+        scale=scale,
+        perturbation=perturbation,
+        reference=reference,
+        weight=weight,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        only_perturbed=only_perturbed,
     )
     return settings.unlearner(select)
 
@@ -251,7 +272,7 @@ def _sum_of_logits(logits: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.sum(logits)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settings:
     """What follows the selection, the same for all three."""
 

@@ -73,9 +73,20 @@ def ttm(
     checks.whole(**({} if oversampling is None else {"oversampling": oversampling}))
     checks.positive(**({} if alpha is None else {"alpha": alpha}))
     checks.share(importance_share=importance_share)
-    teaching = BadTeacher(epochs, learning_rate, batch_size, retain_share, temperature)
+    teaching = BadTeacher(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        retain_share=retain_share,
+        temperature=temperature,
+    )
     run_synthesis = inversion(
-        samples, synthesis_steps, synthesis_learning_rate, statistics, entropy, entropy_share
+        samples=samples,
+        steps=synthesis_steps,
+        learning_rate=synthesis_learning_rate,
+        statistics=statistics,
+        entropy=entropy,
+        entropy_share=entropy_share,
     )
     run_importance = stage("importance", trained_mask)
     run_descent = stage("descent", teaching.tune)
@@ -87,13 +98,12 @@ def ttm(
         assert retain is not None
         made_key, drawn_key, key = jax.random.split(key, 3)
         made = run_synthesis(classifier, request, made_key)
-        kept = Samples(np.asarray(classifier.preprocess(jnp.asarray(retain.images))), retain.labels)
         mask, suppressed = None, jnp.float32(0.0)
         if alpha is not None:
             mask, suppressed = run_importance(
                 classifier, made, retain, drawn_key, alpha=alpha, share=importance_share
             )
-        of_a_class = len(kept.labels) / len(np.unique(kept.labels))
+        of_a_class = len(retain.labels) / len(np.unique(retain.labels))
         copies = oversampling or max(1, round(of_a_class / samples))
         images = Samples(
             np.tile(made.inputs, (copies, *[1] * (made.inputs.ndim - 1))),
@@ -101,8 +111,12 @@ def ttm(
         )
         # There is no image that a synthetic input has been preprocessed from.
         on_inputs = classifier.replace(preprocess=identity)
-        stood_in = dataclasses.replace(request, forget_data=images, retain_data=kept)
-        tuned, info = run_descent(on_inputs, stood_in, key, mask)
+        stood_in = dataclasses.replace(request, forget_data=images)
+
+        def preprocessed(drawn: np.ndarray) -> np.ndarray:
+            return np.asarray(classifier.preprocess(jnp.asarray(drawn)))
+
+        tuned, info = run_descent(on_inputs, stood_in, key, mask, preprocessed)
         tuned = tuned.replace(preprocess=classifier.preprocess)
         return tuned, UispsInfo(info.losses, made.recognised, suppressed, made.norm_layers)
 

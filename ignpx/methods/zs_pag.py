@@ -101,7 +101,7 @@ class Proxies(NamedTuple):
     """Attacked inputs that stand for samples of each class.
 
     Attributes:
-      inputs: `(C, n, *input_shape)` preprocessed.
+      inputs: `(C, n, *input_shape)` float32, preprocessed.
       weights: `(C, n)` float32, 1 for a proxy and 0 for what only fills up.
       crossed: share of the samples whose own attack led to a retained class.
     """
@@ -223,7 +223,14 @@ def zs_pag(
         classifier: Classifier, inputs: jax.Array, labels: Any, retain: jax.Array
     ) -> Proxies:
         return make_proxies(
-            classifier, inputs, labels, retain, first, targeted, per_class, aims=aims
+            classifier,
+            inputs,
+            labels,
+            retain,
+            first=first,
+            targeted=targeted,
+            per_class=per_class,
+            aims=aims,
         )
 
     def spanned(classifier: Classifier, proxies: Proxies, key: jax.Array) -> dict[str, jax.Array]:
@@ -295,7 +302,8 @@ def zs_pag(
             )
             info = info._replace(residual=solution.residual, stopped=solution.stopped)
         else:
-            labels = _random_labels(draw_key, jnp.asarray(forget.labels), request.retain)
+            drawn = descent.wrong_labels(draw_key, jnp.asarray(forget.labels), request.retain)
+            labels = jax.nn.one_hot(drawn, len(request.retain))
         rows = descent.batches(order_key, len(forget.labels), batch_size, epochs, whole=True)
         tuned, losses = run_descent(
             _SoftCrossEntropy(classifier.apply, classifier.preprocess),
@@ -346,10 +354,10 @@ def make_proxies(
     inputs: jax.Array,
     labels: Any,
     retain: Any,
+    *,
     first: Any,
     targeted: Any,
     per_class: int,
-    *,
     aims: bool,
 ) -> Proxies:
     """Attacks every sample, and some again towards the classes that too few have reached.
@@ -363,6 +371,9 @@ def make_proxies(
       targeted: the one that tops up.
       per_class: see `zs_pag`.
       aims: whether the first attack is targeted, too, or leaves the class of a sample.
+
+    Returns:
+      See `Proxies`; n is `per_class`, or N where there are fewer samples.
     """
     labels, retain = np.asarray(labels), np.asarray(retain)
     # One size for all of the attacks, whatever a request needs, is compiled once.
@@ -401,19 +412,15 @@ def make_proxies(
 
 def _bases(classifier: Classifier, proxies: Proxies, energy: float) -> dict[str, jax.Array]:
     """The subspaces of all classes that have proxies, merged layer by layer."""
-    bases = {layer.path: jnp.zeros((layer.inputs,) * 2) for layer in subspaces.layers(classifier)}
+    bases = {
+        layer.path: jnp.zeros((layer.inputs,) * 2, jnp.float32)
+        for layer in subspaces.layers(classifier)
+    }
     for inputs, weights in zip(proxies.inputs, proxies.weights, strict=True):
         if weights.any():
             grams = subspaces.gram_matrices(classifier, *map(jnp.asarray, (inputs, weights)))
             bases = {path: subspaces.basis(grams[path], energy, bases[path]) for path in bases}
     return bases
-
-
-def _random_labels(key: jax.Array, labels: jax.Array, retain: jax.Array) -> jax.Array:
-    """One-hot labels, uniform on the retained classes other than the label."""
-    own = jax.nn.one_hot(labels, len(retain), dtype=bool)
-    drawn = jax.random.categorical(key, jnp.where(retain & ~own, 0.0, -jnp.inf))
-    return jax.nn.one_hot(drawn, len(retain))
 
 
 @jax.jit

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ignpx import checks
 from ignpx.models.layers import BatchNorm, Conv, Conv3x3, ConvBlock, Linear, max_pool, scaled
 
 
@@ -75,6 +76,7 @@ class ResNet18(nnx.Module):
         rngs: nnx.Rngs,
         stem: str = "imagenet",
     ):
+        checks.one_of(("imagenet", "cifar"), stem=stem)
         features = [scaled(n, width) for n in (64, 128, 256, 512)]
         self.imagenet_stem = stem == "imagenet"
         if self.imagenet_stem:

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors"],
-    ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages", "jaxprs"],
+    ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages", "logs", "jaxprs"],
     ["fusion"],
     ["convolutions"],
     ["factors"],
@@ -36,7 +36,14 @@ APART = {("methods", "audit"), ("audit", "methods"), ("models", "data"), ("data"
 
 def imported(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "ignpx":
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                # The package itself is imported for its version only.
+                if alias.name.startswith("ignpx."):
+                    yield alias.name.split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            pytest.fail(f"{path} imports relatively; name the module in full")
+        elif isinstance(node, ast.ImportFrom) and node.module == "ignpx":
             for alias in node.names:
                 if (ROOT / f"{alias.name}.py").exists() or (ROOT / alias.name).is_dir():
                     yield alias.name
