@@ -190,10 +190,8 @@ def test_computing_in_a_lower_precision(train):
         logits, state = classifier.apply(params, classifier.state, inputs, train=train)
         return jnp.sum(jnp.square(logits)), (logits, state)
 
-    results = [
-        jax.value_and_grad(loss, has_aux=True)(classifier.params, one)
-        for one in (classifier, lower)
-    ]
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    results = [run(classifier.params, one) for one in (classifier, lower)]
     flat = [jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(r)]) for r in results]
     for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
         assert a.dtype == b.dtype

@@ -1,5 +1,7 @@
 """Calibration against sorting, and its behaviour where sorting has no answer."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,12 @@ def flat(tree):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+@functools.cache
+def calibrate_by(candidates):
+    """Compiled once for all examples."""
+    return jax.jit(functools.partial(selection.calibrate, candidates=candidates))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -32,7 +40,7 @@ def flat(tree):
 def test_finds_the_exact_quantile(seed, spread, low, width, candidates):
     tree = ratios(seed, spread)
     values = np.sort(flat(tree))[::-1]
-    found = selection.calibrate(tree, (low, low + width), candidates=candidates)
+    found = calibrate_by(candidates)(tree, (low, low + width))
     wanted = (2 * low + width) / 2 * values.size
     count = int(selection.count(selection.mask(tree, found.log_alpha)))
     assert bool(found.converged)

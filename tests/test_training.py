@@ -4,15 +4,28 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
-from ignpx import InvalidArgumentError, Samples, models, training
+from ignpx import Classifier, InvalidArgumentError, Samples, training
 from ignpx.config import Recipe
+
+
+class Net(nnx.Module):
+    """Small, with batch norm."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(1, 4, (4, 4), strides=4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.head = nnx.Linear(256, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.norm(self.conv(x))).reshape(len(x), -1))
 
 
 @pytest.fixture(scope="module")
 def small(digits):
-    fresh = models.create(
-        "resnet9", input_shape=(32, 32, 1), num_classes=10, width=0.03, preprocess=digits.preprocess
+    fresh = Classifier.from_nnx(
+        Net(nnx.Rngs(0)), input_shape=(32, 32, 1), num_classes=10, preprocess=digits.preprocess
     )
     some = Samples(*(array[:96] for array in digits.train))
     return fresh, some, Samples(*(array[:40] for array in digits.validation))
@@ -122,4 +135,6 @@ def test_label_smoothing_and_decay_reach_the_first_step(small):
 def test_fewer_samples_than_a_batch(small):
     fresh, samples, validation = small
     few = Samples(samples.images[:5], samples.labels[:5])
-    training.train(fresh, few, validation, RECIPE.model_copy(update={"epochs": 1}), seed=0)
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    trained = training.train(fresh, few, validation, recipe, seed=0)
+    assert np.any(trained.params["head"]["kernel"] != fresh.params["head"]["kernel"])

@@ -163,12 +163,13 @@ def test_sensitivity_equals_a_loop_over_samples():
 
     each = [gradient(classifier.params, x, y) for x, y in zip(inputs, labels, strict=True)]
     expected = jax.tree.map(lambda *leaves: np.mean(np.square(leaves), axis=0), *map(float64, each))
-    actual = importance.sensitivity(classifier, inputs, labels, microbatch=2)
-    for path, a, e in zip(
-        targets.paths(actual), jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
-    ):
-        assert e.max() > 0, path
-        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7 * e.max(), err_msg=path)
+    for microbatch in (2, None):
+        actual = importance.sensitivity(classifier, inputs, labels, microbatch=microbatch)
+        for path, a, e in zip(
+            targets.paths(actual), jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+        ):
+            assert e.max() > 0, path
+            np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7 * e.max(), err_msg=path)
 
 
 def test_a_checkpoint_keeps_twelve_blocks_in_order(tmp_path):
