@@ -172,13 +172,13 @@ def tune(
     """Descends from a classifier's parameters and state, see `descend`.
 
     Args:
-      loss: see `descend`, as for the following.
-      optimizer: likewise.
+      loss: see `descend`, likewise the others.
+      optimizer: see there.
       classifier: where to start; unchanged.
-      data: likewise; put on the device as a whole.
-      indices: likewise.
-      key: likewise.
-      given: likewise.
+      data: see there; put on the device as a whole.
+      indices: see there.
+      key: see there.
+      given: see there.
 
     Returns:
       The classifier after the last step, and the losses `(steps,)`.
