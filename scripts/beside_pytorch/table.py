@@ -2,9 +2,9 @@
 
 import pathlib
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 
 def merged(table: pd.DataFrame, out: pathlib.Path) -> pd.DataFrame:
@@ -54,28 +54,33 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def draw(table: pd.DataFrame, path: pathlib.Path) -> None:
-    """Bars of the seconds of both sides, a panel for each comparison."""
-    parts = [part for _, part in table.groupby("comparison", sort=True)]
-    height = 1.2 + 0.32 * max(len(part) for part in parts)
-    figure = Figure(figsize=(6.5 * len(parts), height), layout="constrained")
-    axes = figure.subplots(1, len(parts), squeeze=False)
-    for axis, part in zip(axes[0], parts, strict=True):
-        places = np.arange(len(part))
-        for shift, side, label in ((-0.2, "ours", "ignpx"), (0.2, "pytorch", "PyTorch")):
-            axis.barh(places + shift, part[f"{side}_seconds"], 0.4, label=label)
-        for place, (_, row) in zip(places, part.iterrows(), strict=True):
-            longest = max(row["ours_seconds"], row["pytorch_seconds"])
-            digits = ".0f" if row["speedup"] >= 10 else ".2f"
-            ratio = f"{row['speedup']:{digits}}x"
-            axis.text(1.1 * longest, place, ratio, va="center", fontsize=8)
-        names = part["model"] + ", " + part["method"]
-        names = names.where(part["stage"] == "whole", names + ": " + part["stage"])
-        axis.set_yticks(places, names, fontsize=8)
-        axis.set_ylim(len(part) - 0.4, -0.6)
+    """PyTorch's seconds over ours, a dot for each stage; a panel for each comparison."""
+    parts = {name: part for name, part in table.groupby("comparison", sort=False)}
+    names = {name: (part["model"] + ", " + part["method"]) for name, part in parts.items()}
+    heights = [names[name].nunique() + 1 for name in parts]
+    figure = Figure(figsize=(8, 1.2 + 0.26 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    stages = ["whole", *(stage for stage in table["stage"].unique() if stage != "whole")]
+    styles = {stage: {"marker": "o", "color": f"C{place}"} for place, stage in enumerate(stages)}
+    styles["whole"] = {"marker": "D", "color": "black", "zorder": 3}
+    for axis, (name, part) in zip(axes, parts.items(), strict=True):
+        places, rows = pd.factorize(names[name])
+        for stage in stages:
+            chosen = (part["stage"] == stage).to_numpy()
+            ratios = part["speedup"][chosen]
+            axis.scatter(ratios, places[chosen], s=24, label=stage, **styles[stage])
+        axis.axvline(1, color="grey", linewidth=1)
+        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xscale("log")
-        axis.margins(x=0.15)
-        axis.set_xlabel("seconds without compilation, and PyTorch's over ours")
-        axis.set_title(part["comparison"].iloc[0].replace("_", " "))
-    axes[0][0].legend(fontsize=8)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.tick_params(axis="x", labelsize=8)
+        axis.margins(x=0.1)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_title(name.replace("_", " "), fontsize=10)
+    axes[-1].set_xlabel("times as fast as PyTorch, without compilation")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
