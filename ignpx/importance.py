@@ -58,7 +58,6 @@ def sensitivity_moments(
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     patterns: tuple[str, ...] = (".*",),
     microbatch: int | None = None,
-    per_sample: bool = False,
 ) -> Moments:
     """`sensitivity`, and in the same pass the gradients that are squared in it, not squared.
 
@@ -74,7 +73,6 @@ def sensitivity_moments(
       loss: see there.
       patterns: see there.
       microbatch: see `gradient_moments`.
-      per_sample: see `gradient_moments`.
 
     Returns:
       See `Moments`: pytrees like `classifier.params` with float32 leaves, None outside of the
@@ -89,7 +87,6 @@ def sensitivity_moments(
         mean_weights,
         constants=classifier.replace(params=rest),
         microbatch=microbatch,
-        per_sample=per_sample,
     )
 
 

@@ -16,6 +16,17 @@ def step(operands, carry, index):
     return carry, {"value": carry, "index": index}
 
 
+def looped(way, run, start, monkeypatch):
+    """What a function of a start gives, called as it is or in another way."""
+    if way == "accelerator":
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    if way == "jit":
+        return jax.jit(run)(start)
+    if way == "vmap":
+        return jax.tree.map(lambda leaf: leaf[0], jax.vmap(run)(start[None]))
+    return run(start)
+
+
 @pytest.mark.parametrize("way", ["iterate", "room", "repeat", "jit", "vmap", "accelerator"])
 def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
     expected = []
@@ -29,15 +40,7 @@ def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
         options = {"room": 8} if way == "room" else {}
         return loop(step, jnp.float32(1.7), start, 5, **options)
 
-    if way == "accelerator":
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    start = jnp.float32(0.3)
-    if way == "jit":
-        last, outputs = jax.jit(run)(start)
-    elif way == "vmap":
-        last, outputs = jax.tree.map(lambda leaf: leaf[0], jax.vmap(run)(start[None]))
-    else:
-        last, outputs = run(start)
+    last, outputs = looped(way, run, jnp.float32(0.3), monkeypatch)
     np.testing.assert_allclose(last, expected[-1], rtol=1e-5)
     np.testing.assert_allclose(outputs["value"], expected, rtol=1e-5)
     np.testing.assert_array_equal(outputs["index"], np.arange(5))
@@ -93,19 +96,11 @@ def outer(operands, carry, index):
 
 @pytest.mark.parametrize("way", ["called", "jit", "vmap", "accelerator"])
 def test_repeat_equals_a_plain_loop(way, monkeypatch):
-    if way == "accelerator":
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-
     def run(start):
         return loops.repeat(outer, {"scale": jnp.float32(1.3)}, start, 4)
 
-    start, number = jnp.float32(0.2), np.float32
-    if way == "jit":
-        last, outputs = jax.jit(run)(start)
-    elif way == "vmap":
-        last, outputs = jax.tree.map(lambda leaf: leaf[0], jax.vmap(run)(start[None]))
-    else:
-        last, outputs = run(start)
+    last, outputs = looped(way, run, jnp.float32(0.2), monkeypatch)
+    number = np.float32
     carry, means = number(0.2), []
     for index in range(4):
         carry, seen = carry + number(index), []

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ import class_changes
 import forget_random_samples
 import jit_toy
 import settling
-from ignpx import checkpoint, convolutions, data, importance, loops, models, training
+from ignpx import checkpoint, convolutions, data, factors, importance, loops, models, training
 from ignpx.audit import count_correct
 from ignpx.config import Recipe
 
@@ -100,10 +101,15 @@ def test_changes_are_of_the_retained_classes():
 
 def test_speedups_are_left_out(trained, tmp_path, monkeypatch):
     """One by one; what is forgotten is the same but for rounding."""
+    images, labels = jax.random.normal(jax.random.key(0), (4, 32, 32, 1)), np.arange(4)
     with check_speedups.plain_convolutions():
         assert convolutions.fast(len) is len
-    with check_speedups.single_samples():
-        assert importance.gradient_moments.keywords == {"per_sample": True}
+    gradients = importance.sensitivity(trained, images, labels, microbatch=2)
+    with check_speedups.single_samples(), monkeypatch.context() as without:
+        without.setattr(factors, "read", None)
+        alone = importance.sensitivity(trained, images, labels, microbatch=2)
+    for a, e in zip(*map(jax.tree.leaves, (alone, gradients)), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6 * np.max(e))
     rolled = loops.iterate
     with check_speedups.called_steps():
         assert loops.iterate is not rolled
