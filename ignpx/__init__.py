@@ -2,13 +2,14 @@
 
 from importlib.metadata import version
 
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.errors import (
     IgnpxError,
     InvalidArgumentError,
     UnlearningError,
     UnlearningWarning,
 )
+from ignpx.samples import Samples
 from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
 
 __version__ = version("ignpx")

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,9 @@ from ignpx.adapters import (
     split_nnx,
 )
 from ignpx.errors import InvalidArgumentError
+from ignpx.samples import Samples as Samples  # for those who import it from here
 
 PyTree = Any
-
-
-class Samples(NamedTuple):
-    """Labelled images as a user holds them, before any preprocessing.
-
-    Attributes:
-      images: `(N, H, W, channels)`, uint8 in 0..255 for the datasets of this library.
-      labels: `(N,)` int32 class ids.
-    """
-
-    images: Any  # numpy or JAX array
-    labels: Any
 
 
 class Apply(Protocol):
@@ -93,6 +82,14 @@ class Classifier:
     )
     targets: tuple[str, ...] = dataclasses.field(default=(".*",), metadata={"static": True})
     initialise: Initialise | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def bounds(self) -> tuple[jax.Array, jax.Array] | None:
+        """The smallest and the largest input that `preprocess` can give, None if it does not say.
+
+        They broadcast with an input, see `ignpx.data.Normalise.bounds`.
+        """
+        return getattr(self.preprocess, "bounds", None)
 
     def logits(self, inputs: jax.Array) -> jax.Array:
         """Logits `(N, num_classes)` of preprocessed inputs `(N, *input_shape)`, evaluation mode."""

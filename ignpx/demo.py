@@ -9,9 +9,10 @@ from rich.table import Table
 
 from ignpx import data, models, pictures, runs, stages, training, workdir
 from ignpx.audit import count_correct
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.config import Recipe
 from ignpx.methods import ignp
+from ignpx.samples import Samples
 from ignpx.unlearner import Request, unlearn
 
 FORGET = 3

@@ -19,9 +19,10 @@ import numpy as np
 import optax
 
 from ignpx import convolutions, loops, sharding
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy
+from ignpx.samples import Samples
 
 PyTree = Any
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import convolutions, factors, loops, targets
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.losses import cross_entropy
 from ignpx.moments import Loss, Moments, gradient_moments, mean_squared_gradients
+from ignpx.samples import Samples
 
 PyTree = Any
 

@@ -25,10 +25,11 @@ from ignpx import (
     workdir,
 )
 from ignpx.audit import ClassCounts, count_correct
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError, UnlearningWarning
 from ignpx.methods import build
+from ignpx.samples import Samples
 from ignpx.scenarios import Classes, Random, Scenario
 from ignpx.unlearner import check_served, unlearn
 

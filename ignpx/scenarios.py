@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ignpx import checks, data
-from ignpx.classifier import Samples
 from ignpx.errors import InvalidArgumentError
+from ignpx.samples import Samples
 from ignpx.unlearner import Forgets, Request
 
 

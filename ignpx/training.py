@@ -13,10 +13,11 @@ import optax
 
 from ignpx import checkpoint, descent
 from ignpx.audit import count_correct
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
 from ignpx.config import Recipe, parse
 from ignpx.data.augment import crop_and_flip
 from ignpx.errors import InvalidArgumentError
+from ignpx.samples import Samples
 from ignpx.stages import stage
 
 

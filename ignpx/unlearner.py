@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import loops, targets
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.samples import Samples
 
 
 class Sees(enum.Flag):

@@ -21,8 +21,9 @@ import typer
 
 from ignpx import checkpoint, config, convolutions, data, importance, jaxprs, loops, workdir
 from ignpx.audit import count_correct
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.methods import build
+from ignpx.samples import Samples
 from ignpx.unlearner import Request, Unlearner
 
 Patches = contextlib.AbstractContextManager[Any]

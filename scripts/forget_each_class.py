@@ -22,8 +22,9 @@ from rich.console import Console
 
 from ignpx import checkpoint, config, data, targets, workdir
 from ignpx.audit import count_correct
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.methods import build
+from ignpx.samples import Samples
 from ignpx.unlearner import Request, Unlearner
 
 console = Console()

@@ -25,8 +25,9 @@ from sklearn.datasets import make_moons
 
 import ignpx
 from ignpx import methods, pictures, training
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.config import Recipe
+from ignpx.samples import Samples
 
 RECIPE = Recipe(epochs=300, batch_size=50, optimizer="adam", learning_rate=3e-3, weight_decay=0.0)
 MISLABELLED = RECIPE.model_copy(update={"epochs": 1, "schedule": "constant"})

@@ -17,7 +17,7 @@ LAYERS = [
     ["convolutions"],
     ["factors"],
     ["moments"],
-    ["classifier"],
+    ["classifier", "samples"],
     ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
     ["subspaces", "influence"],
     ["unlearner", "models", "data"],

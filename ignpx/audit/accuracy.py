@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx.audit.batches import in_batches
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
+from ignpx.samples import Samples
 
 
 class ClassCounts(NamedTuple):

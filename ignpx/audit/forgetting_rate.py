@@ -12,9 +12,10 @@ import numpy as np
 
 from ignpx import loops
 from ignpx.audit.accuracy import count_correct
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import jensen_shannon
+from ignpx.samples import Samples
 
 
 class ForgettingRates(NamedTuple):

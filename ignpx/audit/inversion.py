@@ -88,7 +88,7 @@ def invert(
         samples=samples,
         steps=steps,
         optimizer=_adam(learning_rate),
-        bounds=getattr(classifier.preprocess, "bounds", None),
+        bounds=classifier.bounds,
         labels=_labels(classes, classifier.num_classes),
     )
     judged = _judged(judge, made.inputs, made.labels, conversion)

@@ -13,9 +13,10 @@ import numpy as np
 
 from ignpx import checks
 from ignpx.audit.batches import in_batches
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import entropy
+from ignpx.samples import Samples
 
 
 class Membership(NamedTuple):

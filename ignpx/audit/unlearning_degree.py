@@ -24,10 +24,11 @@ from flax import nnx
 from ignpx import checks, descent, loops
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.audit.accuracy import count_correct
-from ignpx.classifier import Classifier, PyTree, Samples, identity
+from ignpx.classifier import Classifier, PyTree, identity
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import cross_entropy
 from ignpx.models.generator import Perturbation
+from ignpx.samples import Samples
 
 
 class Parting(NamedTuple):

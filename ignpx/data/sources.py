@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ignpx.classifier import Samples
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.logs import quiet
+from ignpx.samples import Samples
 
 EMBEDDED = "digits"
 _DIGITS = tuple("0123456789")

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from ignpx.classifier import Samples
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load
+from ignpx.samples import Samples
 
 
 class FineLabels(NamedTuple):

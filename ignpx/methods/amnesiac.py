@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import checks, config, descent, training
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import checks, descent
-from ignpx.classifier import Classifier, PyTree, Samples, identity
+from ignpx.classifier import Classifier, PyTree, identity
 from ignpx.descent import DescentInfo
 from ignpx.losses import kl_divergence
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import adversarial, checks, descent, targets
-from ignpx.classifier import Apply, Classifier, PyTree, Samples
+from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
@@ -98,10 +99,10 @@ def boundary_shrink(
         )
 
     def attacked(classifier: Classifier, forget: Samples) -> adversarial.Adversarial:
-        bounds = getattr(classifier.preprocess, "bounds", None)
-
         def one_batch(images: jax.Array, labels: jax.Array) -> adversarial.Adversarial:
-            return attacking(classifier, classifier.preprocess(images), labels, bounds=bounds)
+            return attacking(
+                classifier, classifier.preprocess(images), labels, bounds=classifier.bounds
+            )
 
         return adversarial.in_batches(one_batch, *forget)
 

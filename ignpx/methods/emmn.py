@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from ignpx import checks, descent, synthesis
-from ignpx.classifier import Apply, Classifier, PyTree, Samples
+from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.losses import cross_entropy
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ignpx import checks, edits, importance, targets
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 

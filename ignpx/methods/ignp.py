@@ -271,7 +271,7 @@ def ignp(
             samples=samples + held_out,
             steps=steps,
             optimizer=transformation,
-            bounds=getattr(classifier.preprocess, "bounds", None) if pixel_range else None,
+            bounds=classifier.bounds if pixel_range else None,
         )
 
     def moments(

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from ignpx import checks, descent
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 

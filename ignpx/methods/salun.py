@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from ignpx import checks, importance, selection
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.methods.random_labels import RandomLabels
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Unlearner
 

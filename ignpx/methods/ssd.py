@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import checks, edits, importance, selection
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import UnlearningError
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.targets import paths, size
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner

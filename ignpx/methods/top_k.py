@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import checks, descent, edits, importance, losses, selection, targets
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx import checks
-from ignpx.classifier import Classifier, Samples, identity
+from ignpx.classifier import Classifier, identity
 from ignpx.methods.bad_teacher import BadTeacher
 from ignpx.methods.uisps import UispsInfo, inversion, trained_mask
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 

@@ -19,9 +19,10 @@ import numpy as np
 import optax
 
 from ignpx import checks, descent, importance, selection, synthesis, targets
-from ignpx.classifier import Apply, Classifier, PyTree, Samples
+from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import UnlearningError, UnlearningWarning
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 
@@ -253,7 +254,7 @@ def stand_ins(
             samples=samples,
             steps=steps,
             optimizer=descent.optimizer("adam", learning_rate),
-            bounds=getattr(classifier.preprocess, "bounds", None),
+            bounds=classifier.bounds,
             labels=jnp.array([index]),
         )
         for index in classes

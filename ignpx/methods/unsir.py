@@ -11,8 +11,9 @@ import numpy as np
 import optax
 
 from ignpx import checks, config, synthesis, training
-from ignpx.classifier import Classifier, Samples, identity
+from ignpx.classifier import Classifier, identity
 from ignpx.descent import DescentInfo
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 

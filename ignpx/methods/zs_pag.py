@@ -19,8 +19,9 @@ import numpy as np
 import optax
 
 from ignpx import adversarial, checks, descent, influence, loops, subspaces
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
@@ -378,10 +379,9 @@ def make_proxies(
     labels, retain = np.asarray(labels), np.asarray(retain)
     # One size for all of the attacks, whatever a request needs, is compiled once.
     size = min(per_class, len(labels))
-    bounds = getattr(classifier.preprocess, "bounds", None)
 
     def run(attack: Any, inputs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        attack = functools.partial(attack, classifier, bounds=bounds)
+        attack = functools.partial(attack, classifier, bounds=classifier.bounds)
         found = adversarial.in_batches(attack, inputs, labels, size)
         return np.asarray(found.inputs), np.asarray(found.predicted)
 

@@ -15,9 +15,10 @@ import pytorch_side as theirs
 from beside_pytorch.contests import PRIORS
 from beside_pytorch.subject import Subject, channels_first, channels_last
 from ignpx import edits, importance, selection, synthesis, targets
-from ignpx.classifier import Classifier, PyTree, Samples
+from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import cross_entropy
 from ignpx.methods import PAPER
+from ignpx.samples import Samples
 
 # The largest relative difference (Euclidean norm, the worst array) at which both sides count as the
 # same. float32 has 6e-8; sums over thousands of terms in another order lose two to three digits,

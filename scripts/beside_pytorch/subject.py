@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import pytorch_side as theirs
 from ignpx import checkpoint, data, models, targets, workdir
-from ignpx.classifier import Classifier, Samples
+from ignpx.classifier import Classifier
 from ignpx.data import Normalise
+from ignpx.samples import Samples
 from ignpx.unlearner import Request
 
 # What `--model` calls them, where that is not our name.
