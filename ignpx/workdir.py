@@ -1,8 +1,11 @@
 """Run directories: one run each, never overwritten unasked, never half written."""
 
 import contextlib
+import errno
 import json
+import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -90,6 +93,46 @@ def write_text(path: pathlib.Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# These say that a file is missing or not of the kind it should be: the disk itself is sound.
+_OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
+# TensorStore raises a ValueError with the error of the system in its text.
+_TENSORSTORE = re.compile(r"\[os_error_code='(\d+)'\]")
+_PATH_IN_TEXT = re.compile(r'.*"(/[^"]+)"', re.DOTALL)
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EROFS: "name a place that can be written to",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "ask for the permission, or name another place"),
+    **dict.fromkeys(_OF_FILES, "name another path"),
+}
+
+
+def storage_error(error: BaseException | None) -> OSError | None:
+    """The error of a disk (full, read-only, not permitted) that an error is or came from, or None.
+
+    What Orbax and TensorStore raise counts where they say so in their text; that a file is missing
+    does not count, nor does memory that ran out.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno not in (None, *_OF_FILES):
+            return error
+        if found := _TENSORSTORE.search(str(error)):
+            number = int(found[1])
+            if number not in _OF_FILES:
+                path = _PATH_IN_TEXT.match(str(error)[: found.start()])
+                return OSError(number, os.strerror(number), path[1] if path else None)
+        error = error.__cause__
+    return None
+
+
+def explained(error: OSError) -> str:
+    """One line for a user: what could not be written or read, why, and what to do."""
+    where = f"cannot read or write {error.filename}" if error.filename else "cannot read or write"
+    advice = _ADVICE.get(error.errno or 0, "mend this")
+    return f"{where}: {error.strerror or error}; {advice} and give the same command again"
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path:

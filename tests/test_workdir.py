@@ -1,5 +1,6 @@
 """Run directories: what stays of the old run when the new one does not get there."""
 
+import errno
 import pathlib
 import shutil
 
@@ -74,3 +75,29 @@ def test_a_new_run_that_cannot_take_its_place(old, monkeypatch):
     with pytest.raises(PermissionError):
         replaced(old)
     assert left(old) == "old"
+
+
+# As TensorStore 0.1.86 writes it.
+FULL = (
+    'RESOURCE_EXHAUSTED: Error writing "a/0.0" in OCDBT database at local file "/disk/c/": Failed '
+    'writing: "/disk/c/d/13b0": Failed to write 3398 bytes to file 11: No space left on device '
+    "[os_error_code='28']"
+)
+
+
+def test_which_errors_are_of_the_disk():
+    found = workdir.storage_error(ValueError(FULL))
+    assert (found.errno, found.filename) == (errno.ENOSPC, "/disk/c/d/13b0")
+    assert "/disk/c/d/13b0: No space left on device; free some space" in workdir.explained(found)
+    denied = PermissionError(errno.EACCES, "Permission denied", "x")
+    caused = RuntimeError()
+    caused.__cause__ = denied
+    assert workdir.storage_error(denied) is workdir.storage_error(caused) is denied
+    others = [
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."),
+        ValueError(FULL.replace("28", str(errno.ENOENT))),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "x"),
+        OSError("a library's own"),
+        None,
+    ]
+    assert [workdir.storage_error(other) for other in others] == [None] * 5
