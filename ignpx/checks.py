@@ -4,6 +4,9 @@ import numbers
 
 from ignpx.errors import InvalidArgumentError
 
+# Far above every use, and below what would take hours to find out, or all memory.
+MOST = 10_000_000
+
 
 def positive(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is not above zero."""
@@ -24,8 +27,10 @@ def whole(**values: int) -> None:
     for name, value in values.items():
         # Truth values are integers to Python, and NumPy's integers no `int`.
         integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not (integer and value >= 1):
-            raise InvalidArgumentError(name, value, "must be a whole number of at least 1")
+        if not (integer and 1 <= value <= MOST):
+            raise InvalidArgumentError(
+                name, value, f"must be a whole number of at least 1 and at most {MOST:,}"
+            )
 
 
 def share(**values: float) -> None:

@@ -1,12 +1,15 @@
 """Typed configurations, their YAML files, and overrides from the command line."""
 
-import contextlib
+import json
+import math
 import pathlib
+import re
 import types
 import typing
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import pydantic
 import pydantic_core
 import yaml
@@ -15,9 +18,12 @@ from ignpx.errors import InvalidArgumentError, near_names
 
 Section = TypeVar("Section", bound=pydantic.BaseModel)
 
+# JAX takes the lower 32 bits of a seed: a larger one would repeat the run of a smaller one.
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+
 
 class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetConfig(_Section):
@@ -28,13 +34,15 @@ class DatasetConfig(_Section):
     """
 
     name: str
-    image_size: int | None = pydantic.Field(default=None, ge=1)
+    image_size: int | None = pydantic.Field(default=None, ge=1, le=4096)
     validation_share: float = pydantic.Field(default=0.1, gt=0, lt=1)
     coarse: tuple[tuple[int, ...], ...] | str | None = None
 
     @pydantic.field_validator("coarse", mode="wrap")
     @classmethod
     def _lists_or_a_name(cls, value: Any, check: Callable[[Any], Any]) -> Any:
+        if isinstance(value, list):
+            value = tuple(tuple(one) if isinstance(one, list) else one for one in value)
         try:
             return check(value)
         except pydantic.ValidationError as error:
@@ -55,7 +63,7 @@ class ModelConfig(_Section):
     """Which architecture (see `ignpx.models.create`)."""
 
     name: str
-    width: float = pydantic.Field(default=1.0, gt=0)
+    width: float = pydantic.Field(default=1.0, gt=0, le=64)
 
 
 class Recipe(_Section):
@@ -70,8 +78,8 @@ class Recipe(_Section):
     optimiser stay as they are.
     """
 
-    epochs: int = pydantic.Field(gt=0)
-    batch_size: int = pydantic.Field(default=128, gt=0)
+    epochs: int = pydantic.Field(gt=0, le=100_000)
+    batch_size: int = pydantic.Field(default=128, gt=0, le=1_000_000)
     optimizer: Literal["adam", "sgd"] = "sgd"
     learning_rate: float = pydantic.Field(default=0.01, gt=0)
     momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
@@ -82,7 +90,7 @@ class Recipe(_Section):
     final_share: float = pydantic.Field(default=0.0, ge=0, le=1)
     early_stopping: int | None = pydantic.Field(default=None, gt=0)
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    crop_padding: int = pydantic.Field(default=0, ge=0)
+    crop_padding: int = pydantic.Field(default=0, ge=0, le=4096)
     flip: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -106,22 +114,26 @@ class TrainConfig(_Section):
     dataset: DatasetConfig
     model: ModelConfig
     training: Recipe
-    seed: int = 0
+    seed: Seed = 0
 
 
-def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def load(
+    path: str | pathlib.Path, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> TrainConfig:
     """Reads a YAML config and applies overrides.
 
     Args:
       path: a YAML file with the fields of `TrainConfig`.
-      overrides: `dotted.field=value`, the value in YAML: `training.epochs=3`.
+      overrides: `dotted.field=value`, the value in YAML: `training.epochs=3`; or a mapping of
+        dotted fields to values.
 
     Raises:
       InvalidArgumentError: if the file is not there or not YAML, or a field is unknown or has a
         value of the wrong type or range.
     """
     values = read_yaml(path)
-    for field, value in parse_overrides(overrides).items():
+    fields = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    for field, value in fields.items():
         *sections, last = field.split(".")
         target = values
         for section in sections:
@@ -133,33 +145,83 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> TrainConfig
 
 
 def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
-    """Reads a YAML file that holds a mapping.
+    """Reads a YAML file that holds a mapping, see `yaml_value`.
 
     Raises:
-      InvalidArgumentError: if it is not there, or holds something else.
+      InvalidArgumentError: if it is not there, cannot be read, or holds something else.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        advice = near_names(str(path), known) if known else "give the path of a YAML file"
-        raise InvalidArgumentError("CONFIG", str(path), f"there is no such file; {advice}")
-    try:
-        values = yaml.load(path.read_text(), _UniqueKeys)
-    except yaml.YAMLError as error:
-        raise InvalidArgumentError("CONFIG", str(path), f"is not valid YAML: {error}") from error
+    values = yaml_value("config", str(path), read_text("config", path))
     if not isinstance(values, dict):
-        raise InvalidArgumentError("CONFIG", str(path), "must hold a mapping of fields")
+        raise InvalidArgumentError("config", str(path), "must hold a mapping of fields")
     return values
 
 
+def read_text(name: str, path: pathlib.Path) -> str:
+    """Reads a UTF-8 file of at most 16 MiB.
+
+    Args:
+      name: of the argument that names the file, for the error.
+      path: of the file.
+
+    Raises:
+      InvalidArgumentError: if it is not there, is no regular file, cannot be read, is larger or is
+        not UTF-8.
+    """
+    try:
+        if not path.exists():
+            known = [str(p) for p in path.parent.glob(f"*{path.suffix}")]
+            raise InvalidArgumentError(
+                name, str(path), f"there is no such file; {near_names(str(path), known)}"
+            )
+        if not path.is_file():  # a pipe would be waited for
+            raise InvalidArgumentError(name, str(path), "is not a file; give the path of one")
+        if path.stat().st_size > _MOST_BYTES:
+            raise InvalidArgumentError(name, str(path), "is larger than 16 MiB; is it the file?")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeError as error:
+        raise InvalidArgumentError(
+            name, str(path), "is not text in UTF-8; save it in that encoding, or name another file"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidArgumentError(name, str(path), f"cannot be read: {reason}") from error
+
+
+def yaml_value(name: str, shown: object, text: str) -> Any:
+    """Reads YAML by the core schema of YAML 1.2.
+
+    `1e-3` is a number there; `yes`, `012`, `1_000`, `1:30` and `2026-01-31` are text. A key that is
+    there twice, a value within itself and aliases that grow beyond 100,000 values are refused.
+
+    Args:
+      name: of the argument, for the error.
+      shown: its value, for the error.
+      text: the YAML.
+
+    Raises:
+      InvalidArgumentError: if it cannot be read.
+    """
+    try:
+        return yaml.load(text, _Yaml)
+    except (yaml.YAMLError, ValueError, KeyError) as error:  # not YAML's own: of `!!int abc`
+        said, mark = str(error), getattr(error, "problem_mark", None)
+        if mark is not None:
+            problem = getattr(error, "problem", None)
+            said = f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
+        said = " ".join(said.split())
+        raise InvalidArgumentError(name, shown, f"is not valid YAML: {said}") from error
+
+
 def parse(model: type[Section], values: dict[str, Any]) -> Section:
-    """Checks a mapping of fields against a section.
+    """Checks a mapping of fields against a section: nothing is converted, such as "3" to 3.
 
     Raises:
       InvalidArgumentError: naming the first field that is unknown or has an unusable value.
     """
     try:
-        return model.model_validate(values)
+        # In JSON's mode strictness still takes a list for a tuple and a mapping for a section.
+        return model.model_validate_json(json.dumps(values, default=_plain), strict=True)
     except pydantic.ValidationError as error:
         # An unknown field before a missing one, of which it may be a misspelling.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
@@ -176,24 +238,57 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """`["strength=10", "coverage=[0.01, 0.02]"]` to a mapping, each value read as YAML.
 
     Raises:
-      InvalidArgumentError: if an override is not of the form `name=value`.
+      InvalidArgumentError: if an override is not of the form `name=value`, or the value no YAML.
     """
     values = {}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not (name and equals):
             raise InvalidArgumentError("overrides", override, "must have the form name=value")
-        value = yaml.safe_load(text)
-        if isinstance(value, str):
-            # YAML 1.1 takes 1e-3 for text; everyone else takes it for a number.
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        values[name] = value
+        values[name] = yaml_value("overrides", override, text)
     return values
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that is there twice is an error, and not the later one."""
+def _plain(value: Any) -> Any:
+    """A JSON value in place of one of NumPy's scalars, or of anything else."""
+    return value.item() if isinstance(value, np.generic) else repr(value)
+
+
+_MOST_BYTES = 16 * 2**20
+_MOST_VALUES = 100_000
+_MOST_DEEP = 50
+_CORE = ("null", "bool", "int", "float", "str", "seq", "map")
+
+
+class _Yaml(yaml.SafeLoader):
+    """The core schema of YAML 1.2, without keys that are there twice and aliases that explode."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    yaml_constructors: typing.ClassVar[dict[Any, Any]] = {
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.removeprefix("tag:yaml.org,2002:") in _CORE
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _MOST_DEEP:
+            text, place = f"it is nested more than {_MOST_DEEP} deep", self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, text, place)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > _MOST_VALUES:
+            text = "it holds itself, or its aliases make more than 100,000 values"
+            raise yaml.composer.ComposerError(None, None, text, node.start_mark)
+        return node
 
     # When it is composed: what `<<` merges in later may be there twice, and gives way.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -207,6 +302,34 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, text, key.start_mark)
             seen.add((key.tag, key.value))
         return node
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_pattern})$"), _first)
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """The number of values below a node, with those of an alias counted again; inf in a circle."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        children = (part for pair in node.value for part in pair)
+        if isinstance(node, yaml.SequenceNode):
+            children = iter(node.value)
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def _section_at(model: Any, place: Sequence[int | str]) -> type[pydantic.BaseModel]:

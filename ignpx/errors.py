@@ -5,7 +5,13 @@ The command line prints them without a traceback and exits with status 2.
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 300
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 20
+_SHORT.maxlevel = 4
 
 
 class IgnpxError(Exception):
@@ -13,10 +19,10 @@ class IgnpxError(Exception):
 
 
 class InvalidArgumentError(IgnpxError, ValueError):
-    """An argument, option or file has a value that cannot be used."""
+    """An argument, option or file has a value that cannot be used; a long one is shortened."""
 
     def __init__(self, name: str, value: object, advice: str):
-        super().__init__(f"{name}={value!r}: {advice}")
+        super().__init__(f"{name}={_SHORT.repr(value)}: {advice}")
 
 
 class UnlearningError(IgnpxError, RuntimeError):

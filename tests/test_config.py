@@ -1,3 +1,5 @@
+import itertools
+import os
 import pathlib
 
 import pytest
@@ -72,12 +74,44 @@ def test_groups_of_classes():
         ("dataset.coarse=[[0, 1], [two]]", "or the name of a feature"),
         ("seed", "overrides='seed': must have the form name=value"),
         ("seed.deep=1", "not a section"),
+        ("x=[1", "overrides='x=[1': is not valid YAML: expected ',' or ']'"),
+        ("x={", "overrides='x={': is not valid YAML"),
+        ("x=*x", "found undefined alias 'x' (line 1, column 1)"),
+        ("x=!!int abc", "invalid literal for int()"),
+        ("x=!!timestamp 2026-13-01", "is not valid YAML"),
+        ("x=!!binary a", "could not determine a constructor"),
+        ("training.epochs=2026-13-01", "training.epochs='2026-13-01': Input should be a valid int"),
+        ("training.learning_rate=.inf", "training.learning_rate=inf: Input should be a finite"),
+        ("training.learning_rate=.nan", "training.learning_rate=nan: Input should be a finite"),
+        ("training.learning_rate=1e999", "finite number"),
+        ("training.epochs=1_0", "training.epochs='1_0': Input should be a valid integer"),
+        ("training.epochs=012", "training.epochs='012': Input should be a valid integer"),
+        ("training.epochs='3'", "training.epochs='3': Input should be a valid integer"),
+        ("training.epochs=true", "training.epochs=True: Input should be a valid integer"),
+        ("training.epochs=2.0", "training.epochs=2.0: Input should be a valid integer"),
+        ("training.flip=1", "training.flip=1: Input should be a valid boolean"),
+        ("training.flip=yes", "training.flip='yes': Input should be a valid boolean"),
+        ("training.epochs=1000000000", "less than or equal to 100000"),
+        ("training.batch_size=1000000000", "less than or equal to 1000000"),
+        ("training.crop_padding=1000000000", "less than or equal to 4096"),
+        ("dataset.image_size=1000000000", "less than or equal to 4096"),
+        ("model.width=1e9", "less than or equal to 64"),
+        ("dataset.coarse=[[0, true]]", "must be lists of classes"),
+        ("seed=-1", "seed=-1: Input should be greater than or equal to 0"),
+        ("seed=4294967296", "seed=4294967296: Input should be less than 4294967296"),
+        (f"seed={10**40}", "Input should be less than"),
+        (f"x={'[' * 51}", "nested more than 50 deep"),
+        (f"x={'[' * 100_000}", "nested more than 50 deep"),
+        ("x=&a [*a]", "it holds itself"),
+        (f"x={'9' * 5000}", "is not valid YAML"),
     ],
 )
 def test_bad_overrides(override, said):
     with pytest.raises(InvalidArgumentError) as caught:
         config.load(CONFIGS[0], [override])
     assert said in str(caught.value)
+    assert len(str(caught.value)) < 1500
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_files(tmp_path):
@@ -93,6 +127,53 @@ def test_bad_files(tmp_path):
     broken.write_text("- 1\n")
     with pytest.raises(InvalidArgumentError, match="mapping"):
         config.load(broken)
+    # Nine aliases of nine each, nine times over: 9^9 values.
+    names = "abcdefghij"
+    pairs = itertools.pairwise(names)
+    explosive = [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairs]
+    broken.write_text("\n".join(["a: &a [1]", *explosive]))
+    with pytest.raises(InvalidArgumentError, match="more than 100,000 values"):
+        config.load(broken)
+
+
+def test_what_is_no_text(tmp_path):
+    file = tmp_path / "config.yaml"
+    for content in ("seed: 0\n".encode("utf-16"), bytes(range(256)), b"seed: \xff"):
+        file.write_bytes(content)
+        with pytest.raises(InvalidArgumentError, match=r"config=.*: is not text in UTF-8"):
+            config.load(file)
+    file.write_bytes(b"\x00" * 100)
+    with pytest.raises(InvalidArgumentError, match=r"config=.*: is not valid YAML"):
+        config.load(file)
+    file.write_bytes(b"\xef\xbb\xbfseed: 0\n")  # as Windows marks UTF-8
+    assert config.read_yaml(file) == {"seed": 0}
+    with file.open("wb") as large:
+        large.truncate(2**25)
+    with pytest.raises(InvalidArgumentError, match="is larger than 16 MiB"):
+        config.load(file)
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InvalidArgumentError, match=r"config=.*: is not a file"):
+            config.load(path)
+    with pytest.raises(
+        InvalidArgumentError, match=r"config=.*: cannot be read: File name too long"
+    ):
+        config.load(tmp_path / ("x" * 300))
+    with pytest.raises(InvalidArgumentError, match=r"config=.*: "):
+        config.load("a\0b")
+
+
+def test_the_core_schema_of_yaml():
+    values = {
+        "1e-3": 1e-3, "-1E5": -1e5, "+3": 3, ".5": 0.5, "0x1f": 31, "~": None, "": None,
+        "true": True, "no": "no", "1:30": "1:30", "2026-01-31": "2026-01-31", "conv2": "conv2",
+    }  # fmt: skip
+    assert config.parse_overrides([f"x{i}={text}" for i, text in enumerate(values)]) == {
+        f"x{i}": value for i, value in enumerate(values.values())
+    }
 
 
 def test_what_is_merged_in_gives_way(tmp_path):

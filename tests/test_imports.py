@@ -12,7 +12,8 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors"],
-    ["checks", "adapters", "losses", "targets", "loops", "sharding", "stages", "logs", "jaxprs"],
+    ["checks", "settings"],
+    ["adapters", "losses", "targets", "loops", "sharding", "stages", "logs", "jaxprs"],
     ["fusion"],
     ["convolutions"],
     ["factors"],

@@ -2,9 +2,10 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
-from ignpx import Changes, Forgets, InvalidArgumentError, Sees
+from ignpx import Changes, Forgets, InvalidArgumentError, Sees, settings
 from ignpx.methods import METHODS, build, describe
 
 
@@ -43,14 +44,45 @@ def test_an_unknown_method():
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "said"),
+    ("method", "chosen", "said"),
     [
         ("sssd", {}, "method='sssd': did you mean ssd"),
         ("ssd", {"alhpa": 1}, "settings='alhpa': ssd has no such setting; did you mean alpha"),
-        ("ssd", {"alpha": "ten"}, "settings={'alpha': 'ten'}: has a value of the wrong type"),
+        ("ssd", {"alpha": "ten"}, "alpha='ten': must be a finite number"),
+        ("ssd", {"alpha": float("inf")}, "alpha=inf: must be a finite number"),
+        ("ssd", {"alpha": float("nan")}, "alpha=nan: must be a finite number"),
+        ("ssd", {"alpha": 10**400}, "alpha=1000"),
+        ("ssd", {"alpha": None}, "alpha=None: must be a finite number"),
+        ("ssd", {"batch_size": 2.5}, "batch_size=2.5: must be a whole number"),
+        ("ssd", {"batch_size": True}, "batch_size=True: must be a whole number"),
+        ("ssd", {"shuffle": 1}, "shuffle=1: must be true or false"),
+        ("ssd", {"shuffle": "no"}, "shuffle='no': must be true or false"),
+        ("ignp", {"samples": "3"}, "samples='3': must be a whole number"),
+        ("ignp", {"strength": True}, "strength=True: must be a finite number"),
+        ("ignp", {"steps": 10**9}, "steps=1000000000: must be a whole number of at least 1 and at"),
+        ("ignp", {"targets": 3}, "targets=3: must be a list of any length (a text) or null"),
+        ("ignp", {"targets": "conv2"}, "targets='conv2': must be a list of any length (a text)"),
+        ("ignp", {"coverage": [0.1]}, "coverage=(0.1,): must be a list of 2 (a finite number, a"),
+        ("ignp", {"coverage": [0.1, "x"]}, "coverage=(0.1, 'x'): must be a list of 2"),
+        ("ignp", {"coverage": {}}, "coverage={}: must be a list of 2"),
+        ("ignp", {"edit": ["zero"]}, "edit=('zero',): must be dampen or zero"),
+        ("ignp", {"microbatch": 0}, "microbatch=0: must be a whole number of at least 1"),
+        ("retrain", {"recipe": 3}, "recipe=3: must be Recipe or a mapping or null"),
+        ("retrain", {"recipe.epochs": "3"}, "epochs='3': Input should be a valid integer"),
     ],
 )
-def test_what_cannot_be_built(method, settings, said):
+def test_what_cannot_be_built(method, chosen, said):
     with pytest.raises(InvalidArgumentError) as caught:
-        build(method, settings)
+        build(method, chosen)
     assert str(caught.value).startswith(said)
+
+
+def test_settings_of_lists_and_of_numpys_scalars():
+    chosen = {"targets": ["conv2"], "coverage": [0.01, 0.5], "steps": np.int64(5), "strength": 3}
+    assert build("ignp", chosen).sees == Sees.NOTHING
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_are_of_the_types_that_are_annotated(name):
+    for parameter in inspect.signature(METHODS[name], eval_str=True).parameters.values():
+        settings.check(parameter.name, parameter.default, parameter.annotation)

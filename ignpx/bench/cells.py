@@ -157,7 +157,7 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
                 for c in (first[cell.id], cell)
             )
             raise InvalidArgumentError(
-                "CONFIG", same, "are the same cell; take one of them out of the config"
+                "config", same, "are the same cell; take one of them out of the config"
             )
         first[cell.id] = cell
     return cells

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import pydantic_core
-import yaml
 
 from ignpx import config as configuration
 from ignpx import models as architectures
@@ -19,6 +18,9 @@ ORIGINAL, RETRAIN = "original", "retrain"
 
 # One class at a time, in this order: each step is a group of classes that go at once.
 Steps = tuple[tuple[int, ...], ...]
+
+# As in `ignpx.config`, with room for that of the judge of reconstructions.
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 
 
 class _Section(pydantic.BaseModel):
@@ -49,7 +51,7 @@ class BenchConfig(_Section):
     models: list[ModelEntry] = pydantic.Field(min_length=1)
     methods: dict[str, MethodEntry | None] = pydantic.Field(min_length=1)
     forget: Literal["each"] | list[int | list[int | list[int]]]
-    seeds: list[int] = pydantic.Field(default=[0], min_length=1)
+    seeds: list[Seed] = pydantic.Field(default=[0], min_length=1)
     measures: list[Literal["mia", "inversion"]] = []
     # What accuracies and memberships are of; `validation` is for choosing settings.
     split: Literal["test", "validation"] = "test"
@@ -114,8 +116,7 @@ def training_config(entry: ModelEntry, directory: pathlib.Path) -> configuration
     Raises:
       InvalidArgumentError: as `ignpx.config.load`, and if the model is unknown.
     """
-    overrides = [f"{name}={yaml.safe_dump(value)}" for name, value in entry.set.items()]
-    loaded = configuration.load(directory / entry.config, overrides)
+    loaded = configuration.load(directory / entry.config, entry.set)
     if loaded.model.name not in architectures.MODELS:
         raise InvalidArgumentError(
             "model", loaded.model.name, near_names(loaded.model.name, architectures.MODELS)

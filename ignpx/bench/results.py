@@ -42,7 +42,7 @@ def claim(
     strange = len(others) > len(ours) or (directory.exists() and not directory.is_dir())
     if strange and not path.is_file():
         raise InvalidArgumentError(
-            "--workdir", str(directory), "holds something else; name an empty or a new directory"
+            "directory", str(directory), "holds something else; name an empty or a new directory"
         )
     for name in (CELLS, LOCKS):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def claim(
             warn(f"{error}; it is kept as {aside.name} and written anew")
         if found is not None and _identity(found) != _identity(config):
             raise InvalidArgumentError(
-                "--workdir",
+                "directory",
                 str(directory),
                 f"holds the results of another config, {found['title']!r} "
                 f"({digest(found)}, this one is {digest(config)}); name another directory",
@@ -78,11 +78,11 @@ def read_config(directory: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
         return _read_config(directory / CONFIG)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidArgumentError(
-            "DIR", str(directory), "holds no results; make some with `ignpx bench`"
+            "directory", str(directory), "holds no results; make some with `ignpx bench`"
         ) from error
     except ValueError as error:
         raise InvalidArgumentError(
-            "DIR",
+            "directory",
             str(directory),
             f"{error}; `ignpx bench CONFIG --workdir {directory}` with the config of these results "
             "writes it anew and keeps the finished cells",

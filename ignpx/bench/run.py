@@ -79,7 +79,7 @@ def run(
     """
     part, parts = shard
     if not 1 <= part <= parts:
-        raise InvalidArgumentError("--shard", f"{part}/{parts}", "must be i/n with i from 1 to n")
+        raise InvalidArgumentError("shard", f"{part}/{parts}", "must be i/n with i from 1 to n")
     config = load_config(config_path)
     every = expansion.expand(config, config_path.parent, where)
     described = describe(config, config_path.parent)
@@ -116,7 +116,7 @@ def write_report(directory: pathlib.Path, ran: Report) -> list[pathlib.Path]:
       InvalidArgumentError: if there is no result yet.
     """
     if not ran.results:
-        raise InvalidArgumentError("DIR", str(directory), "has no finished cell yet")
+        raise InvalidArgumentError("directory", str(directory), "has no finished cell yet")
     return report.write(
         directory,
         cells=results.table(ran.results),

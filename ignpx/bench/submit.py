@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import re
 from typing import Any
 
 from ignpx.bench.cells import expand
@@ -17,9 +18,9 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
       InvalidArgumentError: if it is not of this form.
     """
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdigit() and parts.isdigit()):
-        raise InvalidArgumentError("--shard", text, "must have the form i/n, such as 2/8")
+    if not re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", text):
+        raise InvalidArgumentError("shard", text, "must have the form i/n, such as 2/8")
+    part, _, parts = text.partition("/")
     return int(part), int(parts)
 
 
@@ -58,19 +59,19 @@ def submit(
         import submitit
     except ImportError as error:
         raise InvalidArgumentError(
-            "--submit", cluster, "needs submitit; install it with pip install 'ignpx[slurm]'"
+            "cluster", cluster, "needs submitit; install it with pip install 'ignpx[slurm]'"
         ) from error
     if cluster not in ("slurm", "local"):
-        raise InvalidArgumentError("--submit", cluster, "must be slurm or local")
+        raise InvalidArgumentError("cluster", cluster, "must be slurm or local")
     if jobs < 1:
-        raise InvalidArgumentError("--jobs", jobs, "must be at least 1")
+        raise InvalidArgumentError("jobs", jobs, "must be at least 1")
     expand(load(config), config.parent, where)  # so that what is wrong with it is said here
     # Beside the folder and not in it: the first job must find that empty.
     executor = submitit.AutoExecutor(folder=f"{directory.absolute()}.jobs", cluster=cluster)
     try:
         executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
     except (NameError, TypeError) as error:
-        raise InvalidArgumentError("--job", parameters, str(error)) from error
+        raise InvalidArgumentError("parameters", parameters, str(error)) from error
     shared = {
         "models": None if models is None else models.absolute(),
         "where": where,

@@ -205,21 +205,21 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
             name,
             f"is neither known to TFDS nor prepared in {place}; "
             f"{near_names(name, [EMBEDDED, *_prepared(place)])}. "
-            "Check the name, and set TFDS_DATA_DIR or --data-dir to TFDS's directory",
+            "Check the name, and set data_dir (--data-dir, TFDS_DATA_DIR) to TFDS's directory",
         ) from error
     except Exception as error:  # TFDS raises many kinds, most of them a page long
         raise InvalidArgumentError(
             "dataset",
             name,
             f"cannot be read from {place}: {str(error).strip().partition(chr(10))[0]} "
-            "Check the name, and set TFDS_DATA_DIR or --data-dir to TFDS's directory",
+            "Check the name, and set data_dir (--data-dir, TFDS_DATA_DIR) to TFDS's directory",
         ) from error
     if not prepared:
         raise InvalidArgumentError(
             "dataset",
             name,
-            f"is not prepared in {place}; set TFDS_DATA_DIR or --data-dir to where it is, "
-            "or let TFDS fetch it with --download",
+            f"is not prepared in {place}; set data_dir (--data-dir, TFDS_DATA_DIR) to where it is, "
+            "or let TFDS fetch it (download=True, --download)",
         )
     return builder
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.methods.amnesiac import amnesiac, amnesiac_subtract
 from ignpx.methods.bad_teacher import bad_teacher
@@ -27,6 +29,7 @@ from ignpx.methods.ttm import SUPPRESSING, ttm
 from ignpx.methods.uisps import uisps
 from ignpx.methods.unsir import unsir
 from ignpx.methods.zs_pag import zs_pag
+from ignpx.settings import check
 from ignpx.unlearner import Unlearner
 
 # A factory of hyperparameters for each method; the contract tests hold every one of them.
@@ -76,31 +79,34 @@ def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None =
     settings such as `recipe.epochs` change of it.
 
     Raises:
-      InvalidArgumentError: if the method or a hyperparameter is unknown, or a value is unusable.
+      InvalidArgumentError: if the method or a hyperparameter is unknown, or a value is of another
+        type than the factory's annotation or out of its range.
     """
     if method not in METHODS:
         raise InvalidArgumentError("method", method, near_names(method, METHODS))
     factory = METHODS[method]
-    known = inspect.signature(factory).parameters
+    known = inspect.signature(factory, eval_str=True).parameters
     if "recipe" in known:
         changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
         settings = {n: v for n, v in settings.items() if n not in changed}
         if recipe or changed:
             fields = {n.removeprefix("recipe."): v for n, v in changed.items()}
             settings.setdefault("recipe", {**(recipe or {"epochs": 200}), **fields})
-    for name, value in settings.items():
-        if name not in known:
-            raise InvalidArgumentError(
-                "settings", name, f"{method} has no such setting; {near_names(name, known)}"
-            )
-        if isinstance(value, list):
-            settings = {**settings, name: tuple(value)}
-    try:
-        return factory(**settings)
-    except TypeError as error:
+    if unknown := [name for name in settings if name not in known]:
         raise InvalidArgumentError(
-            "settings", settings, f"has a value of the wrong type ({error})"
-        ) from error
+            "settings", unknown[0], f"{method} has no such setting; {near_names(unknown[0], known)}"
+        )
+    settings = {name: _settled(value) for name, value in settings.items()}
+    for name, value in settings.items():
+        check(name, value, known[name].annotation)
+    return factory(**settings)
+
+
+def _settled(value: Any) -> Any:
+    """A value of YAML or JSON as factories take it: a tuple for a list."""
+    if isinstance(value, list):
+        return tuple(_settled(one) for one in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def defaults(method: str) -> dict[str, Any]:

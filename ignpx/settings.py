@@ -1,0 +1,77 @@
+"""Settings of methods, checked against the annotations of the factories that take them."""
+
+import math
+import numbers
+import types
+import typing
+from typing import Any
+
+from ignpx.errors import InvalidArgumentError
+
+
+def check(name: str, value: Any, annotation: Any) -> None:
+    """Checks a value against the type that a parameter is annotated with.
+
+    Nothing is converted: `"3"`, `2.5` and `True` are no `int`. An `int` is a `float`; a number that
+    is not finite is neither.
+
+    Raises:
+      InvalidArgumentError: if the value is of another type.
+    """
+    if not fits(value, annotation):
+        raise InvalidArgumentError(name, value, f"must be {in_words(annotation)}")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a type, see `check`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in arguments)
+    if origin is tuple:
+        if ... in arguments and isinstance(value, tuple):
+            arguments = arguments[:1] * len(value)
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(arguments)
+            and all(map(fits, value, arguments))
+        )
+    if annotation in (int, float):
+        kind = numbers.Integral if annotation is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool) and _finite(value)
+    return isinstance(value, type(None) if annotation is None else origin or annotation)
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float can be
+        return False
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text",
+    dict: "a mapping",
+    type(None): "null",
+}
+
+
+def in_words(annotation: Any) -> str:
+    """A type in words for who writes YAML: `tuple[str, ...]` is "a list of any length: a text"."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(in_words, arguments))
+    if origin is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if origin is tuple:
+        length = "any length" if ... in arguments else str(len(arguments))
+        parts = ", ".join(in_words(part) for part in arguments if part is not ...)
+        return f"a list of {length} ({parts})"
+    kind = origin or annotation
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
