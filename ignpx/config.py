@@ -151,7 +151,12 @@ def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
       InvalidArgumentError: if it is not there, cannot be read, or holds something else.
     """
     path = pathlib.Path(path)
-    values = yaml_value("config", str(path), read_text("config", path))
+    try:
+        text = read_text("config", path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidArgumentError("config", str(path), f"cannot be read: {reason}") from error
+    values = yaml_value("config", str(path), text)
     if not isinstance(values, dict):
         raise InvalidArgumentError("config", str(path), "must hold a mapping of fields")
     return values
@@ -165,27 +170,26 @@ def read_text(name: str, path: pathlib.Path) -> str:
       path: of the file.
 
     Raises:
-      InvalidArgumentError: if it is not there, is no regular file, cannot be read, is larger or is
-        not UTF-8.
+      InvalidArgumentError: if it is not there, is no regular file, is larger or is not UTF-8.
+      OSError: if it cannot be read.
     """
+    if "\0" in str(path):
+        raise InvalidArgumentError(name, str(path), "holds a null character; name a file")
+    if not path.exists():
+        known = path.parent.glob(f"*{path.suffix}")
+        raise InvalidArgumentError(
+            name, str(path), f"there is no such file; {near_names(str(path), map(str, known))}"
+        )
+    if not path.is_file():  # a pipe would be waited for
+        raise InvalidArgumentError(name, str(path), "is not a file; give the path of one")
+    if path.stat().st_size > _MOST_BYTES:
+        raise InvalidArgumentError(name, str(path), "is larger than 16 MiB; is it the file?")
     try:
-        if not path.exists():
-            known = [str(p) for p in path.parent.glob(f"*{path.suffix}")]
-            raise InvalidArgumentError(
-                name, str(path), f"there is no such file; {near_names(str(path), known)}"
-            )
-        if not path.is_file():  # a pipe would be waited for
-            raise InvalidArgumentError(name, str(path), "is not a file; give the path of one")
-        if path.stat().st_size > _MOST_BYTES:
-            raise InvalidArgumentError(name, str(path), "is larger than 16 MiB; is it the file?")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeError as error:
         raise InvalidArgumentError(
             name, str(path), "is not text in UTF-8; save it in that encoding, or name another file"
         ) from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidArgumentError(name, str(path), f"cannot be read: {reason}") from error
 
 
 def yaml_value(name: str, shown: object, text: str) -> Any:

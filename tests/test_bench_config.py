@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from ignpx import data
+from ignpx import data, records
 from ignpx.bench import cells as expansion
 from ignpx.bench import config as configs
 from ignpx.errors import InvalidArgumentError
@@ -76,7 +76,9 @@ def test_an_id_depends_on_what_the_result_depends_on(bench):
 
 def test_stored_and_restored(bench):
     for cell in cells_of(bench()):
-        assert expansion.Cell.restored(json.loads(json.dumps(cell.stored()))) == cell
+        stored = json.loads(json.dumps(cell.stored()))
+        read = records.check(records.StoredCell, stored, "directory", "x")
+        assert expansion.Cell.restored(read) == cell
 
 
 def test_a_retrained_model_takes_its_recipe_from_the_original(bench):

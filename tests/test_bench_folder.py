@@ -1,6 +1,7 @@
 """The folder of a benchmark: claimed by many at once, damaged, another's."""
 
 import itertools
+import os
 
 import pytest
 
@@ -42,7 +43,14 @@ def test_its_title_and_what_it_is_compared_with_may_change(bench, tmp_path):
         results.claim(tmp_path / "out", {**config, "seeds": [1]}, cells)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"config": {}}', '{"config": 1, "cells": [1]}'])
+DAMAGED = [
+    "", "{", "[]", "null", "\x00", '{"config": {}}', '{"config": 1, "cells": [1]}',
+    '{"config": {"title": "x"}, "cells": [{"run": "x"}]}', '{"config": {"title": 3}, "cells": []}',
+    '{"config": {"title": "x"}, "cells": {}}', "[" * 9999,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
 def test_what_says_which_results_it_holds_is_damaged(bench, tmp_path, damage):
     cells, config, warnings = cells_of(bench()), {"title": "One"}, []
     out = tmp_path / "out"
@@ -56,6 +64,17 @@ def test_what_says_which_results_it_holds_is_damaged(bench, tmp_path, damage):
     assert results.read_config(out) == (config, cells)
     assert (out / "bench.damaged").read_text() == damage
     assert (out / "cells" / "finished.json").read_text() == "kept"
+
+
+def test_pipes_are_not_waited_for(bench, tmp_path):
+    cell = cells_of(bench())[0]
+    (tmp_path / "cells").mkdir()
+    os.mkfifo(tmp_path / "cells" / f"{cell.id}.json")
+    with pytest.raises(ValueError, match="is damaged"):
+        results.read(tmp_path, cell)
+    os.mkfifo(tmp_path / "bench.json")
+    with pytest.raises(InvalidArgumentError, match="is damaged"):
+        run.collect(tmp_path)
 
 
 def test_many_find_the_same_damage(bench, tmp_path):

@@ -180,7 +180,13 @@ def test_two_threads_share_a_folder(few, its_models, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"result": {}, "checksum": "0"}', "half"])
+DAMAGED = [
+    "", "{", "[]", "null", '{"result": {}, "checksum": "0"}', '{"result": 3, "checksum": []}',
+    "half", "\x00", "[" * 9999,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_result_is_computed_again(undisturbed, tmp_path, damage):
     path, out, whole = undisturbed
     copy = _copied(out, tmp_path)
@@ -298,6 +304,36 @@ def test_a_full_disk_loses_nothing(few, its_models, tmp_path, monkeypatch):
     assert len(run.collect(tmp_path / "out").results) == 2
     again = run.run(path, tmp_path / "out", models=its_models)
     pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+
+
+def test_a_full_disk_is_no_result(few, its_models, tmp_path, monkeypatch):
+    """TensorStore says it in an error of its own, which is no OSError."""
+    path, _, whole = few
+    full = ValueError(
+        "RESOURCE_EXHAUSTED: Failed: \"/disk/c\": No space left on device [os_error_code='28']"
+    )
+
+    def fails(*args):
+        raise IgnpxError("cannot be written") from full
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outcome, "unlearned", fails)
+        with pytest.raises(IgnpxError, match=r"/disk/c: No space left on device; free some space"):
+            run.run(path, tmp_path / "out", models=its_models)
+    assert not list((tmp_path / "out" / "cells").iterdir())
+    again = run.run(path, tmp_path / "out", models=its_models)
+    assert again.failed == 0
+    pd.testing.assert_frame_equal(without_clocks(again), without_clocks(whole))
+
+
+def test_a_model_whose_metrics_are_damaged_is_trained_again(few, its_models, tmp_path):
+    path, _, whole = few
+    for model in models_in(its_models):
+        (model / "metrics.json").write_text('{"seconds": {"training": "long"}}')
+    warnings = []
+    ran = run.run(path, tmp_path / "out", models=its_models, warn=warnings.append)
+    assert ran.failed == 0
+    assert len(warnings) == len({model.id for cell, _ in whole.results for model in cell.models})
 
 
 def test_results_of_another_config(undisturbed, bench):

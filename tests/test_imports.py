@@ -22,7 +22,7 @@ LAYERS = [
     ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
     ["subspaces", "influence"],
     ["unlearner", "models", "data"],
-    ["audit", "config", "checkpoint", "workdir", "pictures", "scenarios"],
+    ["audit", "config", "records", "checkpoint", "workdir", "pictures", "scenarios"],
     ["training"],
     ["methods"],
     ["preparation"],

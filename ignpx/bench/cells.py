@@ -7,7 +7,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from ignpx import config as configuration
-from ignpx import data
+from ignpx import data, records
 from ignpx.bench import published
 from ignpx.bench.config import RETRAIN, BenchConfig, Steps, training_config, written
 from ignpx.config import TrainConfig
@@ -54,12 +54,9 @@ class Cell(NamedTuple):
         return {**self._asdict(), "training": self.training.model_dump(mode="json")}
 
     @classmethod
-    def restored(cls, stored: dict[str, Any]) -> "Cell":
-        """The inverse of `stored`."""
-        steps = tuple(tuple(group) for group in stored["steps"])
-        training = TrainConfig.model_validate(stored["training"])
-        measures = tuple(stored["measures"])
-        return cls(**{**stored, "training": training, "steps": steps, "measures": measures})
+    def restored(cls, stored: records.StoredCell) -> "Cell":
+        """The inverse of `stored`, which `records.check` has read."""
+        return cls(**{name: getattr(stored, name) for name in cls._fields})
 
     @property
     def classes(self) -> list[int]:

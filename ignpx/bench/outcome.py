@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ignpx import checkpoint, data, scenarios, stages, workdir
+from ignpx import checkpoint, data, records, scenarios, stages, workdir
 from ignpx.audit import count_correct, invert, membership_inference
 from ignpx.bench.cells import Cell
 from ignpx.bench.config import ORIGINAL, RETRAIN
@@ -46,15 +46,17 @@ def unlearned(
     if cell.method == ORIGINAL:
         return classifier, {}
     if cell.method == RETRAIN:
-        metrics = json.loads((models[1] / workdir.METRICS).read_text())
-        seconds = metrics["seconds"]
+        metrics = records.read(records.Timed, "model", models[1] / workdir.METRICS)
         retrained, _ = checkpoint.load(models[1] / workdir.CHECKPOINT)
-        return retrained, {"seconds": seconds["training"], "seconds_compile": seconds["compile"]}
+        return retrained, {
+            "seconds": metrics.seconds.training,
+            "seconds_compile": metrics.seconds.compile,
+        }
     method = _unlearner(cell.method, json.dumps(cell.settings), json.dumps(config["training"]))
     steps = (tuple(cell.classes),) if cell.method in ONE_SHOT else cell.steps
     splits = _splits(cell.training.dataset, where) if method.sees else None
     past: list[Classes] = []
-    seconds = {"compile": 0.0}
+    seconds: dict[str, float] = {"compile": 0.0}
     told: dict[str, Any] = {}
     doubts: list[str] = []
     for group in steps:

@@ -47,8 +47,8 @@ def write(
     """
     summary = pd.concat([over_classes(cells), summarise(cells)], ignore_index=True)
     paper = published.read()
-    compared = published.compare(summary, paper, config["published"])
-    by_class = published.compare_classes(classes, paper, config["published"])
+    compared = published.compare(summary, paper, config.get("published"))
+    by_class = published.compare_classes(classes, paper, config.get("published"))
     layouts = [*tables.layout(compared), *tables.class_layout(by_class)]
     ran = _what_ran(cells, hash)
     texts = {

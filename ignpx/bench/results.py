@@ -1,7 +1,6 @@
 """The results of a benchmark on disk: one file a cell, written whole or not at all."""
 
 import contextlib
-import json
 import math
 import pathlib
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from ignpx import workdir
+from ignpx import records, workdir
 from ignpx.bench.cells import Cell, digest
 from ignpx.bench.tables import QUANTITIES
 from ignpx.errors import InvalidArgumentError
@@ -76,7 +75,7 @@ def read_config(directory: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
     """
     try:
         return _read_config(directory / CONFIG)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         raise InvalidArgumentError(
             "directory", str(directory), "holds no results; make some with `ignpx bench`"
         ) from error
@@ -102,15 +101,18 @@ def read(directory: pathlib.Path, cell: Cell) -> dict[str, Any] | None:
       ValueError: if the file is damaged.
     """
     path = _path(directory, cell)
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["checksum"] == digest(stored["result"]):
-            return stored["result"]
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    try:
+        stored = records.read_json("directory", path)
+        records.check(records.StoredResult, stored, "directory", path)
+    except InvalidArgumentError as error:
+        if not path.exists():  # another process has just set it aside
+            return None
         raise ValueError(f"{path} is damaged") from error
-    raise ValueError(f"{path} is damaged")
+    if stored["checksum"] != digest(stored["result"]):
+        raise ValueError(f"{path} is damaged")
+    return stored["result"]
 
 
 def set_aside(directory: pathlib.Path, cell: Cell) -> str:
@@ -157,12 +159,14 @@ def class_table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
 
 def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
     """As `read_config`, with a ValueError for a damaged file."""
-    text = path.read_bytes()
+    if not path.exists():
+        raise FileNotFoundError(path)
     try:
-        stored = json.loads(text)
-        return stored["config"], [Cell.restored(cell) for cell in stored["cells"]]
-    except (ValueError, TypeError, KeyError) as error:
+        stored = records.read_json("directory", path)
+        known = records.check(records.StoredBench, stored, "directory", path)
+    except InvalidArgumentError as error:
         raise ValueError(f"{path} is damaged") from error
+    return stored["config"], [Cell.restored(cell) for cell in known.cells]
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

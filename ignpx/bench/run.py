@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ignpx import runs
+from ignpx import runs, workdir
 from ignpx.bench import cells as expansion
 from ignpx.bench import outcome, report, results, trained
 from ignpx.bench.cells import Cell
@@ -89,8 +89,7 @@ def run(
         _run_missing(every[part - 1 :: parts], work, retry, advance)
     except OSError as error:
         raise IgnpxError(
-            f"cannot read or write {error.filename or directory}: {error.strerror or error}. What "
-            "was finished before is complete; mend this and give the same command again"
+            f"{workdir.explained(error)}. What was finished before is complete"
         ) from error
     return Report(finished(every, directory, warn), len(every), described)
 
@@ -201,5 +200,7 @@ def _run(cell: Cell, work: _Work) -> dict[str, Any]:
     except (OSError, trained.BusyError):
         raise
     except Exception as error:  # of any kind: one failing cell must not take the rest with it
+        if (fault := workdir.storage_error(error)) is not None:  # the disk's, which is no result
+            raise fault from error
         result["error"] = f"{type(error).__name__}: {error}"
     return result

@@ -9,7 +9,7 @@ from typing import Any
 
 import filelock
 
-from ignpx import checkpoint, runs, workdir
+from ignpx import checkpoint, records, runs, workdir
 from ignpx.bench.cells import Model
 from ignpx.bench.results import LOCKS
 from ignpx.errors import InvalidArgumentError
@@ -98,3 +98,4 @@ def _sound(path: pathlib.Path) -> bool:
 @functools.cache  # once a process; what raises is not remembered
 def _check_readable(path: pathlib.Path) -> None:
     checkpoint.load(path / workdir.CHECKPOINT)
+    records.read(records.Timed, "model", path / workdir.METRICS)

@@ -1,0 +1,221 @@
+"""What is kept as JSON: one schema for each kind of file, held before anything is built from it.
+
+`check` is asked by whoever reads such values, wherever they come from; `read_json` reads a file.
+Fields that an older version did not write have defaults; a field that cannot be used is named.
+"""
+
+import json
+import math
+import pathlib
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import pydantic
+
+import ignpx
+from ignpx import config as configuration
+from ignpx.config import DatasetConfig, ModelConfig, Recipe, Seed, TrainConfig
+from ignpx.errors import InvalidArgumentError
+
+Kind = TypeVar("Kind", bound=pydantic.BaseModel)
+
+# No model and no image is larger; without a bound, memory runs out before the error is found.
+MOST_CLASSES = 1_000_000
+MOST_VALUES = 2**28
+
+Class = Annotated[int, pydantic.Field(ge=0, lt=MOST_CLASSES)]
+Seconds = Annotated[float, pydantic.Field(ge=0)]
+
+
+class _Record(pydantic.BaseModel):
+    """Other fields are left alone: those of whoever called `checkpoint.save`."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Preprocessing(_Record):
+    """The fields of `ignpx.data.Normalise`."""
+
+    mean: Annotated[tuple[float, ...], pydantic.Field(min_length=1)]
+    std: Annotated[tuple[Annotated[float, pydantic.Field(gt=0)], ...], pydantic.Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"has {len(self.mean)} means and {len(self.std)} standard deviations")
+        return self
+
+
+class Handle(_Record):
+    """What a checkpoint says of its classifier, whatever the model is."""
+
+    input_shape: Annotated[
+        tuple[Annotated[int, pydantic.Field(ge=1)], ...], pydantic.Field(min_length=1, max_length=8)
+    ]
+    num_classes: int = pydantic.Field(ge=1, le=MOST_CLASSES)
+    targets: tuple[str, ...]
+    preprocess: Preprocessing | None = None
+
+    @pydantic.field_validator("input_shape")
+    @classmethod
+    def _of_a_size(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(value) > MOST_VALUES:
+            raise ValueError(f"has {math.prod(value)} values; an input has at most {MOST_VALUES}")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _of_as_many_channels(self) -> Self:
+        if self.preprocess and len(self.preprocess.mean) not in (1, self.input_shape[-1]):
+            channels, means = self.input_shape[-1], len(self.preprocess.mean)
+            raise ValueError(f"preprocess has {means} channels, and input_shape {channels}")
+        return self
+
+
+class Ours(Handle):
+    """As `Handle`, of one of `ignpx.models.MODELS`."""
+
+    model: ModelConfig
+
+
+class Step(_Record):
+    """One request that a run has served, see `ignpx.scenarios`."""
+
+    method: str
+    forget: Annotated[tuple[Class, ...], pydantic.Field(min_length=1)] | None = None
+    forget_subclass: Class | None = None
+    forget_random: int | None = pydantic.Field(default=None, ge=1)
+    forget_seed: Seed | None = None
+    settings: dict[str, Any] = {}
+    seed: Seed = 0
+
+    @pydantic.model_validator(mode="after")
+    def _names_one_thing(self) -> Self:
+        given = [self.forget, self.forget_subclass, self.forget_random]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("must name one of forget, forget_subclass and forget_random")
+        if (self.forget_random is None) != (self.forget_seed is None):
+            raise ValueError("forget_random and forget_seed go together")
+        return self
+
+
+class Run(_Record):
+    """The config of a run, beside the fields of `Handle`: by `train`, by `forget`, or a user's."""
+
+    dataset: DatasetConfig | None = None
+    model: ModelConfig | None = None
+    training: Recipe | None = None
+    seed: Seed = 0
+    without: tuple[Class, ...] = ()
+    forgotten: tuple[Class, ...] = ()
+    unlearning: tuple[Step, ...] = ()
+
+
+class Timed(_Record):
+    """What is read of the metrics of a training, and of each line of its log."""
+
+    class _Spent(_Record):
+        training: Seconds
+        compile: Seconds
+
+    seconds: _Spent
+
+
+class StoredCell(_Record):
+    """A cell of a benchmark, see `ignpx.bench.cells.Cell`."""
+
+    run: str
+    training: TrainConfig
+    label: str
+    method: str
+    settings: dict[str, Any]
+    steps: Annotated[
+        tuple[Annotated[tuple[Class, ...], pydantic.Field(min_length=1)], ...],
+        pydantic.Field(min_length=1),
+    ]
+    seed: Seed
+    measures: tuple[str, ...]
+    split: Literal["test", "validation"] = "test"
+
+
+class StoredBench(_Record):
+    """`bench.json`, of which the config is read by its title and by what it is compared with."""
+
+    class _Config(_Record):
+        title: str
+        published: tuple[str, ...] = ()
+
+    config: _Config
+    cells: tuple[StoredCell, ...]
+
+
+Scalar = bool | int | float | str | None
+
+
+class CellResult(_Record):
+    """The result of a cell."""
+
+    measured: dict[str, Scalar | list[Any] | dict[str, Any]]
+    error: str | None
+    versions: dict[str, str]
+
+
+class StoredResult(_Record):
+    """A file of `cells/`."""
+
+    result: CellResult
+    checksum: str
+
+
+def read_json(name: str, path: pathlib.Path) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      name: of the argument that names the file or its directory, for the error.
+      path: of the file.
+
+    Raises:
+      InvalidArgumentError: if it is not there, is no regular file or is not JSON.
+      OSError: if it cannot be read.
+    """
+    text = configuration.read_text(name, path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError(
+            name, str(path), f"is not JSON ({error}); it is damaged, or was not written by ignpx"
+        ) from error
+
+
+def read(kind: type[Kind], name: str, path: pathlib.Path) -> Kind:
+    """Reads a JSON file by `read_json` and holds it to a schema by `check`."""
+    return check(kind, read_json(name, path), name, path)
+
+
+def check(kind: type[Kind], values: Any, name: str, path: pathlib.Path | str) -> Kind:
+    """Holds JSON values to a schema.
+
+    Args:
+      kind: the schema.
+      values: as they were read.
+      name: of the argument that they were read by, for the error.
+      path: where they were read from, for the error.
+
+    Returns:
+      The fields of the schema.
+
+    Raises:
+      InvalidArgumentError: naming the first field that is missing or has an unusable value.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(values), strict=True)
+    except (pydantic.ValidationError, ValueError, TypeError, RecursionError) as error:
+        said = str(error)
+        if isinstance(error, pydantic.ValidationError):
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "its content"
+            said = f"{field}: {first['msg'].removeprefix('Value error, ')}"
+        raise InvalidArgumentError(
+            name,
+            str(path),
+            f"is not as ignpx {ignpx.__version__} writes it: {said}; it is damaged, or of another "
+            "version: read it with that one, or make it anew",
+        ) from error
