@@ -7,12 +7,13 @@ that is asked for.
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from ignpx import checks
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.logs import quiet
 from ignpx.samples import Samples
@@ -68,12 +69,9 @@ def describe(
     if name == EMBEDDED:
         return DatasetInfo(name, *_grouped(name, _DIGITS, coarse, {}), "test", _DIGITS)
     info = _builder(name, data_dir, download).info
-    if not {"image", "label"} <= set(info.features):
-        raise InvalidArgumentError(
-            "dataset", name, f"has features {sorted(info.features)}; need an image and a label"
-        )
+    _check_features(name, info.features)
     fine = _class_names(info.features["label"])
-    test_split = "test" if "test" in info.splits else "validation"
+    test_split = _test_split(name, info.splits)
     return DatasetInfo(name, *_grouped(name, fine, coarse, dict(info.features)), test_split, fine)
 
 
@@ -103,8 +101,7 @@ def coarse_of(
         import tensorflow_datasets as tfds
 
         skip = {"image": tfds.decode.SkipDecoding()}
-        builder = _builder(name, data_dir, download)
-        source = builder.as_data_source(split="train", decoders=skip)
+        source = _source(_builder(name, data_dir, download), "train", decoders=skip)
         records = (source[index] for index in range(len(source)))
         pairs = sorted({(int(record["label"]), int(record[coarse])) for record in records})
         if [fine for fine, _ in pairs] != list(range(count)):
@@ -133,26 +130,131 @@ def load(
       name: as for `describe`.
       split: as TFDS names it: `train`, `test`, `validation`.
       image_size: side of the square images returned. Smaller images are centred on a zero border,
-        as the papers pad MNIST to 32; larger ones are resized. None leaves them as they are.
+        as the papers pad MNIST to 32; larger ones are resized. None leaves them as they are, which
+        have to be of one size then.
       data_dir: as for `describe`.
       download: as for `describe`.
 
     Returns:
       Samples with uint8 images `(N, H, W, channels)` and int32 labels `(N,)`, as numpy arrays.
+      Images of uint16, and floats from 0 to 1, are rounded to the 256 levels of uint8.
 
     Raises:
-      InvalidArgumentError: if the dataset or the split is not there.
+      InvalidArgumentError: if the dataset or the split is not there, or cannot be read as labelled
+        images of one size.
     """
-    if name == EMBEDDED:
-        images, labels = _digits(split)
-    else:
-        source = _source(name, split, data_dir, download)
-        records = [source[index] for index in range(len(source))]
-        images = np.stack([record["image"] for record in records])
-        labels = np.asarray([record["label"] for record in records], np.int32)
     if image_size is not None:
-        images = _fitted(images, image_size)
-    return Samples(images, labels)
+        checks.whole(image_size=image_size)
+
+    def sized(image: np.ndarray) -> np.ndarray:
+        return image if image_size is None else _fitted(image, image_size)
+
+    if name == EMBEDDED:
+        digits, labels = _digits(split)
+        return Samples(_stacked([sized(image) for image in digits], name), labels)
+    builder = _builder(name, data_dir, download)
+    _check_features(name, builder.info.features)
+    source = _source(builder, split)
+    images, labels = [], np.empty(len(source), np.int32)
+    for index in range(len(source)):
+        record = _decoded(source, index, name)
+        images.append(sized(_as_uint8(record["image"], name)))  # the large ones are not kept
+        labels[index] = record["label"]
+    _check_labelled(name, split, labels, builder.info.features["label"].num_classes)
+    return Samples(_stacked(images, name), labels)
+
+
+def _check_features(name: str, features: Mapping[str, Any]) -> None:
+    if not {"image", "label"} <= set(features):
+        raise InvalidArgumentError(
+            "dataset", name, f"has features {sorted(features)}; need an image and a label"
+        )
+    if not _is_class_label(features["label"]):
+        raise InvalidArgumentError(
+            "dataset",
+            name,
+            f"has labels of TFDS's type {type(features['label']).__name__}; only a ClassLabel with "
+            "its number of classes says what there is to classify",
+        )
+    if len(features["image"].shape or ()) != 3:
+        raise InvalidArgumentError(
+            "dataset",
+            name,
+            f"has images of shape {features['image'].shape}; need (height, width, channels)",
+        )
+
+
+def _is_class_label(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    # A Sequence has the attributes of what it is a sequence of.
+    return isinstance(feature, tfds.features.ClassLabel) and feature.num_classes is not None
+
+
+def _test_split(name: str, splits: Iterable[str]) -> str:
+    for split in ("test", "validation"):
+        if split in splits:
+            return split
+    raise InvalidArgumentError(
+        "dataset",
+        name,
+        f"has the splits {', '.join(sorted(splits))}, and none of the name test or validation to "
+        "measure accuracies on; prepare it with one",
+    )
+
+
+def _decoded(source: Any, index: int, name: str) -> dict[str, Any]:
+    try:
+        return source[index]
+    except Exception as error:  # TFDS raises many kinds, most of them a page long
+        reason = str(error).strip().rpartition("\n")[-1]
+        raise InvalidArgumentError(
+            "dataset", name, f"has a record that TFDS cannot decode, number {index} ({reason})"
+        ) from error
+
+
+def _check_labelled(name: str, split: str, labels: np.ndarray, num_classes: int) -> None:
+    unlabelled = int(np.sum((labels < 0) | (labels >= num_classes)))
+    if unlabelled:
+        raise InvalidArgumentError(
+            "split",
+            split,
+            f"of {name} has {unlabelled} of {len(labels)} samples without a label that is a class "
+            f"(labels from {labels.min()} to {labels.max()}, the classes are 0 to "
+            f"{num_classes - 1}); take a split with all of its labels",
+        )
+
+
+def _as_uint8(image: np.ndarray, name: str) -> np.ndarray:
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.uint16:
+        return np.round(image / 257).astype(np.uint8)
+    # False for what is not a number, too.
+    if np.issubdtype(image.dtype, np.floating) and image.min() >= 0 and image.max() <= 1:
+        return np.round(255 * image).astype(np.uint8)
+    raise InvalidArgumentError(
+        "dataset",
+        name,
+        f"has images of {image.dtype} from {image.min()} to {image.max()}; need uint8, uint16, or "
+        "floats from 0 to 1",
+    )
+
+
+def _stacked(images: list[np.ndarray], name: str) -> np.ndarray:
+    shapes = sorted({image.shape for image in images})
+    if len({shape[-1] for shape in shapes}) > 1:
+        raise InvalidArgumentError(
+            "dataset", name, f"has images of different channels: shapes {shapes[0]}, {shapes[-1]}"
+        )
+    if len(shapes) > 1:
+        raise InvalidArgumentError(
+            "image_size",
+            None,
+            f"{name} has images of different sizes, such as {shapes[0]} and {shapes[-1]}; give the "
+            "side of the square that they are to fit",
+        )
+    return np.stack(images)
 
 
 def _class_names(label: Any) -> tuple[str, ...]:
@@ -165,7 +267,7 @@ def _grouped(
     """The number and names of the classes as they are grouped."""
     names = fine
     if isinstance(coarse, str):
-        if not hasattr(features.get(coarse), "num_classes"):
+        if not _is_class_label(features.get(coarse)):
             raise InvalidArgumentError(
                 "coarse",
                 coarse,
@@ -232,13 +334,22 @@ def _prepared(place: str | os.PathLike[str]) -> list[str]:
     return sorted({path.relative_to(root).parts[0] for path in files})
 
 
-def _source(name: str, split: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
-    builder = _builder(name, data_dir, download)
+def _source(builder: Any, split: str, **options: Any) -> Any:
+    name = builder.info.name
     if split not in builder.info.splits:
         raise InvalidArgumentError(
             "split", split, f"{name} has the splits {', '.join(sorted(builder.info.splits))}"
         )
-    return builder.as_data_source(split=split)
+    try:
+        return builder.as_data_source(split=split, **options)
+    except NotImplementedError as error:  # of a page
+        raise InvalidArgumentError(
+            "dataset",
+            name,
+            f"is prepared in {builder.data_dir} as {builder.info.file_format.value}, which only "
+            "TensorFlow can read; `tfds convert_format --out_file_format=array_record "
+            f"--dataset_version_dir={builder.data_dir}` converts it where TensorFlow is installed",
+        ) from error
 
 
 @functools.cache
@@ -266,16 +377,15 @@ def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     return (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
 
 
-def _fitted(images: np.ndarray, size: int) -> np.ndarray:
-    height, width = images.shape[1:3]
+def _fitted(image: np.ndarray, size: int) -> np.ndarray:
+    height, width, channels = image.shape
     if max(height, width) > size:
         resized = [
-            np.asarray(
-                Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.BICUBIC)
-            )
-            for image in images
+            Image.fromarray(image[..., channel]).resize((size, size), Image.Resampling.BICUBIC)
+            for channel in range(channels)
         ]
-        return np.stack(resized).reshape(len(images), size, size, images.shape[-1])
+        return np.stack([np.asarray(channel) for channel in resized], axis=-1)
+    fitted = np.zeros((size, size, channels), image.dtype)
     top, left = (size - height) // 2, (size - width) // 2
-    border = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
-    return np.pad(images, border)
+    fitted[top : top + height, left : left + width] = image
+    return fitted

@@ -1,5 +1,6 @@
 """Train, validation and test, and the part of each that a request retains."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from ignpx import checks
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load
+from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples
 
 
@@ -63,14 +66,15 @@ def load_splits(
       download: see `sources.describe`.
 
     Raises:
-      InvalidArgumentError: as `sources.describe` and `sources.load`.
+      InvalidArgumentError: as `sources.describe` and `sources.load`, and if a class has too few
+        samples for some to be held out.
     """
+    if not 0 < validation_share < 1:
+        raise InvalidArgumentError("validation_share", validation_share, "must lie in (0, 1)")
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
     info = describe(name, coarse=coarse, **where)
     images, fine = load(name, "train", image_size=image_size, **where)
-    train, held_out = train_test_split(
-        np.arange(len(fine)), test_size=validation_share, stratify=fine, random_state=0
-    )
+    train, held_out = _held_out(fine, validation_share, info)
     classes = coarse_of(name, coarse, **where)
     test_images, fine_test = load(name, info.test_split, image_size=image_size, **where)
     return Splits(
@@ -81,6 +85,34 @@ def load_splits(
         preprocess=Normalise.fitted(images[train]),
         fine=FineLabels(fine[train], fine[held_out], fine_test),
     )
+
+
+def _held_out(
+    fine: np.ndarray, validation_share: float, info: DatasetInfo
+) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the samples to train on, and of those held out."""
+    classes, counts = np.unique(fine, return_counts=True)
+    names = [info.fine_names[index] for index in classes[counts < 2]]
+    if names:
+        raise InvalidArgumentError(
+            "validation_share",
+            validation_share,
+            f"holds out samples of every class, and {info.name} has but one to train on of "
+            f"{', '.join(names[:10])}; add samples of it, or leave the class out",
+        )
+    held = math.ceil(validation_share * len(fine))
+    if not len(classes) <= held <= len(fine) - len(classes):
+        raise InvalidArgumentError(
+            "validation_share",
+            validation_share,
+            f"holds out {held} of the {len(fine)} training samples of {info.name}; it has "
+            f"{len(classes)} classes, each of which needs one at least on either side",
+        )
+    places = np.arange(len(fine))
+    train, held_out = train_test_split(
+        places, test_size=validation_share, stratify=fine, random_state=0
+    )
+    return train, held_out
 
 
 def load_test(
@@ -113,12 +145,20 @@ def load_test(
 
 
 def only(samples: Samples, classes: Sequence[int]) -> Samples:
-    """The samples of these classes."""
-    keep = np.isin(samples.labels, list(classes))
+    """The samples of these classes.
+
+    Raises:
+      InvalidArgumentError: if the classes are no list of ids.
+    """
+    keep = np.isin(samples.labels, checks.class_ids("classes", classes))
     return Samples(samples.images[keep], samples.labels[keep])
 
 
 def retained(samples: Samples, forget: Sequence[int]) -> Samples:
-    """The samples of every class that is not in `forget`."""
-    keep = ~np.isin(samples.labels, list(forget))
+    """The samples of every class that is not in `forget`.
+
+    Raises:
+      InvalidArgumentError: if `forget` is no list of class ids.
+    """
+    keep = ~np.isin(samples.labels, checks.class_ids("forget", forget))
     return Samples(samples.images[keep], samples.labels[keep])
