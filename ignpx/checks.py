@@ -1,6 +1,12 @@
 """Checks of the arguments that the methods share."""
 
 import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ignpx.errors import InvalidArgumentError
 
@@ -25,9 +31,7 @@ def not_negative(**values: float) -> None:
 def whole(**values: int) -> None:
     """Raises `InvalidArgumentError` for the first value that is not a whole number from 1."""
     for name, value in values.items():
-        # Truth values are integers to Python, and NumPy's integers no `int`.
-        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not (integer and 1 <= value <= MOST):
+        if not (is_whole(value) and 1 <= value <= MOST):
             raise InvalidArgumentError(
                 name, value, f"must be a whole number of at least 1 and at most {MOST:,}"
             )
@@ -45,3 +49,72 @@ def one_of(choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
         if value not in choices:
             raise InvalidArgumentError(name, value, f"must be {' or '.join(choices)}")
+
+
+def class_ids(name: str, ids: Iterable[int], num_classes: int | None = None) -> list[int]:
+    """The ids of classes as plain integers.
+
+    Args:
+      name: what an error calls them.
+      ids: a list, tuple, set, range or array of whole numbers.
+      num_classes: of the classifier; None where it is not known.
+
+    Raises:
+      InvalidArgumentError: if they are no such list, or one of them is not a class.
+    """
+    if isinstance(ids, str | bytes | Mapping) or not _can_be_listed(ids):
+        raise InvalidArgumentError(name, shortened(ids), "must be a list of class ids, such as [3]")
+    listed = list(ids)
+    for index in listed:
+        if not is_whole(index):
+            raise InvalidArgumentError(
+                name, shortened(index), "is not a class id; name classes by whole numbers"
+            )
+        if index < 0 or (num_classes is not None and index >= num_classes):
+            known = "counted from 0" if num_classes is None else f"0 to {num_classes - 1}"
+            raise InvalidArgumentError(name, int(index), f"is not a class; the classes are {known}")
+    return [int(index) for index in listed]
+
+
+def _can_be_listed(value: object) -> bool:
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+
+
+def prng_key(**keys: Any) -> jax.Array:
+    """The one key given, as `jax.random.key` makes it; one of `jax.random.PRNGKey` is wrapped.
+
+    Raises:
+      InvalidArgumentError: if it is a seed, several keys or none at all.
+    """
+    ((name, key),) = keys.items()
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+    if shape == () and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    raw = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    if shape == raw.shape and dtype == raw.dtype:
+        return jax.random.wrap_key_data(key)
+    raise InvalidArgumentError(
+        name, shortened(key), "must be one PRNG key, such as jax.random.key(0)"
+    )
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number: an integer of Python, NumPy or JAX, and no truth value."""
+    if isinstance(value, jax.core.Tracer):
+        return False
+    if isinstance(value, np.ndarray | jax.Array) and value.shape == ():
+        return bool(jnp.issubdtype(value.dtype, jnp.integer))
+    # Truth values are integers to Python, and NumPy's integers no `int`.
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def shortened(value: object) -> object:
+    """What an error shows of a value: plain ones as they are, of all others the type and shape."""
+    if isinstance(value, str | int | float | bool | type(None)):
+        return value
+    cls = type(value)
+    name = (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
+    about = [str(getattr(value, field)) for field in ("dtype", "shape") if hasattr(value, field)]
+    return " ".join([name, *about])

@@ -21,6 +21,7 @@ from ignpx.adapters import (
     of_the_dtype_of,
     split_nnx,
 )
+from ignpx.checks import shortened
 from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples as Samples  # for those who import it from here
 
@@ -228,6 +229,18 @@ class Classifier:
           InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
         """
         return validated(cls(params=params, state={}, apply=FunctionApply(function), **fields))
+
+
+def check_handle(classifier: object, name: str = "classifier") -> None:
+    """Raises `InvalidArgumentError` for whatever is no `Classifier`."""
+    if not isinstance(classifier, Classifier):
+        raise InvalidArgumentError(
+            name,
+            shortened(classifier),
+            "must be an ignpx.Classifier; from_nnx and from_linen make one of a Flax module, "
+            "from_function of a JAX function of parameters and inputs, to which a PyTorch model "
+            "has to be translated",
+        )
 
 
 def validated(classifier: Classifier) -> Classifier:

@@ -23,6 +23,7 @@ class InvalidArgumentError(IgnpxError, ValueError):
 
     def __init__(self, name: str, value: object, advice: str):
         super().__init__(f"{name}={_SHORT.repr(value)}: {advice}")
+        self.advice = advice
 
 
 class UnlearningError(IgnpxError, RuntimeError):

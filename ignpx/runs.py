@@ -266,7 +266,7 @@ def _scores(
     metrics: dict[str, Any] = {}
     whole = {}
     for when, classifier in classifiers.items():
-        counts = [count_correct(classifier, part) for part in parts]
+        counts = [_counted(classifier, part) for part in parts]
         forget = counts[0] if instead is None else count_correct(classifier, instead)
         whole[when] = ClassCounts(*np.sum(counts, axis=0))
         metrics[f"retain_accuracy_{when}"] = counts[1].accuracy()
@@ -274,6 +274,13 @@ def _scores(
         metrics[f"accuracy_by_class_{when}"] = _by_class(whole[when])
         metrics["test_samples_by_class"] = whole[when].total.tolist()
     return metrics, whole
+
+
+def _counted(classifier: Classifier, part: Samples) -> ClassCounts:
+    """The counts of a part, which may be empty."""
+    if len(part.labels):
+        return count_correct(classifier, part)
+    return ClassCounts(*np.zeros((2, classifier.num_classes), np.int64))
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checkpoint, descent
+from ignpx import checkpoint, checks, descent
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier, PyTree
 from ignpx.config import Recipe, parse
 from ignpx.data.augment import crop_and_flip
 from ignpx.errors import InvalidArgumentError
-from ignpx.samples import Samples
+from ignpx.samples import Samples, check
 from ignpx.stages import stage
 
 
@@ -65,7 +66,8 @@ def fit(
       The classifier, and the training losses `(epochs, steps)`.
 
     Raises:
-      InvalidArgumentError: if the schedule needs validation.
+      InvalidArgumentError: if the samples do not fit the classifier (see `ignpx.samples.check`),
+        the key is no PRNG key, or the schedule needs validation.
       UnlearningError: if the training diverged.
     """
     carry, losses = _fit(classifier, samples, recipe, key)
@@ -109,7 +111,8 @@ def fit_with_ledger(
       The classifier, the training losses `(epochs, steps)`, and the ledger.
 
     Raises:
-      InvalidArgumentError: if the schedule needs validation.
+      InvalidArgumentError: if the samples do not fit the classifier (see `ignpx.samples.check`),
+        the key is no PRNG key, or the schedule needs validation.
       UnlearningError: if the training diverged.
     """
     carry, losses = _fit(classifier, samples, recipe, key, sets)
@@ -135,6 +138,7 @@ def _fit(
     key: jax.Array,
     sets: jax.Array | None = None,
 ) -> tuple[descent.Descent, jax.Array]:
+    samples, key = check(samples, classifier), checks.prng_key(key=key)
     check_needs_no_validation(recipe)
     recipe, steps = _batches(recipe, len(samples.labels))
     optimizer, loss = _optimizer(recipe, steps), _loss(classifier, recipe)
@@ -174,8 +178,8 @@ def train(
 
     Args:
       classifier: where to start; unchanged.
-      train_samples: uint8 images, kept on the device; the last, incomplete batch of an epoch's
-        permutation is left out.
+      train_samples: images as the classifier's `preprocess` takes them, kept on the device; the
+        last, incomplete batch of an epoch's permutation is left out.
       validation: picks the best epoch and drives the plateau schedule.
       recipe: see `Recipe`.
       seed: of the permutations and the augmentation, a number or a PRNG key.
@@ -187,8 +191,13 @@ def train(
       The classifier with the parameters and state of its best epoch.
 
     Raises:
+      InvalidArgumentError: if samples do not fit the classifier (see `ignpx.samples.check`), or the
+        seed is neither a whole number nor a PRNG key.
       UnlearningError: if the training diverged.
     """
+    train_samples = check(train_samples, classifier, "train_samples")
+    validation = check(validation, classifier, "validation")
+    key = jax.random.key(seed) if checks.is_whole(seed) else checks.prng_key(seed=seed)
     recipe, steps = _batches(recipe, len(train_samples.labels))
     optimizer, loss = _optimizer(recipe, steps), _loss(classifier, recipe)
     data = jax.device_put(train_samples)
@@ -202,7 +211,6 @@ def train(
     )
     if resume_dir is not None:
         run = checkpoint.load_latest(resume_dir, run) or run
-    key = jax.random.key(seed) if isinstance(seed, int) else seed
     patience = recipe.early_stopping or recipe.epochs
     while run.epoch < recipe.epochs and run.epoch - run.best_epoch < patience:
         carry, losses = _epoch(
@@ -288,6 +296,12 @@ def validated_training(
         classifier: Classifier, data: Samples, split_key: jax.Array, train_key: jax.Array
     ) -> tuple[Classifier, descent.DescentInfo]:
         images, labels = data
+        if math.ceil(validation_share * len(labels)) >= len(labels):
+            raise InvalidArgumentError(
+                "validation_share",
+                validation_share,
+                f"leaves none of the samples, {len(labels)}, to train on; lower it, or give more",
+            )
         kept, held_out = train_test_split(
             np.arange(len(labels)),
             test_size=validation_share,

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import loops, targets
-from ignpx.classifier import Classifier
+from ignpx import checks, loops, targets
+from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningError
-from ignpx.samples import Samples
+from ignpx.samples import Samples, check, check_labels
 
 
 class Sees(enum.Flag):
@@ -77,7 +77,7 @@ class Request:
         """A request to forget whole classes.
 
         Args:
-          forget: class ids, each once.
+          forget: class ids, each once: a list, an array, any other sequence of whole numbers.
           num_classes: of the classifier.
           forgotten: class ids that the model has forgotten already.
           forget_data: see the class.
@@ -87,8 +87,9 @@ class Request:
           InvalidArgumentError: if a class is unknown, repeated or already forgotten, or if no class
             would be left.
         """
-        forget, forgotten = list(forget), list(forgotten)
-        _check_classes(num_classes, forget=forget, forgotten=forgotten)
+        checks.whole(num_classes=num_classes)
+        forget = checks.class_ids("forget", forget, num_classes)
+        forgotten = checks.class_ids("forgotten", forgotten, num_classes)
         if not forget:
             raise InvalidArgumentError("forget", forget, "name at least one class")
         if len(set(forget)) < len(forget):
@@ -129,8 +130,10 @@ class Request:
         Raises:
           InvalidArgumentError: if a class is unknown.
         """
-        forgotten = list(forgotten)
-        _check_classes(num_classes, forgotten=forgotten)
+        checks.whole(num_classes=num_classes)
+        forgotten = checks.class_ids("forgotten", forgotten, num_classes)
+        if forget_data is None:
+            raise InvalidArgumentError("forget_data", None, "give the samples to forget")
         mask = np.ones(num_classes, bool)
         mask[forgotten] = False
         return cls(jnp.zeros(num_classes, bool), jnp.asarray(mask), forget_data, retain_data)
@@ -144,8 +147,8 @@ class Request:
         """The request with only the data that a method which `sees` this much is given.
 
         Raises:
-          InvalidArgumentError: if the method needs data that the request does not carry, that is
-            empty, or that lacks a class which is to be forgotten.
+          InvalidArgumentError: if the method needs data that the request does not carry, that have
+            labels which are no classes, or that hold or lack a class against what is asked for.
         """
         granted: dict[str, Any] = {}
         for name, part in (("forget_data", Sees.FORGET), ("retain_data", Sees.RETAIN)):
@@ -154,22 +157,66 @@ class Request:
                 raise InvalidArgumentError(
                     name, None, "the method needs these samples; put them into the request"
                 )
-            if part in sees and not len(data.labels):
-                raise InvalidArgumentError(
-                    name, "no samples", "the method needs at least one; is the class in the data?"
-                )
-            granted[name] = data if part in sees else None
-        if granted["forget_data"] is not None:
-            self._check_covered(granted["forget_data"])
+            granted[name] = None
+            if part in sees:
+                granted[name] = check_labels(data, len(self.forget), name)
+                self._check_held(granted[name].labels, name)
         return dataclasses.replace(self, **granted)
 
-    def _check_covered(self, forget_data: Samples) -> None:
-        if loops.traced((self.forget, forget_data.labels)):
+    def check(self, num_classes: int) -> None:
+        """Raises `InvalidArgumentError` unless its masks fit so many classes and each other.
+
+        Under `jit` and `vmap` their values cannot be looked at.
+        """
+        for name in ("forget", "retain"):
+            mask = getattr(self, name)
+            if not (isinstance(mask, np.ndarray | jax.Array) and mask.dtype == bool):
+                raise InvalidArgumentError(
+                    f"request.{name}",
+                    checks.shortened(mask),
+                    "must be an array of bool, one value a class; Request.classes makes it",
+                )
+            if mask.shape != (num_classes,):
+                raise InvalidArgumentError(
+                    f"request.{name}",
+                    mask.shape,
+                    f"is for another number of classes; the classifier has {num_classes}",
+                )
+        if loops.traced((self.forget, self.retain)):
             return
-        asked = np.flatnonzero(np.asarray(self.forget))
-        if missing := sorted(set(asked.tolist()) - set(np.asarray(forget_data.labels).tolist())):
+        forget, retain = np.asarray(self.forget), np.asarray(self.retain)
+        if (both := np.flatnonzero(forget & retain)).size:
             raise InvalidArgumentError(
-                "forget_data", missing, "are to be forgotten and have no sample in it; add some"
+                "request.retain", both.tolist(), "are to be forgotten as well; retain other classes"
+            )
+        if not retain.any():
+            raise InvalidArgumentError("request.retain", [], "leaves no class to retain")
+        if not forget.any() and self.forget_data is None:
+            raise InvalidArgumentError(
+                "request.forget", [], "asks for nothing; name classes, or give forget_data"
+            )
+
+    def _check_held(self, labels: Any, name: str) -> None:
+        """Raises unless data hold the classes that they are for, and no others."""
+        if loops.traced((self.forget, self.retain, labels)):
+            return
+        forget, retain = np.asarray(self.forget), np.asarray(self.retain)
+        held = np.bincount(np.asarray(labels), minlength=len(forget)) > 0
+        if name == "retain_data":
+            allowed, needed, remedy = retain, np.zeros_like(retain), "ignpx.data.retained"
+        elif forget.any():
+            allowed, needed, remedy = forget, forget, "ignpx.data.only"
+        else:
+            return  # samples to forget may be of any class
+        if (missing := np.flatnonzero(needed & ~held)).size:
+            raise InvalidArgumentError(
+                name, missing.tolist(), "are to be forgotten and have no sample in it; add some"
+            )
+        if (wrong := np.flatnonzero(held & ~allowed)).size:
+            raise InvalidArgumentError(
+                name,
+                wrong.tolist(),
+                f"are classes that it must not hold in this request; {remedy} leaves them out",
             )
 
 
@@ -225,17 +272,18 @@ def unlearn(
       The classifier that has forgotten, and the method's diagnostics.
 
     Raises:
-      InvalidArgumentError: if the classifier has parameters that are not finite, or the request
-        does not fit it, lacks data, or is of a kind that the method cannot serve.
+      InvalidArgumentError: if an argument is not what it should be, the classifier has parameters
+        that are not finite, the request does not fit it, lacks data, has data that do not fit (see
+        `ignpx.samples.check`), or is of a kind that the method cannot serve, or all this under
+        `jit` or `vmap`, where `unlearner.unlearn` is to be called instead.
       UnlearningError: if the method failed; the message has the figures.
     """
-    if request.forget.shape != (classifier.num_classes,):
-        raise InvalidArgumentError(
-            "request",
-            request.forget.shape,
-            f"is for another number of classes; the classifier has {classifier.num_classes}",
-        )
+    key = _check_arguments(unlearner, classifier, request, key)
     check_served(unlearner, request.asks)
+    request = request.granted(unlearner.sees)
+    for name in ("forget_data", "retain_data"):
+        if (data := getattr(request, name)) is not None:
+            check(data, classifier, name)
     if broken := _not_finite(classifier):
         raise InvalidArgumentError(
             "classifier", broken, "has values that are not finite; restore a sound checkpoint"
@@ -246,7 +294,7 @@ def unlearn(
             type(prepared).__name__,
             "is of no use to this method, which prepares nothing",
         )
-    arguments = (classifier, request.granted(unlearner.sees), key)
+    arguments = (classifier, request, key)
     edited, info = unlearner.unlearn(*arguments, *([] if prepared is None else [prepared]))
     info.check(request)
     if broken := _not_finite(edited):
@@ -266,13 +314,30 @@ def check_served(unlearner: Unlearner, asked: Forgets) -> None:
         )
 
 
-def _check_classes(num_classes: int, **ids: Sequence[int]) -> None:
-    for name, indices in ids.items():
-        for index in indices:
-            if not 0 <= index < num_classes:
-                raise InvalidArgumentError(
-                    name, index, f"is not a class; the classes are 0 to {num_classes - 1}"
-                )
+def _check_arguments(
+    unlearner: Unlearner, classifier: Classifier, request: Request, key: jax.Array
+) -> jax.Array:
+    """Raises `InvalidArgumentError` for arguments that are none; returns the key, wrapped."""
+    if not isinstance(unlearner, Unlearner):
+        advice = "must be a method with its settings, such as ignpx.methods.ignp()"
+        if callable(unlearner):
+            advice = "must be a method with its settings; call the factory, with parentheses"
+        raise InvalidArgumentError("unlearner", checks.shortened(unlearner), advice)
+    check_handle(classifier)
+    if not isinstance(request, Request):
+        raise InvalidArgumentError(
+            "request", checks.shortened(request), "must be what ignpx.Request.classes returns"
+        )
+    key = checks.prng_key(key=key)
+    if loops.traced((classifier, request, key)):
+        raise InvalidArgumentError(
+            "classifier, request or key",
+            "traced",
+            "ignpx.unlearn looks at values, which jit, vmap and grad do not have; call "
+            "unlearner.unlearn(classifier, request, key) there",
+        )
+    request.check(classifier.num_classes)
+    return key
 
 
 def _not_finite(classifier: Classifier) -> list[str]:

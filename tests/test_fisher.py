@@ -51,7 +51,7 @@ def images(count):
 
 
 def requests(count=5):
-    retain = Samples(images(count), np.arange(count, dtype=np.int32) % CLASSES)
+    retain = Samples(images(count), np.array([0, 1, 3], np.int32)[np.arange(count) % 3])
     return {
         "class": Request.classes([2], CLASSES, retain_data=retain),
         "samples": Request.samples(CLASSES, retain, retain),
@@ -203,6 +203,6 @@ def test_a_model_without_a_head():
         input_shape=SHAPE,
         num_classes=CLASSES,
     )
-    request = Request.classes([1], CLASSES, retain_data=samples(3))
+    request = Request.classes([1], CLASSES, retain_data=samples(3, [0, 2]))
     with pytest.raises(InvalidArgumentError, match="as its last axis"):
         ignpx.unlearn(fisher(), classifier, request, KEY)

@@ -4,19 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 
 import ignpx
 from ignpx import (
+    Forgets,
     InvalidArgumentError,
     Request,
     Sees,
     Unlearner,
     UnlearningError,
     UnlearningWarning,
+    data,
     stages,
 )
 from ignpx.audit import count_correct
-from ignpx.methods import ignp, neggrad
+from ignpx.methods import METHODS, ignp, neggrad
 
 QUICK = {"samples": 10, "steps": 100, "held_out": 4}
 
@@ -46,12 +49,46 @@ def test_bad_requests(forget, forgotten, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "forget", [3, np.int64(3), "3", b"3", None, {3: 1}, True, [True], [3.0], ["3"], [[3]], [None]]
+)
+def test_classes_are_a_list_of_whole_numbers(forget):
+    for name in ("forget", "forgotten"):
+        classes = {"forget": [0], "forgotten": [], name: forget}
+        with pytest.raises(InvalidArgumentError, match=f"^{name}="):
+            Request.classes(classes["forget"], 10, forgotten=classes["forgotten"])
+        if name == "forget":
+            with pytest.raises(InvalidArgumentError, match=r"^(forget|classes)="):
+                data.retained(ignpx.Samples(np.zeros(3), np.arange(3)), forget)
+            with pytest.raises(InvalidArgumentError, match=r"^classes="):
+                data.only(ignpx.Samples(np.zeros(3), np.arange(3)), forget)
+    with pytest.raises(InvalidArgumentError, match=r"^forget="):
+        jax.jit(lambda classes: Request.classes(classes, 10).forget)(np.array([3]))
+
+
+@pytest.mark.parametrize(
+    "forget", [(3,), {3}, range(3, 4), np.array([3]), jnp.array([3]), [np.uint8(3)], iter([3])]
+)
+def test_classes_of_any_make(forget):
+    assert np.flatnonzero(Request.classes(forget, 10).forget).tolist() == [3]
+
+
+@pytest.mark.parametrize("num_classes", ["10", 0, True, 10.0, None])
+def test_a_number_of_classes_that_is_none(num_classes):
+    for ask in (
+        lambda: Request.classes([0], num_classes),
+        lambda: Request.samples(num_classes, ignpx.Samples(np.zeros(3), np.arange(3))),
+    ):
+        with pytest.raises(InvalidArgumentError, match=r"^num_classes="):
+            ask()
+
+
 @pytest.mark.parametrize("forgotten", [[12], [-1], [0, 4]])
 def test_a_request_of_samples_knows_its_classes(mlp, forgotten):
-    data = ignpx.Samples(np.zeros((1, 6), np.float32), np.zeros(1, np.int32))
+    given = ignpx.Samples(np.zeros((1, 6), np.float32), np.zeros(1, np.int32))
     with pytest.raises(InvalidArgumentError, match=f"forgotten={forgotten[-1]}: is not a class"):
-        Request.samples(4, data, forgotten=forgotten)
-    assert Request.samples(4, data, forgotten=[3]).retain.tolist() == [True, True, True, False]
+        Request.samples(4, given, forgotten=forgotten)
+    assert Request.samples(4, given, forgotten=[3]).retain.tolist() == [True, True, True, False]
 
 
 def test_data_that_a_method_needs_must_be_there(mlp):
@@ -61,10 +98,143 @@ def test_data_that_a_method_needs_must_be_there(mlp):
 
 
 def test_every_class_to_be_forgotten_needs_a_sample(mlp):
-    data = ignpx.Samples(np.zeros((3, 6), np.float32), np.array([0, 0, 2], np.int32))
-    request = Request.classes([0, 1], 4, forget_data=data)
+    given = ignpx.Samples(np.zeros((3, 6), np.float32), np.array([0, 0, 2], np.int32))
+    request = Request.classes([0, 1], 4, forget_data=given)
     with pytest.raises(InvalidArgumentError, match=r"forget_data=\[1\]: .*have no sample"):
         ignpx.unlearn(neggrad(), mlp, request, jax.random.key(0))
+
+
+def samples_of(*classes):
+    labels = np.repeat(np.array(classes, np.int32), 2)
+    return ignpx.Samples(np.zeros((len(labels), 6), np.float32), labels)
+
+
+class Fine:
+    def check(self, request):
+        pass
+
+
+IDLE = Unlearner(Sees.BOTH, lambda classifier, *_: (classifier, Fine()), forgets=Forgets.ANY)
+
+
+def asked(**data):
+    data = {"forget_data": samples_of(0), "retain_data": samples_of(1, 2, 3), **data}
+    return Request.classes([0], 4, **data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"retain_data": samples_of(0, 1, 2)}, r"^retain_data=\[0\]: .*data.retained"),
+        ({"forget_data": samples_of(0, 1, 3)}, r"^forget_data=\[1, 3\]: .*data.only"),
+        ({"forget_data": samples_of(1)}, r"^forget_data=\[0\]: .*no sample"),
+        ({"forget_data": samples_of()}, r"^forget_data=0: needs at least one"),
+        ({"retain_data": samples_of(1, 4)}, r"^retain_data.labels='1 to 4'"),
+    ],
+)
+def test_data_that_are_not_those_of_the_request(mlp, data, said):
+    with pytest.raises(InvalidArgumentError, match=said):
+        ignpx.unlearn(IDLE, mlp, asked(**data), jax.random.key(0))
+    with pytest.raises(InvalidArgumentError, match=said):
+        asked(**data).granted(Sees.BOTH)
+
+
+def test_a_class_that_was_forgotten_before_is_not_retained(mlp):
+    request = Request.classes(
+        [0], 4, forgotten=[3], forget_data=samples_of(0), retain_data=samples_of(1, 2, 3)
+    )
+    with pytest.raises(InvalidArgumentError, match=r"^retain_data=\[3\]"):
+        ignpx.unlearn(IDLE, mlp, request, jax.random.key(0))
+
+
+def test_samples_to_forget_may_be_of_any_class(mlp):
+    request = Request.samples(4, samples_of(0, 1), samples_of(0, 1, 2, 3))
+    ignpx.unlearn(IDLE, mlp, request, jax.random.key(0))
+    with pytest.raises(InvalidArgumentError, match=r"^forget_data=None"):
+        Request.samples(4, None)
+
+
+@pytest.mark.parametrize(
+    "method", [ignp, "ignp", None, ignpx.methods, METHODS["ignp-paper"], lambda *_: None, IDLE[1]]
+)
+def test_what_is_no_method(mlp, method):
+    with pytest.raises(InvalidArgumentError, match=r"^unlearner=.*must be a method") as caught:
+        ignpx.unlearn(method, mlp, Request.classes([0], 4), jax.random.key(0))
+    assert ("call the factory" in str(caught.value)) == callable(method)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classifier": asked()}, r"^classifier='ignpx.unlearner.Request'"),
+        ({"classifier": {"w": jnp.ones(3)}}, r"^classifier='dict'"),
+        ({"classifier": nnx.Linear(6, 4, rngs=nnx.Rngs(0))}, r"^classifier='flax.nnx.*from_nnx"),
+        ({"classifier": linen.Dense(4)}, r"^classifier='flax.linen.*from_linen"),
+        ({"request": [0]}, r"^request='list'"),
+        ({"request": 0}, r"^request=0"),
+        ({"key": 0}, r"^key=0: .*jax.random.key"),
+        ({"key": None}, r"^key=None"),
+        ({"key": jax.random.split(jax.random.key(0))}, r"^key=.*\(2,\)"),
+        ({"key": jnp.zeros(2)}, r"^key=.*float32"),
+        ({"prepared": 3}, r"^prepared="),
+    ],
+)
+def test_arguments_that_are_something_else(mlp, changes, said):
+    arguments = {"classifier": mlp, "request": asked(), "key": jax.random.key(0), **changes}
+    with pytest.raises(InvalidArgumentError, match=said):
+        ignpx.unlearn(IDLE, **arguments)
+
+
+def test_a_key_of_the_older_kind(mlp):
+    drawing = IDLE._replace(unlearn=lambda classifier, _, key: (classifier, Drawn(key)))
+    drawn = [
+        jax.random.normal(ignpx.unlearn(drawing, mlp, asked(), key)[1].key)
+        for key in (jax.random.key(3), jax.random.PRNGKey(3))
+    ]
+    assert drawn[0] == drawn[1]
+
+
+class Drawn(Fine):
+    def __init__(self, key):
+        self.key = key
+
+
+ONE = np.array([True, False, False, False])
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ((ONE, ONE | True), r"^request.retain=\[0\]: are to be forgotten as well"),
+        ((ONE, ONE & False), r"^request.retain=\[\]: leaves no class"),
+        ((ONE & False, ~ONE), r"^request.forget=\[\]: asks for nothing"),
+        ((ONE.astype(int), ~ONE), r"^request.forget='numpy.ndarray int64 \(4,\)'"),
+        ((ONE, 1.0 - ONE), r"^request.retain="),
+        ((ONE.tolist(), ~ONE), r"^request.forget='list'"),
+        ((ONE, None), r"^request.retain=None"),
+        ((ONE[:3], ~ONE[:3]), r"^request.forget=\(3,\): .*classifier has 4"),
+        ((ONE, ~ONE[:3]), r"^request.retain=\(3,\)"),
+        ((ONE[None], ~ONE[None]), r"^request.forget=\(1, 4\)"),
+    ],
+)
+def test_masks_made_by_hand(mlp, masks, said):
+    with pytest.raises(InvalidArgumentError, match=said):
+        ignpx.unlearn(IDLE._replace(sees=Sees.NOTHING), mlp, Request(*masks), jax.random.key(0))
+
+
+@pytest.mark.parametrize("transformation", [jax.jit, jax.vmap, jax.grad])
+def test_under_a_transformation_the_pure_function_is_to_be_called(mlp, transformation):
+    def forget(share):
+        edited, _ = ignpx.unlearn(
+            IDLE._replace(sees=Sees.NOTHING),
+            mlp.replace(params=jax.tree.map(lambda leaf: share * leaf, mlp.params)),
+            Request(ONE, ~ONE),
+            jax.random.key(0),
+        )
+        return edited.params["out"]["b"].sum()
+
+    with pytest.raises(InvalidArgumentError, match=r"traced.* call unlearner.unlearn\("):
+        transformation(forget)(jnp.ones(3) if transformation is jax.vmap else 1.0)
 
 
 def test_forgets_digits_without_data(trained, digits):
@@ -119,10 +289,6 @@ def test_parameters_that_are_not_finite(mlp):
 
 
 def test_a_method_that_breaks_the_parameters_is_stopped(mlp):
-    class Fine:
-        def check(self, request):
-            pass
-
     breaks = Unlearner(
         Sees.NOTHING,
         lambda c, *_: (c.replace(params=jax.tree.map(lambda p: p / 0, c.params)), Fine()),

@@ -1,15 +1,16 @@
 """Accuracy from exact counts: no mean of batch means, whatever the size of the last batch."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ignpx import checks
 from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier
-from ignpx.samples import Samples
+from ignpx.samples import Samples, check
 
 
 class ClassCounts(NamedTuple):
@@ -27,14 +28,21 @@ class ClassCounts(NamedTuple):
         """Share of the samples of these classes (all by default) that are classified correctly.
 
         Not a number where the classes have no samples.
+
+        Raises:
+          InvalidArgumentError: if one of them is not a class.
         """
-        chosen = slice(None) if classes is None else list(classes)
+        if classes is None:
+            chosen: Any = slice(None)
+        else:
+            chosen = checks.class_ids("classes", classes, len(self.total))
         total = int(self.total[chosen].sum())
         return int(self.correct[chosen].sum()) / total if total else float("nan")
 
     def accuracy_without(self, classes: Sequence[int]) -> float:
         """Accuracy over every class but these."""
-        return self.accuracy([c for c in range(len(self.total)) if c not in set(classes)])
+        left_out = checks.class_ids("classes", classes, len(self.total))
+        return self.accuracy([c for c in range(len(self.total)) if c not in left_out])
 
     def per_class(self) -> list[float]:
         """Accuracy of each class, not a number for a class without samples."""
@@ -50,7 +58,12 @@ def count_correct(
       classifier: evaluated in evaluation mode.
       samples: images as the classifier's `preprocess` takes them, labels in `0..num_classes - 1`.
       batch_size: images per device call; does not change the counts.
+
+    Raises:
+      InvalidArgumentError: if the samples do not fit the classifier (see `ignpx.samples.check`),
+        or the batch size is not a whole number of at least 1.
     """
+    samples = check(samples, classifier)
     labels = np.asarray(samples.labels)
     predicted = in_batches(_predict, classifier, samples.images, batch_size)
     correct, total = (

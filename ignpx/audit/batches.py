@@ -25,8 +25,7 @@ def in_batches(
     """
     checks.whole(batch_size=batch_size)
     parts = []
-    # No images make one batch of padding, of which nothing is kept but its shape and dtype.
-    for begin in range(0, max(len(images), 1), batch_size):
+    for begin in range(0, len(images), batch_size):
         batch = np.asarray(images[begin : begin + batch_size])
         short = batch_size - len(batch)
         padded = np.pad(batch, ((0, short),) + ((0, 0),) * (batch.ndim - 1)) if short else batch

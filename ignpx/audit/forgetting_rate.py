@@ -10,12 +10,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ignpx import loops
+from ignpx import checks, loops
 from ignpx.audit.accuracy import count_correct
-from ignpx.classifier import Classifier
+from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import jensen_shannon
-from ignpx.samples import Samples
+from ignpx.samples import Samples, check
 
 
 class ForgettingRates(NamedTuple):
@@ -60,11 +60,12 @@ def forgetting_rates(
       See `ForgettingRates`.
 
     Raises:
-      InvalidArgumentError: if a set is empty, or the original gets none of the forget set right.
+      InvalidArgumentError: if a set does not fit the models (see `ignpx.samples.check`) or is
+        empty, or the original gets none of the forget set right.
     """
-    for name, samples in (("forget", forget), ("retain", retain)):
-        if not len(samples.labels):
-            raise InvalidArgumentError(name, 0, "needs at least one sample")
+    check_handle(original, "original")
+    check_handle(unlearned, "unlearned")
+    forget, retain = check(forget, original, "forget"), check(retain, unlearned, "retain")
     before, after, kept = (
         count_correct(model, samples, batch_size=batch_size).accuracy()
         for model, samples in ((original, forget), (unlearned, forget), (unlearned, retain))
@@ -88,17 +89,20 @@ def similarity(
       batch_size: images per device call.
 
     Raises:
-      InvalidArgumentError: if there are no samples, or the models have other numbers of classes.
+      InvalidArgumentError: if there are no samples, they do not fit the classifier (see
+        `ignpx.samples.check`), or the models have other numbers of classes.
     """
-    count = len(samples.images)
-    if not count:
-        raise InvalidArgumentError("samples", count, "needs at least one")
+    check_handle(classifier)
+    check_handle(reference, "reference")
     if reference.num_classes != classifier.num_classes:
         raise InvalidArgumentError(
             "reference.num_classes",
             reference.num_classes,
             f"the classifier has {classifier.num_classes}; compare models of the same classes",
         )
+    samples = check(check(samples, classifier), reference)
+    checks.whole(batch_size=batch_size)
+    count = len(samples.images)
     chunks = loops.microbatches(np.asarray(samples.images), min(batch_size, count))
     found = np.concatenate([_divergences(classifier, reference, chunk) for chunk in chunks])
     return float(1 - found[:count].mean(dtype=np.float64))

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from ignpx import checks, synthesis
-from ignpx.classifier import Classifier
+from ignpx.classifier import Classifier, check_handle
 from ignpx.data.preprocessing import Normalise
 from ignpx.errors import InvalidArgumentError
 
@@ -80,6 +80,9 @@ def invert(
     checks.whole(samples=samples, steps=steps)
     checks.positive(learning_rate=learning_rate)
     checks.not_negative(total_variation=total_variation)
+    key = checks.prng_key(key=key)
+    check_handle(classifier)
+    check_handle(judge, "judge")
     conversion = _conversion(classifier, judge)
     made = synthesis.synthesise(
         classifier,
@@ -108,14 +111,10 @@ def _adam(learning_rate: float) -> optax.GradientTransformation:
 
 
 def _labels(classes: Sequence[int] | None, num_classes: int) -> jax.Array:
-    chosen = list(range(num_classes)) if classes is None else list(classes)
+    every = range(num_classes)
+    chosen = checks.class_ids("classes", every if classes is None else classes, num_classes)
     if not chosen:
         raise InvalidArgumentError("classes", chosen, "name at least one class")
-    for index in chosen:
-        if not (isinstance(index, int | np.integer) and 0 <= index < num_classes):
-            raise InvalidArgumentError(
-                "classes", index, f"is not a class; the classes are 0 to {num_classes - 1}"
-            )
     if len(set(chosen)) < len(chosen):
         raise InvalidArgumentError("classes", chosen, "names a class twice; name each once")
     return jnp.asarray(np.array(chosen, np.int32))

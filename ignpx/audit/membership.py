@@ -16,7 +16,7 @@ from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import entropy
-from ignpx.samples import Samples
+from ignpx.samples import Samples, check
 
 
 class Membership(NamedTuple):
@@ -65,14 +65,12 @@ def membership_inference(
       See `Membership`.
 
     Raises:
-      InvalidArgumentError: if a set is empty, the attack is not known, or the model returns logits
-        that are not finite.
+      InvalidArgumentError: if a set does not fit the classifier (see `ignpx.samples.check`) or is
+        empty, the attack is not known, or the model returns logits that are not finite.
     """
     checks.one_of(("logistic", "svc"), attack=attack)
     sets = {"retain_train": retain_train, "test": test, "forget_train": forget_train}
-    for name, samples in sets.items():
-        if not len(samples.images):
-            raise InvalidArgumentError(name, len(samples.images), "needs at least one sample")
+    sets = {name: check(samples, classifier, name) for name, samples in sets.items()}
     members, others, asked = (
         _finite_entropies(name, classifier, samples, batch_size) for name, samples in sets.items()
     )
@@ -101,8 +99,10 @@ def entropies(classifier: Classifier, samples: Samples, *, batch_size: int = 500
       sample whose logits are not finite (one of `-inf` is a probability of zero, and allowed).
 
     Raises:
-      InvalidArgumentError: if the batch size is not a whole number of at least 1.
+      InvalidArgumentError: if the samples do not fit the classifier (see `ignpx.samples.check`),
+        or the batch size is not a whole number of at least 1.
     """
+    samples = check(samples, classifier)
     return in_batches(_entropies, classifier, samples.images, batch_size).astype(np.float64)
 
 

@@ -24,11 +24,11 @@ from flax import nnx
 from ignpx import checks, descent, loops
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.audit.accuracy import count_correct
-from ignpx.classifier import Classifier, PyTree, identity
+from ignpx.classifier import Classifier, PyTree, check_handle, identity
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import cross_entropy
 from ignpx.models.generator import Perturbation
-from ignpx.samples import Samples
+from ignpx.samples import Samples, check
 
 
 class Parting(NamedTuple):
@@ -101,13 +101,16 @@ def unlearning_degree(
       See `UnlearningDegree`.
 
     Raises:
-      InvalidArgumentError: if an argument is out of its range, or the two models differ in what
-        they take or tell.
+      InvalidArgumentError: if an argument is out of its range, the samples do not fit the models
+        (see `ignpx.samples.check`), or the two models differ in what they take or tell.
     """
     checks.positive(eta=eta, amplitude=amplitude, learning_rate=learning_rate)
     checks.whole(epochs=epochs, batch_size=batch_size, width=width)
     if not 0 < held_out_share < 1:
         raise InvalidArgumentError("held_out_share", held_out_share, "must lie in (0, 1)")
+    key = checks.prng_key(key=key)
+    check_handle(original, "original")
+    check_handle(unlearned, "unlearned")
     for field in ("input_shape", "num_classes", "preprocess"):
         theirs, ours = getattr(unlearned, field), getattr(original, field)
         if theirs != ours:
@@ -118,6 +121,7 @@ def unlearning_degree(
         raise InvalidArgumentError(
             "original", original.input_shape, "the generator takes images (H, W, channels)"
         )
+    samples = check(samples, original)
     count = len(samples.labels)
     if count < 2:
         raise InvalidArgumentError("samples", count, "give at least two, one to be held out")
