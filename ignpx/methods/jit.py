@@ -71,7 +71,8 @@ def jit(
       accumulate: never clears the gradients: each step takes the sum of all so far.
       through_noise: differentiates the noisy branch, too.
       clamp: limits noisy inputs to the smallest and the largest value in their batch, and divides
-        by the distance that remains.
+        by the distance that remains. A noisy input counts as flat, with a quotient of 0, if that
+        distance is within the rounding of the input: float32's 1.2e-7 of its norm.
 
     Raises:
       InvalidArgumentError: if an argument is out of its range.
@@ -147,7 +148,12 @@ class _Steepness:
         around = logits(of_noise, noised.reshape(-1, *inputs.shape[1:]))
         changes = logits(params, inputs) - around.reshape(self.perturbations, len(inputs), -1)
         distances = (noised - inputs).reshape(self.perturbations, len(inputs), -1)
-        # Safe where a norm is zero, at which it has no gradient, and where all noise is cut off.
+        # Norms that are safe where they are zero: there they have no gradient.
         rise = optax.safe_norm(changes, 0.0, axis=-1)
-        run = optax.safe_norm(distances, 1e-12, axis=-1)
-        return jnp.sum(weight * jnp.mean(rise / run, axis=0)), state
+        run = optax.safe_norm(distances, 0.0, axis=-1)
+        # Clamping can leave a noisy input nearer to the input than the input's rounding, or equal to
+        # it. What the logits then rise by is rounding, not steepness.
+        scale = jnp.linalg.norm(inputs.reshape(len(inputs), -1), axis=-1)
+        apart = run > jnp.finfo(run.dtype).eps * scale
+        steepness = jnp.where(apart, rise / jnp.where(apart, run, 1.0), 0.0)
+        return jnp.sum(weight * jnp.mean(steepness, axis=0)), state
