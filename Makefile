@@ -3,7 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint notebooks
+# Verbs and methods against references, on models that are quickly compiled: under three minutes.
+QUICK := $(patsubst %,tests/test_%.py,adversarial amnesiac bad_teacher boundary descent edits emmn \
+	factors finetune_retrain fisher influence jit losses neggrad random_labels same_bits scrub \
+	selection synthesis targets top_k uisps unsir)
+# Another instruction set than the processor's own, in which sums are rounded otherwise.
+ISA ?= SSE4_2
+
+.PHONY: demo test quick test-isa lint notebooks
 
 demo: .venv/installed
 	$(BIN)/ignpx demo
@@ -13,6 +20,12 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist worksteal --durations=20
+
+quick: .venv/installed-dev
+	$(BIN)/pytest -n auto --dist worksteal $(QUICK)
+
+test-isa: .venv/installed-dev
+	XLA_FLAGS="$$XLA_FLAGS --xla_cpu_max_isa=$(ISA)" $(BIN)/pytest -n auto --dist worksteal $(QUICK)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check --fix .

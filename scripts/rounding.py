@@ -21,6 +21,7 @@ import typer
 
 ISAS = ("native", "AVX2", "SSE4_2")
 THREADS = (1, 2)
+DEMO = "from ignpx.cli import main; main()"
 ACCURACIES = [
     f"{which}_{part}"
     for part in ("forget_accuracy", "retain_accuracy")
@@ -40,8 +41,7 @@ def demonstrated(isa: str, threads: int, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         run = pathlib.Path(directory) / "demo"
         subprocess.run(
-            [sys.executable, "-c", "from ignpx.cli import main; main()", "demo"]
-            + ["--workdir", str(run), "--seed", str(seed)],
+            [sys.executable, "-c", DEMO, "demo", "--workdir", str(run), "--seed", str(seed)],
             env=os.environ | {"XLA_FLAGS": flags(isa)},
             preexec_fn=lambda: os.sched_setaffinity(0, cpus),
             stdout=subprocess.DEVNULL,

@@ -49,9 +49,9 @@ def handed(monkeypatch):
 
 def test_relabelling_equals_numpy(handed):
     asked = request(1, forget=6, retain=9)
-    method = amnesiac(epochs=3, learning_rate=0.02, batch_size=4)
+    method = amnesiac(epochs=3, learning_rate=0.004, batch_size=4)
     edited, info = ignpx.unlearn(method, model(), asked, KEY)
-    theta, losses, optimizer = doubles(model().params), [], Adam(0.02)
+    theta, losses, optimizer = doubles(model().params), [], Adam(0.004)
     for batch in handed[0].batches():
         value, errors = cross_entropy(theta, batch)
         losses.append(value)

@@ -125,7 +125,7 @@ def test_fit_equals_numpy(optimizer, schedule):
         epochs=3,
         batch_size=4,
         optimizer=optimizer,
-        learning_rate=0.005,
+        learning_rate=0.001,
         weight_decay=0.03,
         label_smoothing=0.1,
         **schedule,
@@ -134,7 +134,9 @@ def test_fit_equals_numpy(optimizer, schedule):
     trained, losses = training.fit(model(), data, recipe, key)
     expected, expected_losses = by_hand(model(), data, recipe, key)
     actual = np.concatenate([np.ravel(trained.params[n]) for n in ("w", "b")])
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+    # Each of the 15 steps rounds the parameter and what is added to it.
+    floor = 2 * losses.size * 2.0**-24 * np.max(np.abs(expected))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=floor)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     assert losses.shape == (3, 5)
 

@@ -48,7 +48,10 @@ def initialise(key):
 
 def teacher(seed=1, bias=(0.0, 0.0, 0.0)):
     classifier = Classifier.from_nnx(
-        widest(Net(nnx.Rngs(seed))), input_shape=(8, 8, 1), num_classes=CLASSES, initialise=initialise
+        widest(Net(nnx.Rngs(seed))),
+        input_shape=(8, 8, 1),
+        num_classes=CLASSES,
+        initialise=initialise,
     )
     params = dict(classifier.params)
     params["head"] = {"kernel": params["head"]["kernel"] * 3, "bias": jnp.asarray(bias)}

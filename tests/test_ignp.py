@@ -82,10 +82,11 @@ def test_prepared_once_forgets_any_class(mlp):
         request = Request.classes(forget, 4)
         expected, _ = ignpx.unlearn(unlearner, mlp, request, key)
         actual, _ = ignpx.unlearn(unlearner, mlp, request, key, prepared)
-        for a, e in zip(
-            jax.tree.leaves(actual.params), jax.tree.leaves(expected.params), strict=True
-        ):
-            np.testing.assert_allclose(a, e, rtol=1e-5)
+        leaves = (jax.tree.leaves(c.params) for c in (actual, expected, mlp))
+        for a, e, before in zip(*leaves, strict=True):
+            # What is left of a total has the rounding of the total. A factor, alpha * retained /
+            # forgotten, changes by that times alpha / forgotten, however small the factor is.
+            assert np.all(np.abs(a - e) <= 1e-5 * np.abs(before))
 
 
 def test_a_prepared_method_maps_over_requests(mlp):

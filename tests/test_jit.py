@@ -147,7 +147,7 @@ def test_defaults():
 
 @pytest.mark.parametrize("room", ["none", "one pixel's rounding"])
 def test_where_clamping_leaves_no_room_for_noise(room):
-    """The logits of equal inputs differ by rounding, which divided by a distance of 0 is no rise."""
+    """The logits of equal inputs differ by rounding, which is no rise over a distance of 0."""
     forget = samples(3)
     images = np.full_like(forget.images, 0.7)
     if room != "none":

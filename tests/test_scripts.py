@@ -11,6 +11,7 @@ import check_speedups
 import class_changes
 import forget_random_samples
 import jit_toy
+import rounding
 import settling
 from ignpx import checkpoint, convolutions, data, factors, importance, loops, models, training
 from ignpx.audit import count_correct
@@ -128,3 +129,25 @@ def test_speedups_are_left_out(trained, tmp_path, monkeypatch):
     found = [table[1:][table["without"][1:] == name][columns] for name in few]
     np.testing.assert_allclose(*found, atol=0.01)
     assert found[0]["forget_accuracy"].mean() < 0.5 < found[0]["retain_accuracy"].min()
+
+
+def test_rounding(tmp_path, monkeypatch):
+    """Each combination runs in a process of its own, and ranges are of seeds and of all."""
+    seen = []
+
+    def demonstrated(isa, threads, seed):
+        seen.append((isa, threads, seed))
+        return dict.fromkeys(rounding.ACCURACIES, 0.5 + threads / 10 + seed / 4)
+
+    monkeypatch.setattr(rounding, "demonstrated", demonstrated)
+    rounding.main(seeds=2, out=tmp_path / "rounding.csv")
+    table = pd.read_csv(tmp_path / "rounding.csv")
+    assert len(set(seen)) == len(table) == 2 * 3 * 2
+    found = rounding.ranges(table)["ignp_retain_accuracy"]
+    np.testing.assert_allclose(found, [[60, 70], [85, 95], [60, 95]])
+
+
+def test_rounding_keeps_other_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_some=1")
+    assert rounding.flags("native") == "--xla_some=1"
+    assert rounding.flags("AVX2").split() == ["--xla_some=1", "--xla_cpu_max_isa=AVX2"]

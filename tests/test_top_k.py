@@ -145,7 +145,7 @@ def test_the_training_equals_numpy(monkeypatch, kind):
     calls = recorded(monkeypatch)
     retrained = model(seed=9).replace(preprocess=quartered)
     reference = {"none": None, "incompetent": kind, "retrained": retrained}[kind]
-    settings = {"epochs": 2, "learning_rate": 0.03, "batch_size": 4}
+    settings = {"epochs": 2, "learning_rate": 0.003, "batch_size": 4}
     weight = {} if kind == "incompetent" else {"weight": 0.7 * (kind != "none")}
     # All of a scale of 1 and replaced: the start is the fresh model.
     method = random_k(
@@ -155,7 +155,7 @@ def test_the_training_equals_numpy(monkeypatch, kind):
     spy = Spy()
     edited, info = ignpx.unlearn(method, model().replace(initialise=spy), request(), KEY)
     (call,) = calls
-    theta, optimizer, losses = doubles(spy.made[0][0]), Adam(0.03), []
+    theta, optimizer, losses = doubles(spy.made[0][0]), Adam(0.003), []
     forgotten = []
     for batch in call.batches():
         value, errors = cross_entropy(theta, batch["retain"])
