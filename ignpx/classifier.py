@@ -136,6 +136,13 @@ class Classifier:
         had = {"params": self.params, "state": self.state}
         return self.replace(**jax.tree.map(of_the_dtype_of, had, made))
 
+    def fingerprint(self) -> jax.Array:
+        """A checksum of the bits of all parameters and state, `()` uint32; also under `jit`.
+
+        It tells classifiers from each other that differ by mistake, and proves nothing.
+        """
+        return _checksum(jax.tree.leaves((self.params, self.state)))
+
     def head(self) -> tuple[str, ...]:
         """Patterns (see `ignpx.targets`) of the layer that makes the logits.
 
@@ -229,6 +236,19 @@ class Classifier:
           InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
         """
         return validated(cls(params=params, state={}, apply=FunctionApply(function), **fields))
+
+
+@jax.jit
+def _checksum(arrays: list[jax.Array]) -> jax.Array:
+    # Of integers, whose sums do not depend on their order.
+    total = jnp.uint32(0)
+    for place, array in enumerate(arrays):
+        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):  # as of dropout
+            array = jax.random.key_data(array)
+        word = f"uint{8 * min(array.dtype.itemsize, 4)}"
+        bits = array if array.dtype == bool else jax.lax.bitcast_convert_type(array, word)
+        total += jnp.uint32(2 * place + 1) * jnp.sum(bits, dtype=jnp.uint32)
+    return total
 
 
 def check_handle(classifier: object, name: str = "classifier") -> None:

@@ -240,7 +240,8 @@ class Unlearner(NamedTuple):
       changes: what it may change of the classifier; everything else comes back to the bit.
       forgets: the requests that it can serve.
       prepare: a pure function `(classifier, key) -> prepared` of what does not depend on the
-        request, where there is such a thing. `unlearn` takes it as a fourth argument, and with the
+        request, where there is such a thing; it has the classifier's fingerprint as its
+        attribute `made_of`. `unlearn` takes it as a fourth argument, and with the
         same key gives what it gives without, up to rounding.
     """
 
@@ -288,18 +289,31 @@ def unlearn(
         raise InvalidArgumentError(
             "classifier", broken, "has values that are not finite; restore a sound checkpoint"
         )
-    if prepared is not None and unlearner.prepare is None:
-        raise InvalidArgumentError(
-            "prepared",
-            type(prepared).__name__,
-            "is of no use to this method, which prepares nothing",
-        )
+    if prepared is not None:
+        _check_prepared(unlearner, classifier, prepared)
     arguments = (classifier, request, key)
     edited, info = unlearner.unlearn(*arguments, *([] if prepared is None else [prepared]))
     info.check(request)
     if broken := _not_finite(edited):
         raise UnlearningError(f"the edited parameters are not finite: {broken}")
     return edited, info
+
+
+def _check_prepared(unlearner: Unlearner, classifier: Classifier, prepared: Any) -> None:
+    """Raises `InvalidArgumentError` unless it is what the method prepared of this classifier."""
+    kind, made_of = checks.shortened(prepared), getattr(prepared, "made_of", None)
+    if unlearner.prepare is None:
+        raise InvalidArgumentError(
+            "prepared", kind, "is of no use to this method, which prepares nothing"
+        )
+    if made_of is None:
+        raise InvalidArgumentError(
+            "prepared", kind, "must be what unlearner.prepare(classifier, key) returned"
+        )
+    if int(made_of) != int(classifier.fingerprint()):
+        raise InvalidArgumentError(
+            "prepared", kind, "was made of another classifier; prepare this one"
+        )
 
 
 def check_served(unlearner: Unlearner, asked: Forgets) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ignpx
-from ignpx import InvalidArgumentError, Request, importance, losses, selection
+from ignpx import Classifier, InvalidArgumentError, Request, importance, losses, selection
 from ignpx.methods import METHODS, ignp
 from ignpx.methods.ignp import auto_coverage
 
@@ -87,6 +87,48 @@ def test_prepared_once_forgets_any_class(mlp):
             # What is left of a total has the rounding of the total. A factor, alpha * retained /
             # forgotten, changes by that times alpha / forgotten, however small the factor is.
             assert np.all(np.abs(a - e) <= 1e-5 * np.abs(before))
+
+
+def test_what_was_prepared_of_something_else(mlp):
+    unlearner, key, request = ignp(**QUICK), jax.random.key(0), Request.classes([0], 4)
+    prepared = unlearner.prepare(mlp, key)
+    weight = mlp.params["out"]["w"]
+    for other in (weight.at[3, 1].add(1e-6), weight * 0, weight.astype(jnp.bfloat16)):
+        params = {**mlp.params, "out": {**mlp.params["out"], "w": other}}
+        with pytest.raises(InvalidArgumentError, match=r"^prepared=.*another classifier"):
+            ignpx.unlearn(unlearner, mlp.replace(params=params), request, key, prepared)
+    for settings in ({"samples": 5}, {"held_out": 1}, {"targets": ("out",)}):
+        others = ignp(**QUICK | settings)
+        with pytest.raises(InvalidArgumentError, match=r"^prepared=.*other samples, held_out or"):
+            ignpx.unlearn(others, mlp, request, key, prepared)
+    for nothing in (3, "prepared", prepared.prototypes, prepared._replace(made_of=None), (1, 2)):
+        with pytest.raises(InvalidArgumentError, match=r"^prepared=.*unlearner.prepare"):
+            ignpx.unlearn(unlearner, mlp, request, key, nothing)
+
+
+def test_a_fingerprint_is_of_all_arrays_and_of_every_bit():
+    rng = np.random.default_rng(0)
+    params = {
+        "float": jnp.float32(rng.normal(size=(3, 4))),
+        "half": jnp.bfloat16(rng.normal(size=5)),
+        "byte": jnp.uint8(rng.integers(0, 256, 7)),
+        "truth": rng.normal(size=3) > 0,
+        "scalar": jnp.float32(3),
+        "none": jnp.zeros((0, 2)),
+    }
+    state = {"key": jax.random.key(3), "count": jnp.int32(4)}
+
+    def of(params, state):
+        fields = {"input_shape": (4,), "num_classes": 3}
+        return Classifier(params, state, None, **fields).fingerprint()
+
+    # By numpy: the words of every array, times an odd number of its own.
+    leaves = jax.tree.leaves((params, {**state, "key": jax.random.key_data(state["key"])}))
+    words = [
+        np.asarray(leaf).view(f"u{leaf.dtype.itemsize}").sum(dtype=np.uint64) for leaf in leaves
+    ]
+    expected = sum((2 * place + 1) * int(word) for place, word in enumerate(words)) % 2**32
+    assert int(of(params, state)) == int(jax.jit(of)(params, state)) == expected
 
 
 def test_a_prepared_method_maps_over_requests(mlp):

@@ -24,7 +24,7 @@ import optax
 
 from ignpx import checks, convolutions, edits, importance, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
-from ignpx.errors import UnlearningError, UnlearningWarning
+from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
 from ignpx.stages import stage
 from ignpx.targets import partition, paths
@@ -39,10 +39,12 @@ class Prepared(NamedTuple):
       prototypes: of every class.
       total: sum over the classes of the mean squared gradients of a class's prototypes, a pytree
         like `params` with float32 leaves and None outside the targets. None if it was not prepared.
+      made_of: the fingerprint of the classifier, by which `ignpx.unlearn` tells it from others.
     """
 
     prototypes: synthesis.Prototypes
     total: PyTree | None
+    made_of: jax.Array | None = None
 
 
 class IgnpInfo(NamedTuple):
@@ -401,7 +403,20 @@ def ignp(
 
     def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
         prototypes = run_synthesis(classifier, key)
-        return Prepared(prototypes, run_total(classifier, prototypes))
+        return Prepared(prototypes, run_total(classifier, prototypes), classifier.fingerprint())
+
+    def check_settings(
+        classifier: Classifier, prototypes: synthesis.Prototypes, total: PyTree | None
+    ) -> None:
+        chosen, _ = partition(classifier.params, patterns(classifier))
+        same = total is None or paths(total) == paths(chosen)
+        count = prototypes.inputs.shape[1]
+        if not same or count != samples + held_out:
+            raise InvalidArgumentError(
+                "prepared",
+                f"{count} prototypes of each class",
+                "was prepared with other samples, held_out or targets; prepare with these",
+            )
 
     def unlearn(
         classifier: Classifier,
@@ -412,7 +427,8 @@ def ignp(
         if prepared is None:
             # One request alone takes one pass over all classes.
             prepared = Prepared(run_synthesis(classifier, key), None)
-        prototypes, total = prepared
+        prototypes, total, _ = prepared
+        check_settings(classifier, prototypes, total)
         forget, retain = run_sensitivity(classifier, prototypes, request, total)
         ratios, search, calibration = run_calibration(
             classifier, prototypes, request, forget, retain
