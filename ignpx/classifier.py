@@ -7,21 +7,10 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import errors, nnx
+from flax import linen, nnx
 
-from ignpx import targets
-from ignpx.adapters import (
-    FunctionApply,
-    InPrecision,
-    LinenApply,
-    LinenInitialise,
-    NnxApply,
-    NormStatistics,
-    linen_state,
-    of_the_dtype_of,
-    split_nnx,
-)
-from ignpx.checks import shortened
+from ignpx import adapters, checks, inspection, targets
+from ignpx.adapters import FunctionApply, LinenApply, NnxApply, NormStatistics
 from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples as Samples  # for those who import it from here
 
@@ -35,9 +24,10 @@ class Apply(Protocol):
     `train=True` batch statistics are used and the returned state is the updated one.
 
     It may have methods `with_statistics(params, state, inputs)`,
-    `observed(params, state, inputs, *, train)` and `computing_in(precision)` besides, which those
-    of `Classifier` then call, and `holding(paths)`, which methods that freeze layers need of a
-    model with state (see `ignpx.adapters.NnxApply.holding`).
+    `observed(params, state, inputs, *, train)`, `computing_in(precision)` and
+    `variables(params, state)` besides, which those of `Classifier` then call, and `holding(paths)`,
+    which methods that freeze layers need of a model with state (see
+    `ignpx.adapters.NnxApply.holding`).
     """
 
     def __call__(
@@ -134,7 +124,7 @@ class Classifier:
             )
         made = dict(zip(("params", "state"), self.initialise(key), strict=True))
         had = {"params": self.params, "state": self.state}
-        return self.replace(**jax.tree.map(of_the_dtype_of, had, made))
+        return self.replace(**jax.tree.map(adapters.of_the_dtype_of, had, made))
 
     def fingerprint(self) -> jax.Array:
         """A checksum of the bits of all parameters and state, `()` uint32; also under `jit`.
@@ -171,55 +161,111 @@ class Classifier:
     def computing_in(self, precision: str) -> "Classifier":
         """The same parameters, computed with in a lower precision such as `bfloat16`.
 
-        Its logits are float32, and gradients have the dtypes of the parameters and inputs.
+        Its logits are float32, and gradients have the dtypes of the parameters and inputs. Layers
+        that keep a state, such as batch norm, compute in the precision of that state and return
+        the lower one, so that convolutions and products of matrices are all of the lower one.
+
+        Args:
+          precision: `bfloat16`, `float16`, or `float32` for the classifier as it is.
         """
+        checks.one_of(("float32", "bfloat16", "float16"), precision=precision)
         if precision == "float32":
             return self
-        lower = getattr(self.apply, "computing_in", None)
-        return self.replace(apply=lower(precision) if lower else InPrecision(self.apply, precision))
+        return self.replace(apply=adapters.computing_in(self.apply, precision))
+
+    def variables(self) -> PyTree:
+        """Parameters and state as the model that the classifier was made from takes them.
+
+        For a Linen module these are the variables of `module.apply`; an NNX module takes them by
+        `nnx.update(module, classifier.variables())`; of a plain function they are `params`.
+        """
+        return self.apply.variables(self.params, self.state)  # type: ignore[attr-defined]
 
     def replace(self, **changes: Any) -> "Classifier":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def from_nnx(cls, model: nnx.Module, **fields: Any) -> "Classifier":
+    def from_nnx(
+        cls, model: nnx.Module, *, logits: Callable[[Any], jax.Array] | None = None, **fields: Any
+    ) -> "Classifier":
         """Takes a Flax NNX module whose `__call__` maps a batch of inputs to logits.
+
+        Its `__call__` may have a mode argument under any of its usual names, `train`, `training`,
+        `is_training`, `deterministic` or `use_running_average`, and an argument `rngs`, which is
+        given an `nnx.Rngs` whose PRNG key becomes a part of the state.
 
         Args:
           model: the module; it is not changed, and not referred to afterwards.
+          logits: maps what the module returns to its logits, if it returns more than them:
+            `lambda outputs: outputs[0]`.
           **fields: `input_shape`, `num_classes`, and optionally `preprocess`, `targets` and
             `initialise`.
 
         Raises:
-          InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
+          InvalidArgumentError: if anything is of another kind than it has to be, if a parameter is
+            no floating-point number, or if the model does not map inputs of `input_shape` to
+            `num_classes` logits.
         """
-        graphdef, params, state = split_nnx(model)
-        handle = cls(params=params, state=state, apply=NnxApply(graphdef), **fields)
-        return validated(handle)
+        inspection.module("model", model, nnx.Module)
+        adapters.check_call("model", model, "rngs")
+        fields = inspection.fields(fields)
+        graphdef, params, state = adapters.split_nnx(model)
+        if fields.get("initialise") and adapters.takes_rngs(model):
+            fields["initialise"] = adapters.NnxInitialise(fields["initialise"])
+        handle = cls(
+            params=inspection.arrays("params", params, floating=True),
+            state=adapters.nnx_state(
+                model, inspection.arrays("state", state, floating=False), jax.random.key(0)
+            ),
+            apply=inspection.hashable("model", NnxApply(graphdef, logits)),
+            **fields,
+        )
+        return _called(handle, "model", type(model))
 
     @classmethod
-    def from_linen(cls, module: Any, variables: PyTree, **fields: Any) -> "Classifier":
+    def from_linen(
+        cls,
+        module: Any,
+        variables: PyTree,
+        *,
+        logits: Callable[[Any], jax.Array] | None = None,
+        **fields: Any,
+    ) -> "Classifier":
         """Takes a Flax Linen module and its variables.
 
-        The module's `__call__` may have a mode argument under any of its usual names: `train`,
-        `training`, `is_training`, `deterministic` or `use_running_average`. If it draws random
-        numbers in training mode, as dropout does, their PRNG key becomes a part of the state.
+        The module's `__call__` may have a mode argument as that of an NNX module may, see
+        `from_nnx`. If it draws random numbers in training mode, as dropout does, their PRNG key
+        becomes a part of the state.
 
         Args:
           module: the Linen module.
           variables: what `module.init` returned: `params` and any other collections.
+          logits: see `from_nnx`.
           **fields: as for `from_nnx`.
 
         Raises:
-          InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
+          InvalidArgumentError: see `from_nnx`.
         """
-        state = {name: value for name, value in variables.items() if name != "params"}
-        if "input_shape" in fields:
-            fields.setdefault("initialise", LinenInitialise(module, tuple(fields["input_shape"])))
-        handle = cls(params=variables["params"], state=state, apply=LinenApply(module), **fields)
-        shape = validated(handle).input_shape
-        return handle.replace(state=linen_state(module, variables, shape, jax.random.key(0)))
+        inspection.module("module", module, linen.Module)
+        adapters.check_call("module", module)
+        fields = inspection.fields(fields)
+        collections = inspection.variables("variables", variables)
+        arrays = {
+            name: inspection.arrays(name, value, floating=name == "params")
+            for name, value in collections.items()
+            if name not in adapters.SOWN
+        }
+        apply = inspection.hashable("module", LinenApply(module, logits))
+        state = {name: value for name, value in arrays.items() if name != "params"}
+        handle = _called(
+            cls(params=arrays["params"], state=state, apply=apply, **fields), "module", type(module)
+        )
+        made: Any = handle.apply
+        if "initialise" not in fields:
+            handle = handle.replace(initialise=adapters.LinenInitialise(made, handle.input_shape))
+        state = adapters.linen_state(made, arrays, handle.input_shape, jax.random.key(0))
+        return handle.replace(state=state)
 
     @classmethod
     def from_function(
@@ -233,9 +279,16 @@ class Classifier:
           **fields: as for `from_nnx`.
 
         Raises:
-          InvalidArgumentError: if the model does not map `input_shape` to `num_classes` logits.
+          InvalidArgumentError: see `from_nnx`.
         """
-        return validated(cls(params=params, state={}, apply=FunctionApply(function), **fields))
+        inspection.function("function", function)
+        handle = cls(
+            params=inspection.arrays("params", params, floating=True),
+            state={},
+            apply=inspection.hashable("function", FunctionApply(function)),
+            **inspection.fields(fields),
+        )
+        return validated(handle, "function", function)
 
 
 @jax.jit
@@ -256,37 +309,50 @@ def check_handle(classifier: object, name: str = "classifier") -> None:
     if not isinstance(classifier, Classifier):
         raise InvalidArgumentError(
             name,
-            shortened(classifier),
+            checks.shortened(classifier),
             "must be an ignpx.Classifier; from_nnx and from_linen make one of a Flax module, "
             "from_function of a JAX function of parameters and inputs, to which a PyTorch model "
             "has to be translated",
         )
 
 
-def validated(classifier: Classifier) -> Classifier:
+def _called(handle: Classifier, name: str, given: Any) -> Classifier:
+    """The handle on a module, with the mode given by name, or else by position if that works."""
+    apply: Any = handle.apply
+    try:
+        return validated(handle, name, given)
+    except InvalidArgumentError:
+        try:
+            return validated(handle.replace(apply=dataclasses.replace(apply, positional=True)))
+        except InvalidArgumentError:
+            pass
+        raise
+
+
+def validated(
+    classifier: Classifier, name: str = "classifier", given: Any = Classifier
+) -> Classifier:
     """The classifier itself, once its model is known to map `input_shape` to `num_classes` logits.
 
     Nothing is computed: shapes are evaluated abstractly.
 
+    Args:
+      classifier: with a model of any kind.
+      name: what an error calls the model.
+      given: the value that an error reports for it.
+
     Raises:
-      InvalidArgumentError: if the model cannot take such an input, or returns another shape.
+      InvalidArgumentError: if the model cannot take such an input, or returns anything else, or if
+        a pattern of `targets` matches none of its parameters.
     """
     inputs = jax.ShapeDtypeStruct((2, *classifier.input_shape), jnp.float32)
     try:
         logits = jax.eval_shape(Classifier.logits, classifier, inputs)
-    except (TypeError, ValueError, errors.FlaxError) as error:
-        summary = str(error).strip().partition("\n")[0]
-        raise InvalidArgumentError(
-            "input_shape",
-            classifier.input_shape,
-            f"the model does not take an input of this shape ({summary}); "
-            "give the shape of one preprocessed input, without the batch dimension",
-        ) from error
-    if logits.shape != (2, classifier.num_classes):
-        raise InvalidArgumentError(
-            "num_classes",
-            classifier.num_classes,
-            f"the model returns logits of shape {logits.shape} for a batch of 2; "
-            "give num_classes the width of its last layer",
-        )
+    except InvalidArgumentError:
+        raise
+    except Exception as error:  # whatever a user's model may raise
+        raise inspection.call_failed(name, given, classifier.input_shape, error) from error
+    inspection.logits(name, given, logits, classifier.num_classes)
+    if jax.tree.leaves(classifier.params):
+        targets.partition(classifier.params, classifier.targets)
     return classifier

@@ -7,7 +7,7 @@ matches a path from its start up to a slash or its end: `conv2` matches `conv2/k
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,23 @@ def paths(params: PyTree) -> list[str]:
     """The path of every leaf, in the order of `jax.tree.leaves`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def as_patterns(given: Any) -> tuple[str, ...]:
+    """Patterns as a tuple, whatever sequence of strings they are given as.
+
+    Raises:
+      InvalidArgumentError: if they are a string, which is a sequence of letters to Python, or
+        anything else.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        example = repr(given) if isinstance(given, str) else '"layer4"'
+        raise InvalidArgumentError("targets", given, f"must be a tuple of patterns: ({example},)")
+    found = tuple(given)
+    for pattern in found:
+        if not isinstance(pattern, str):
+            raise InvalidArgumentError("targets", pattern, "is not a pattern; patterns are strings")
+    return found
 
 
 def partition(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
@@ -40,6 +57,7 @@ def partition(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
     leaves, structure = jax.tree.flatten(params)
     names = paths(params)
     chosen = [False] * len(leaves)
+    patterns = as_patterns(patterns)
     for pattern in patterns:
         try:
             expression = re.compile(f"(?:{pattern})(?:/.*)?")
@@ -54,7 +72,7 @@ def partition(params: PyTree, patterns: Sequence[str]) -> tuple[PyTree, PyTree]:
             )
         chosen = [before or now for before, now in zip(chosen, matches, strict=True)]
     if not any(chosen):
-        raise InvalidArgumentError("targets", tuple(patterns), "name at least one pattern")
+        raise InvalidArgumentError("targets", patterns, "name at least one pattern")
     pairs = list(zip(leaves, chosen, strict=True))
     return (
         jax.tree.unflatten(structure, [leaf if keep else None for leaf, keep in pairs]),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from ignpx import Classifier, InvalidArgumentError, Samples, models, training
+from ignpx import Classifier, InvalidArgumentError, Samples, training
 from ignpx.classifier import validated
 from ignpx.config import Recipe
 
@@ -174,50 +174,6 @@ def test_logits_of_another_width():
         Classifier.from_nnx(Perceptron(nnx.Rngs(0)), input_shape=(6,), num_classes=4)
     good = Classifier.from_nnx(Perceptron(nnx.Rngs(0)), **FIELDS)
     assert validated(good) is good
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_computing_in_a_lower_precision(train):
-    classifier = models.create("resnet9", input_shape=(8, 8, 3), num_classes=4, width=0.05)
-    lower = classifier.computing_in("bfloat16")
-    assert classifier.computing_in("float32") is classifier
-    assert lower == classifier.computing_in("bfloat16").replace(
-        params=lower.params, state=lower.state
-    )
-    inputs = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
-
-    def loss(params, classifier):
-        logits, state = classifier.apply(params, classifier.state, inputs, train=train)
-        return jnp.sum(jnp.square(logits)), (logits, state)
-
-    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    results = [run(classifier.params, one) for one in (classifier, lower)]
-    flat = [jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(r)]) for r in results]
-    for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
-        assert a.dtype == b.dtype
-    # Other figures, by about as much as eight bits allow.
-    difference = jnp.linalg.norm(flat[1] - flat[0]) / jnp.linalg.norm(flat[0])
-    assert 1e-4 < difference < 0.1
-    for a, b in zip(*(one.with_statistics(inputs)[1] for one in (classifier, lower)), strict=True):
-        assert b.mean.dtype == jnp.float32
-        np.testing.assert_allclose(a.mean, b.mean, atol=0.1)
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_a_lower_precision_observes_what_the_model_does(train):
-    classifier = models.create("resnet9", input_shape=(8, 8, 3), num_classes=4, width=0.05)
-    inputs = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
-    _, _, expected = classifier.observed(inputs, train=train)
-    lower = classifier.computing_in("bfloat16")
-    logits, state, maps = lower.observed(inputs, train=train)
-    same, same_state = lower.apply(lower.params, lower.state, inputs, train=train)
-    np.testing.assert_array_equal(logits, same)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(same_state), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert len(maps) == len(expected) > 1
-    for a, b in zip(maps, expected, strict=True):
-        assert a.dtype == jnp.float32
-        np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.max(jnp.abs(b))))
 
 
 def test_a_lower_precision_offers_nothing_that_the_model_does_not():

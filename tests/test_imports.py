@@ -13,7 +13,8 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 LAYERS = [
     ["errors"],
     ["checks", "settings"],
-    ["adapters", "losses", "targets", "loops", "sharding", "stages", "logs", "jaxprs"],
+    ["jaxprs", "losses", "targets", "loops", "sharding", "stages", "logs"],
+    ["adapters", "inspection"],
     ["fusion"],
     ["convolutions"],
     ["factors"],

@@ -135,6 +135,81 @@ class TestObserved:
         np.testing.assert_array_equal(of_params["head"]["kernel"], 0)
 
 
+class NnxOwnNorm(nnx.BatchNorm):
+    """With an argument of its own, and a mode of its own."""
+
+    def __call__(self, x, train=None, factor=1.0):
+        return super().__call__(x * factor, use_running_average=train)
+
+
+class NnxOwnConv(nnx.Conv):
+    pass
+
+
+class LinenOwnNorm(linen.BatchNorm):
+    def __call__(self, x, factor=1.0, use_running_average=None):
+        return super().__call__(x * factor, use_running_average=use_running_average)
+
+
+class LinenOwnConv(linen.Conv):
+    pass
+
+
+class OwnNnx(nnx.Module):
+    def __init__(self, normed, rngs):
+        self.conv = NnxOwnConv(2, 4, (3, 3), rngs=rngs)
+        self.norm = NnxOwnNorm(4, rngs=rngs) if normed else None
+        self.head = nnx.Linear(4, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.conv(x)
+        return self.head((self.norm(x, factor=2.0) if self.norm else x).mean((1, 2)))
+
+
+class OwnLinen(linen.Module):
+    normed: bool
+
+    @linen.compact
+    def __call__(self, x, train: bool):
+        x = LinenOwnConv(4, (3, 3), name="conv")(x)
+        if self.normed:
+            x = LinenOwnNorm(name="norm")(x, 2.0, use_running_average=not train)
+        return linen.Dense(CLASSES)(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_classes_made_of_known_layers_are_seen(kind, normed):
+    if kind == "nnx":
+        classifier = Classifier.from_nnx(OwnNnx(normed, nnx.Rngs(0)), **FIELDS)
+        held = "norm/mean"
+    else:
+        module, held = OwnLinen(normed), "batch_stats/norm/mean"
+        variables = module.init(jax.random.key(0), INPUTS, train=False)
+        classifier = Classifier.from_linen(module, variables, **FIELDS)
+    x = jax.lax.conv_general_dilated(
+        INPUTS,
+        classifier.params["conv"]["kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = np.asarray(x)
+    for train in (False, True):
+        _, _, (outputs,) = classifier.observed(INPUTS, train=train)
+        mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (0, 1 / 4)
+        expected = (x - mean) / np.sqrt(variance + 1e-5 / 4) if normed else x
+        np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+    _, statistics = classifier.with_statistics(INPUTS)
+    assert len(statistics) == normed
+    if normed:
+        np.testing.assert_allclose(statistics[0].mean, x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+        apply = classifier.apply.holding(frozenset({held}))
+        logits, state = apply(classifier.params, classifier.state, INPUTS, train=True)
+        assert_same_bits(state, classifier.state)
+        np.testing.assert_allclose(logits, classifier.logits(INPUTS), rtol=1e-6)
+
+
 def test_a_plain_function_has_nothing_to_observe():
     params = jax.random.normal(jax.random.key(0), (60, CLASSES))
     classifier = Classifier.from_function(

@@ -10,8 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, config, targets, training
-from ignpx.adapters import InPrecision
+from ignpx import adapters, checks, config, targets, training
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
@@ -222,7 +221,7 @@ class _TailApply:
 
     def computing_in(self, precision: str) -> "_TailApply":
         # Around the model, so that what is in the state is cast, too.
-        return _TailApply(InPrecision(self.apply, precision))
+        return _TailApply(adapters.computing_in(self.apply, precision))
 
     def __call__(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool

@@ -1,0 +1,220 @@
+"""Flax Linen modules."""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import errors, linen, traverse_util
+
+from ignpx.adapters import calls, observing, trees
+from ignpx.adapters.observing import Layers, NormStatistics
+from ignpx.adapters.precision import InPrecision
+
+PyTree = Any
+
+# Where the state of a Linen module with dropout and the like has its PRNG key.
+RNG = "rng"
+# Collections of what `init` sows, which no call needs.
+SOWN = ("intermediates", "perturbations")
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenApply:
+    """A Flax Linen module; its mode argument may have any of the usual names.
+
+    Its state has the collections, and under `RNG` the PRNG key of a module that draws random
+    numbers in training mode. Each call in that mode leaves another key behind.
+
+    Attributes:
+      module: the module.
+      logits: see `ignpx.adapters.NnxApply`.
+      positional: see `ignpx.adapters.calls.arguments`.
+      held: see `ignpx.adapters.NnxApply.holding`.
+      narrow: layers with state return the dtype of their inputs.
+    """
+
+    module: linen.Module
+    logits: Callable[[Any], jax.Array] | None = None
+    positional: bool = False
+    held: frozenset[str] = frozenset()
+    narrow: bool = False
+
+    def holding(self, paths: frozenset[str]) -> "LinenApply":
+        """See `ignpx.adapters.NnxApply.holding`."""
+        return dataclasses.replace(self, held=paths)
+
+    def computing_in(self, precision: str) -> InPrecision:
+        """See `ignpx.Classifier.computing_in`."""
+        return InPrecision(dataclasses.replace(self, narrow=True), precision)
+
+    def variables(self, params: PyTree, state: PyTree) -> dict[str, PyTree]:
+        """See `ignpx.Classifier.variables`."""
+        return {"params": params, **_collections(state)}
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        """See `ignpx.classifier.Apply`."""
+        return self._run(params, state, inputs, train=train)
+
+    def with_statistics(
+        self, params: PyTree, state: PyTree, inputs: jax.Array
+    ) -> tuple[jax.Array, list[NormStatistics]]:
+        """See `ignpx.Classifier.with_statistics`."""
+        run = functools.partial(self._run, train=False, watch="statistics")
+        (logits, _), found = observing.observed(run)(params, state, inputs)
+        return logits, observing.statistics(found)
+
+    def observed(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
+        """See `ignpx.Classifier.observed`."""
+        run = functools.partial(self._run, train=train, watch="outputs")
+        (logits, after), found = observing.observed(run)(params, state, inputs)
+        return logits, after if train else state, observing.maps(found)
+
+    def _run(
+        self,
+        params: PyTree,
+        state: PyTree,
+        inputs: jax.Array,
+        *,
+        train: bool,
+        watch: observing.Watch = None,
+    ) -> tuple[Any, PyTree]:
+        layers = Layers(self.held if train else frozenset(), self.narrow, watch)
+        positional, named = calls.arguments(self.module, train=train, positional=self.positional)
+        after, rngs = {}, {}
+        if train and RNG in state:
+            after[RNG], key = jax.random.split(state[RNG])
+            # Flax takes this stream in place of any that is not given, whatever it is called.
+            rngs = {"params": key}
+        # `nn.jit` finds what it has traced by its variables and by what is mutable, and does not
+        # know of interceptors. So a name tells what they do, and a variable of each held layer
+        # which they are: equal layers of other names share a trace.
+        mark = f"ignpx {sorted(layers.held)} {layers.narrow} {layers.watch}"
+        norms = [path.split("/") for path in layers.held if path.startswith("batch_stats/")]
+        held = {tuple(keys): jnp.zeros(()) for _, *keys in norms}
+        with _instructed(layers):
+            outputs, moved = self.module.apply(
+                {**self.variables(params, state), mark: traverse_util.unflatten_dict(held)},
+                inputs,
+                *positional,
+                mutable=[mark, *(_collections(state) if train else ())],
+                rngs=rngs,
+                **named,
+            )
+        logits = outputs if self.logits is None else self.logits(outputs)
+        return logits, trees.like(state, {**moved, **after}) if train else state
+
+
+def _collections(state: PyTree) -> PyTree:
+    return {name: value for name, value in state.items() if name != RNG}
+
+
+def _instructed(layers: Layers) -> contextlib.AbstractContextManager[Any]:
+    """Lets the layers of Linen modules do more than compute."""
+    if layers == Layers():
+        return contextlib.nullcontext()
+    running: list[Any] = []
+
+    def run(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if isinstance(layer, linen.BatchNorm) and _mean(layer) in layers.held:
+            call = functools.partial(_held, call, context)
+        # The call of a base class by a class made of it is no call of the layer.
+        if any(layer is one for one in running):
+            return call(*args, **kwargs)
+        running.append(layer)
+        try:
+            y = call(*args, **kwargs)
+        finally:
+            running.pop()
+        return _after(layers, layer, args[0] if args else next(iter(kwargs.values()), None), y)
+
+    return linen.intercept_methods(run)
+
+
+def _after(layers: Layers, layer: linen.Module, x: Any, y: Any) -> Any:
+    if layers.narrow and layer.path and _keeps_state(layer):
+        y = observing.narrowed(x, y)
+    norm = isinstance(layer, linen.BatchNorm)
+    if layers.watch == "outputs" and (norm or isinstance(layer, linen.Conv)):
+        y = observing.tag("norm" if norm else "convolution", y)
+    elif layers.watch == "statistics" and norm:
+        running = layer.variables["batch_stats"]
+        observing.tag_statistics(x, layer.axis, running["mean"], running["var"])
+    return y
+
+
+def _keeps_state(layer: linen.Module) -> bool:
+    return any(
+        trees.is_floating(value)
+        for name, collection in layer.variables.items()
+        if name != "params" and isinstance(collection, Mapping)
+        for value in collection.values()
+    )
+
+
+def _mean(layer: linen.Module) -> str:
+    return "/".join(("batch_stats", *layer.path, "mean"))
+
+
+def _held(call: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls a batch-norm layer in evaluation mode; an attribute has its mode, or the call."""
+    layer, mode = context.module, context.module.use_running_average
+    if mode is None:
+        bound = inspect.signature(context.orig_method).bind(*args, **kwargs)
+        if bound.arguments.get("use_running_average") is not None:
+            bound.arguments["use_running_average"] = True
+        return call(*bound.args, **bound.kwargs)
+    object.__setattr__(layer, "use_running_average", True)
+    try:
+        return call(*args, **kwargs)
+    finally:
+        object.__setattr__(layer, "use_running_average", mode)
+
+
+def linen_state(
+    apply: LinenApply, variables: PyTree, input_shape: tuple[int, ...], key: jax.Array
+) -> PyTree:
+    """The state of a Linen module as `LinenApply` has it.
+
+    Args:
+      apply: of the module.
+      variables: what its `init` returned.
+      input_shape: of one input that it takes.
+      key: PRNG key that the one in the state is derived from.
+    """
+    state = {name: value for name, value in variables.items() if name not in ("params", *SOWN)}
+    inputs = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
+    try:
+        jax.eval_shape(functools.partial(apply, train=True), variables["params"], state, inputs)
+    except errors.InvalidRngError:
+        state[RNG] = jax.random.fold_in(key, 0)
+    except Exception:
+        # Of a model that cannot be trained as it is, with a named axis say, training will tell.
+        pass
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenInitialise:
+    """A Linen module's own initialisation, as a `Classifier.initialise`."""
+
+    apply: LinenApply
+    input_shape: tuple[int, ...]
+
+    def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh parameters, and a state as `linen_state` has it."""
+        module, inputs = self.apply.module, jnp.zeros((1, *self.input_shape))
+        positional, named = calls.arguments(module, train=False, positional=self.apply.positional)
+        variables = module.init(key, inputs, *positional, **named)
+        return variables["params"], linen_state(self.apply, variables, self.input_shape, key)

@@ -1,0 +1,212 @@
+"""Flax NNX modules."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+from flax import nnx
+
+from ignpx.adapters import calls, observing, trees
+from ignpx.adapters.observing import Layers, NormStatistics
+from ignpx.adapters.precision import InPrecision
+
+PyTree = Any
+
+# Where the state has the PRNG key of a module whose call takes random streams. No attribute of a
+# module, whose arrays stand beside it, has this name.
+RNG = "__call__"
+
+
+def split_nnx(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
+    """The graph of a module, its parameters and its other arrays, both as nested dicts."""
+    graphdef, params, state = nnx.split(model, nnx.Param, ...)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+
+
+def nnx_state(model: nnx.Module, state: PyTree, key: jax.Array) -> PyTree:
+    """The state of a module as `NnxApply` has it.
+
+    Args:
+      model: the module.
+      state: its arrays but for the parameters, as `split_nnx` has them.
+      key: PRNG key that the one in the state is derived from.
+    """
+    return {**state, RNG: jax.random.fold_in(key, 0)} if calls.takes_rngs(model) else state
+
+
+@dataclasses.dataclass(frozen=True)
+class NnxInitialise:
+    """A user's initialisation of a module whose call takes random streams."""
+
+    initialise: Callable[[jax.Array], tuple[PyTree, PyTree]]
+
+    def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh parameters, and a state as `nnx_state` has it."""
+        params, state = self.initialise(key)
+        return params, {**state, RNG: jax.random.fold_in(key, 0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NnxApply:
+    """A Flax NNX module, split into its graph and its arrays.
+
+    Its mode is that of `model.train()` and `model.eval()`, and, where its call has an argument of
+    any of the usual names, that argument.
+
+    Attributes:
+      graphdef: of the module.
+      logits: maps what the module returns to its logits; None for those that return nothing else.
+      positional: see `ignpx.adapters.calls.arguments`.
+      held: see `holding`.
+      narrow: layers with state return the dtype of their inputs.
+    """
+
+    graphdef: Any
+    logits: Callable[[Any], jax.Array] | None = None
+    positional: bool = False
+    held: frozenset[str] = frozenset()
+    narrow: bool = False
+
+    def holding(self, paths: frozenset[str]) -> "NnxApply":
+        """The same model, some of whose batch-norm layers are in evaluation mode at all times.
+
+        Args:
+          paths: of their running statistics in the state, as `ignpx.targets.paths` has them.
+        """
+        return dataclasses.replace(self, held=paths)
+
+    def computing_in(self, precision: str) -> InPrecision:
+        """See `ignpx.Classifier.computing_in`."""
+        return InPrecision(dataclasses.replace(self, narrow=True), precision)
+
+    def variables(self, params: PyTree, state: PyTree) -> nnx.State:
+        """See `ignpx.Classifier.variables`."""
+        arrays = {name: value for name, value in state.items() if name != RNG}
+        return nnx.merge_state(nnx.State(params), nnx.State(arrays))
+
+    def __call__(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        """See `ignpx.classifier.Apply`."""
+        return self._run(params, state, inputs, train=train)
+
+    def with_statistics(
+        self, params: PyTree, state: PyTree, inputs: jax.Array
+    ) -> tuple[jax.Array, list[NormStatistics]]:
+        """See `ignpx.Classifier.with_statistics`."""
+        run = functools.partial(self._run, train=False, watch="statistics")
+        (logits, _), found = observing.observed(run)(params, state, inputs)
+        return logits, observing.statistics(found)
+
+    def observed(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
+        """See `ignpx.Classifier.observed`."""
+        run = functools.partial(self._run, train=train, watch="outputs")
+        (logits, after), found = observing.observed(run)(params, state, inputs)
+        return logits, after if train else state, observing.maps(found)
+
+    def _run(
+        self,
+        params: PyTree,
+        state: PyTree,
+        inputs: jax.Array,
+        *,
+        train: bool,
+        watch: observing.Watch = None,
+    ) -> tuple[Any, PyTree]:
+        after, arrays = {}, {name: value for name, value in state.items() if name != RNG}
+        model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(arrays))
+        rngs = None
+        if RNG in state:
+            after[RNG], key = jax.random.split(state[RNG])
+            rngs = nnx.Rngs(key)
+        positional, named = calls.arguments(
+            model, train=train, positional=self.positional, rngs=rngs
+        )
+        if train:
+            model.train()
+        else:
+            model.eval()
+        _instruct(model, Layers(self.held if train else frozenset(), self.narrow, watch))
+        outputs = model(inputs, *positional, **named)
+        logits = outputs if self.logits is None else self.logits(outputs)
+        if not train:
+            return logits, state
+        return logits, trees.like(state, {**split_nnx(model)[2], **after})
+
+
+def _instruct(model: nnx.Module, layers: Layers) -> None:
+    """Gives those layers of a model that do more than compute a class of their own.
+
+    NNX has no interceptors. The merged model is ours to change.
+    """
+    for path, node in nnx.iter_graph(model) if layers != Layers() else ():
+        if not path or not isinstance(node, nnx.Module):
+            continue
+        mean = "/".join(map(str, (*path, "mean")))
+        does = Layers(
+            frozenset({mean}) & layers.held if isinstance(node, nnx.BatchNorm) else frozenset(),
+            layers.narrow and _state_dtype(node) is not None,
+            layers.watch if isinstance(node, (nnx.BatchNorm, nnx.Conv)) else None,
+        )
+        if does != Layers():
+            object.__setattr__(node, "__class__", _class(cast(Any, type(node)), does))
+        if does.held:
+            node.use_running_average = True
+        if does.narrow:
+            _widen(node)
+
+
+def _variables(layer: nnx.Module) -> list[nnx.Variable]:
+    """The variables of a layer itself that are floating-point arrays."""
+    found = [value for value in vars(layer).values() if isinstance(value, nnx.Variable)]
+    return [one for one in found if trees.is_floating(one.get_value())]
+
+
+def _state_dtype(layer: nnx.Module) -> Any:
+    """The dtype of the state that a layer keeps; None if it keeps none."""
+    others = (nnx.Param, nnx.Intermediate)
+    kept = [one.get_value().dtype for one in _variables(layer) if not isinstance(one, others)]
+    return kept[0] if kept else None
+
+
+def _widen(layer: nnx.Module) -> None:
+    """Casts a layer's parameters to the dtype of its state, which they meet."""
+    for one in _variables(layer):
+        if isinstance(one, nnx.Param):
+            one.set_value(one.get_value().astype(_state_dtype(layer)))
+
+
+class _Held(nnx.BatchNorm):
+    """Batch norm in evaluation mode, whatever its caller asks for."""
+
+    def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        return super().__call__(x, True, mask=kwargs.get("mask"))
+
+
+# Cached, so that what `nnx.jit` has traced is found again by the class of its layers.
+@functools.lru_cache(maxsize=1024)
+def _class(kind: type, layers: Layers) -> type:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not args:  # Its input has a name.
+            name = next(iter(kwargs))
+            args = (kwargs.pop(name),)
+        x, wide = args[0], args[0]
+        if layers.narrow:
+            wide = trees.cast(x, _state_dtype(self))
+        y = super(made, self).__call__(wide, *args[1:], **kwargs)
+        if layers.narrow:
+            y = observing.narrowed(x, y)
+        if layers.watch == "outputs":
+            y = observing.tag("norm" if isinstance(self, nnx.BatchNorm) else "convolution", y)
+        elif layers.watch == "statistics" and isinstance(self, nnx.BatchNorm):
+            observing.tag_statistics(x, self.axis, self.mean[...], self.var[...])
+        return y
+
+    # Between the layer's own class and batch norm itself, so that it has the last word.
+    bases = (kind,) if not layers.held else (_Held,) if kind is nnx.BatchNorm else (kind, _Held)
+    made: Any = type(kind.__name__, bases, {"__call__": call})
+    return made

@@ -1,0 +1,42 @@
+"""Dtypes and structures of pytrees of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def is_floating(array: Any) -> bool:
+    """Whether it is an array of real floating-point numbers."""
+    return hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """The tree with its floating-point arrays in a dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_floating(leaf) else leaf, tree)
+
+
+def of_the_dtype_of(like: jax.Array, array: jax.Array) -> jax.Array:
+    """The array in the dtype of another one."""
+    # PRNG keys, as of dropout, cannot be cast, not even to what they are.
+    return array if array.dtype == like.dtype else array.astype(like.dtype)
+
+
+def like(before: PyTree, after: PyTree) -> PyTree:
+    """The new values of a state, in the structure, shapes and dtypes that it had before.
+
+    A model may add to its state, as `sow` does, or let a part grow with the batch. No loop can
+    carry that: what was not there before is dropped, and a leaf of another shape keeps its value.
+    """
+    found = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(after)
+    }
+
+    def leaf(path: Any, old: jax.Array) -> jax.Array:
+        new = found.get(jax.tree_util.keystr(path), old)
+        return of_the_dtype_of(old, new) if new.shape == old.shape else old
+
+    return jax.tree_util.tree_map_with_path(leaf, before)
