@@ -151,8 +151,8 @@ class _Steepness:
         # Norms that are safe where they are zero: there they have no gradient.
         rise = optax.safe_norm(changes, 0.0, axis=-1)
         run = optax.safe_norm(distances, 0.0, axis=-1)
-        # Clamping can leave a noisy input nearer to the input than the input's rounding, or equal to
-        # it. What the logits then rise by is rounding, not steepness.
+        # Clamping can leave a noisy input nearer to the input than the input's rounding, or equal
+        # to it. What the logits then rise by is rounding, not steepness.
         scale = jnp.linalg.norm(inputs.reshape(len(inputs), -1), axis=-1)
         apart = run > jnp.finfo(run.dtype).eps * scale
         steepness = jnp.where(apart, rise / jnp.where(apart, run, 1.0), 0.0)
