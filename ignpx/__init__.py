@@ -6,6 +6,7 @@ from ignpx.classifier import Classifier
 from ignpx.errors import (
     IgnpxError,
     InvalidArgumentError,
+    RecoveryWarning,
     UnlearningError,
     UnlearningWarning,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "IgnpxError",
     "Info",
     "InvalidArgumentError",
+    "RecoveryWarning",
     "Request",
     "Samples",
     "Sees",

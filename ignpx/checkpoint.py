@@ -1,22 +1,34 @@
 """Checkpoints with Orbax: a `Classifier` and what is needed to build it again, in one atomic write.
 
-Orbax writes into a temporary directory and renames it when everything is on disk, so that an
-interrupted write never leaves something that loads.
+It is written beside its place and renamed when everything is on disk, so that an interrupted write
+never leaves something that loads. Digests of the arrays and of what describes them are stored with
+them: what loads is what was saved.
 """
 
 import contextlib
+import hashlib
+import json
+import logging
 import os
 import pathlib
+import shutil
+import tempfile
+import warnings
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from ignpx import logs, models, workdir
-from ignpx.classifier import Classifier, PyTree
+from ignpx import logs, models, records, workdir
+from ignpx.classifier import Classifier, PyTree, identity
 from ignpx.data.preprocessing import Normalise
-from ignpx.errors import InvalidArgumentError
+from ignpx.errors import InvalidArgumentError, RecoveryWarning
+from ignpx.targets import paths
+
+FORMAT = {"kind": "checkpoint", "format": 1}
 
 T = TypeVar("T")
 
@@ -39,9 +51,11 @@ def save(
         remove it before they write: interrupted, they leave none.
 
     Raises:
-      InvalidArgumentError: if there is one already and `overwrite` is not set.
+      InvalidArgumentError: if there is one already and `overwrite` is not set, or another process
+        is writing it.
+      OSError: if the disk is full or cannot be written to; nothing is left behind then.
     """
-    description = {
+    description: dict[str, Any] = {
         **config,
         "input_shape": list(classifier.input_shape),
         "num_classes": classifier.num_classes,
@@ -52,6 +66,8 @@ def save(
             "mean": list(classifier.preprocess.mean),
             "std": list(classifier.preprocess.std),
         }
+    elif classifier.preprocess is not identity:
+        description["preprocess"] = None  # a function, which no JSON holds
     save_tree(directory, _arrays(classifier), description, overwrite=overwrite)
 
 
@@ -64,20 +80,25 @@ def save_tree(
 ) -> None:
     """Writes any pytree of arrays with JSON values that describe it, see `save`."""
     path = pathlib.Path(directory).absolute()
-    if path.exists() and not overwrite:
-        raise InvalidArgumentError("directory", str(path), "exists; name another, or overwrite it")
-    # Orbax's own `force` removes first. Several processes would need one name, and one of them to
-    # rename when all are done.
-    replaces = overwrite and jax.process_count() == 1
-    place = workdir.replacing(path) if replaces else contextlib.nullcontext(path)
-    with place as free, _checkpointer() as checkpointer:
-        checkpointer.save(
-            free,
-            ocp.args.Composite(
-                arrays=ocp.args.StandardSave(tree), config=ocp.args.JsonSave(config)
-            ),
-            force=overwrite,
-        )
+
+    def check() -> None:
+        if path.exists() and not overwrite:
+            raise InvalidArgumentError(
+                "directory", str(path), "exists; name another, or overwrite it"
+            )
+
+    check()
+    described = {"ignpx": FORMAT, "config": json.loads(json.dumps(config))}
+    described["arrays"] = {name: list(kind) for name, kind in fingerprints(tree).items()}
+    items = ocp.args.Composite(
+        arrays=ocp.args.StandardSave(tree),
+        config=ocp.args.JsonSave({**described, "sha256": _sha256(described)}),
+    )
+    # Several processes need one name, and Orbax to rename it when all are done.
+    alone = jax.process_count() == 1
+    place = workdir.replacing(path, check) if alone else contextlib.nullcontext(path)
+    with place as free, _plain(free.parent) as parent, _checkpointer() as checkpointer:
+        checkpointer.save(parent / free.name, items, force=overwrite)
 
 
 def load(
@@ -87,91 +108,221 @@ def load(
 
     Args:
       directory: of the checkpoint, as given to `save`.
-      like: a classifier of the same architecture, for models that are not ours.
+      like: a classifier of the same architecture and dtypes, for models that are not ours.
 
     Returns:
       The classifier and the config given to `save`.
 
     Raises:
-      InvalidArgumentError: if there is no complete checkpoint, or it is of another model.
+      InvalidArgumentError: if there is no complete checkpoint, it is damaged, or it is of another
+        model or dtype.
+      OSError: if the disk cannot be read.
     """
-    config = load_config(directory)
-    like = _rebuilt(config, directory) if like is None else like
-    arrays = load_tree(directory, _arrays(like))
-    return like.replace(params=arrays["params"], state=arrays["state"]), config
+    described = _read(directory)
+    like = _rebuilt(described.config, directory) if like is None else like
+    arrays = _read_arrays(directory, _arrays(like), described)
+    return like.replace(params=arrays["params"], state=arrays["state"]), described.config
 
 
 def load_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads what describes a checkpoint.
 
     Raises:
-      InvalidArgumentError: if there is no complete checkpoint.
+      InvalidArgumentError: if there is no complete checkpoint, or it is damaged.
+      OSError: if the disk cannot be read.
     """
-    path = pathlib.Path(directory).absolute()
-    if not path.is_dir():
-        raise InvalidArgumentError(
-            "directory", str(directory), "holds no checkpoint; train one with `ignpx train`"
-        )
-    with _checkpointer() as checkpointer:
-        try:
-            return checkpointer.restore(
-                path, ocp.args.Composite(config=ocp.args.JsonRestore())
-            ).config
-        except Exception as error:  # Orbax and TensorStore raise many kinds, bare ones among them
-            raise InvalidArgumentError(
-                "directory", str(directory), f"is not a complete checkpoint ({_first_line(error)})"
-            ) from error
+    return _read(directory).config
 
 
 def load_tree(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
-    """Reads the arrays of a checkpoint into the structure, dtypes and shardings of `like`.
+    """Reads the arrays of a checkpoint into the structure and shardings of `like`.
 
     Raises:
       InvalidArgumentError: if the checkpoint is damaged or holds something else.
+      OSError: if the disk cannot be read.
     """
-    path = pathlib.Path(directory).absolute()
-    with _checkpointer() as checkpointer:
-        try:
-            return checkpointer.restore(
-                path, ocp.args.Composite(arrays=ocp.args.StandardRestore(_abstract(like)))
-            ).arrays
-        except Exception as error:
-            raise InvalidArgumentError(
-                "directory",
-                str(directory),
-                f"is damaged, or holds another model than the one asked for ({_first_line(error)})",
-            ) from error
+    return _read_arrays(directory, like, _read(directory))
 
 
 def save_latest(directory: pathlib.Path, step: int, tree: PyTree) -> None:
     """Writes a pytree of arrays as the only checkpoint of a run in progress."""
-    with _manager(directory) as manager:
-        manager.save(step, args=ocp.args.StandardSave(jax.tree.leaves(tree)))
+    save_tree(directory / str(step), jax.tree.leaves(tree), {"step": step}, overwrite=True)
+    if jax.process_index() == 0:
+        for left in directory.iterdir():
+            if left.name != str(step):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def load_latest(directory: pathlib.Path, like: T) -> T | None:
-    """Reads the newest complete checkpoint of a run in progress, or None if there is none."""
-    with _manager(directory) as manager:
-        step = manager.latest_step()
-        if step is None:
-            return None
-        leaves, structure = jax.tree.flatten(like)
-        restored = manager.restore(step, args=ocp.args.StandardRestore(_abstract(leaves)))
-        return jax.tree.unflatten(structure, restored)
+    """Reads the newest complete checkpoint of a run in progress, or None if there is none.
+
+    Warns:
+      RecoveryWarning: if it is damaged, which counts as none.
+    """
+    steps = [int(one.name) for one in directory.glob("*") if one.name.isdecimal()]
+    if not steps:
+        return None
+    newest = directory / str(max(steps))
+    leaves, structure = jax.tree.flatten(like)
+    try:
+        return jax.tree.unflatten(structure, load_tree(newest, leaves))
+    except InvalidArgumentError as error:
+        warnings.warn(f"begun again from the start: {error}", RecoveryWarning, stacklevel=2)
+        return None
+
+
+def in_run(directory: pathlib.Path) -> pathlib.Path:
+    """The checkpoint of a run; that of a checkpoint is the checkpoint itself."""
+    workdir.recover(directory)
+    inner = directory / workdir.CHECKPOINT
+    return directory if (directory / "arrays").is_dir() and not inner.exists() else inner
+
+
+class Fingerprint(NamedTuple):
+    """What an array is known by: dtype, shape and the SHA-256 of its bytes."""
+
+    dtype: str
+    shape: list[int]
+    sha256: str
+
+
+def fingerprints(tree: PyTree) -> dict[str, Fingerprint]:
+    """The fingerprint of every array of a pytree, by its path."""
+    leaves = dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
+    return {
+        name: Fingerprint(
+            str(leaf.dtype), list(leaf.shape), hashlib.sha256(_bytes(leaf)).hexdigest()
+        )
+        for name, leaf in leaves.items()
+    }
+
+
+def digest(tree: PyTree) -> str:
+    """The SHA-256 of the fingerprints of a pytree."""
+    return _sha256(fingerprints(tree))
+
+
+def _bytes(leaf: Any) -> memoryview:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # as of dropout
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class _Described(NamedTuple):
+    """What a checkpoint says of itself; `arrays` is None before there were fingerprints."""
+
+    config: dict[str, Any]
+    arrays: dict[str, Fingerprint] | None
+
+
+def _read(directory: str | os.PathLike[str]) -> _Described:
+    path = pathlib.Path(directory)
+    if not path.is_dir():
+        raise InvalidArgumentError(
+            "directory", str(directory), "holds no checkpoint; train one with `ignpx train`"
+        )
+    with _readable(path, "is not a complete checkpoint") as (checkpointer, plain):
+        described = checkpointer.restore(
+            plain, ocp.args.Composite(config=ocp.args.JsonRestore())
+        ).config
+        if "input_shape" in described and "ignpx" not in described:
+            return _Described(described, None)
+        written = described.pop("sha256")
+        if written != _sha256(described):
+            raise ValueError("what describes it has been changed")
+        if described["ignpx"] != FORMAT:
+            raise ValueError(f"of another version of ignpx: {described['ignpx']}")
+        arrays = {name: Fingerprint(*kind) for name, kind in described["arrays"].items()}
+        return _Described(described["config"], arrays)
+
+
+def _read_arrays(directory: str | os.PathLike[str], like: PyTree, described: _Described) -> PyTree:
+    path = pathlib.Path(directory)
+    if described.arrays is not None:
+        _check_kinds(path, like, described.arrays)
+    with _readable(path, "is damaged, or holds another model than the one asked for") as (
+        checkpointer,
+        plain,
+    ):
+        arrays = checkpointer.restore(
+            plain, ocp.args.Composite(arrays=ocp.args.StandardRestore(_abstract(like)))
+        ).arrays
+        if described.arrays is not None:
+            found = fingerprints(arrays)
+            changed = [name for name in found if found[name] != described.arrays[name]]
+            if changed:
+                raise ValueError(f"{changed[0]} is not what was written")
+        return arrays
+
+
+def _check_kinds(path: pathlib.Path, like: PyTree, arrays: dict[str, Fingerprint]) -> None:
+    wanted = {
+        name: (str(leaf.dtype), list(leaf.shape))
+        for name, leaf in zip(paths(like), jax.tree.leaves(like), strict=True)
+    }
+    held = {name: (kind.dtype, kind.shape) for name, kind in arrays.items()}
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            shown = [
+                "{} {}".format(*one[name]) if name in one else "none" for one in (held, wanted)
+            ]
+            raise InvalidArgumentError(
+                "directory",
+                str(path),
+                f"holds another model than the one asked for: its {name} is {shown[0]}, asked for "
+                f"is {shown[1]}; give a `like` of the same architecture and dtypes, and cast what "
+                "comes back",
+            )
+
+
+@contextlib.contextmanager
+def _readable(
+    path: pathlib.Path, otherwise: str
+) -> Iterator[tuple[ocp.Checkpointer, pathlib.Path]]:
+    """A checkpointer, and a path to give to it; whatever is raised becomes one clear error."""
+    try:
+        with _checkpointer() as checkpointer, _plain(path.absolute()) as plain:
+            yield checkpointer, plain
+    except Exception as error:  # Orbax and TensorStore raise many kinds, bare ones among them
+        if workdir.storage_error(error):
+            raise
+        raise InvalidArgumentError(
+            "directory", str(path), f"{otherwise} ({_first_line(error)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _plain(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to a directory without what Orbax takes for a pattern or a separator."""
+    if not set(str(directory)) & set("*?[]\\"):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = pathlib.Path(folder) / "link"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
 
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[ocp.Checkpointer]:
-    with logs.quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        yield checkpointer
-
-
-@contextlib.contextmanager
-def _manager(directory: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    path = pathlib.Path(directory).absolute()
-    with logs.quiet(), ocp.CheckpointManager(path, options=options) as manager:
-        yield manager
+    """Orbax without its log, which repeats what it raises; errors of the disk are OSErrors."""
+    try:
+        with (
+            logs.quiet(logging.CRITICAL),
+            ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+        ):
+            yield checkpointer
+    except Exception as error:
+        found = workdir.storage_error(error)
+        if found is None or found is error:
+            raise
+        raise found from error
 
 
 def _arrays(classifier: Classifier) -> dict[str, PyTree]:
@@ -183,24 +334,27 @@ def _abstract(tree: PyTree) -> PyTree:
 
 
 def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Classifier:
-    if "name" not in config.get("model", {}):
+    model = config.get("model")
+    named = isinstance(model, dict) and model.get("name") in list(models.MODELS)
+    if not named or config.get("preprocess", {}) is None:
+        missing = "its preprocessing" if named else "which of `ignpx.models.MODELS` it holds"
         raise InvalidArgumentError(
             "directory",
             str(directory),
-            "does not say which model it holds; give a classifier of the same architecture "
-            "as `like`",
+            f"does not say {missing}, and the command line cannot build it again; in Python, "
+            "`checkpoint.load(directory, like=classifier)` takes a classifier of the same "
+            "architecture as `like`, and `ignpx.unlearn` forgets from what it returns",
         )
+    ours = records.check(records.Ours, config, "directory", str(directory))
     fields: dict[str, Any] = {}
-    if "preprocess" in config:
-        fields["preprocess"] = Normalise(
-            tuple(config["preprocess"]["mean"]), tuple(config["preprocess"]["std"])
-        )
+    if ours.preprocess is not None:
+        fields["preprocess"] = Normalise(ours.preprocess.mean, ours.preprocess.std)
     return models.create(
-        config["model"]["name"],
-        width=config["model"].get("width", 1.0),
-        input_shape=tuple(config["input_shape"]),
-        num_classes=config["num_classes"],
-        targets=tuple(config["targets"]),
+        ours.model.name,
+        width=ours.model.width,
+        input_shape=ours.input_shape,
+        num_classes=ours.num_classes,
+        targets=ours.targets,
         **fields,
     )
 

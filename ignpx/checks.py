@@ -37,6 +37,14 @@ def whole(**values: int) -> None:
             )
 
 
+def seed(**values: int) -> None:
+    """Raises `InvalidArgumentError` for the first value that is not a seed: 32 bits count."""
+    for name, value in values.items():
+        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (integer and 0 <= value < 2**32):
+            raise InvalidArgumentError(name, value, f"must be a whole number from 0 to {2**32 - 1}")
+
+
 def share(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is not in (0, 1]."""
     for name, value in values.items():

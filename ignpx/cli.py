@@ -1,9 +1,12 @@
 """The command line: `ignpx demo`, `train`, `unlearn`, `methods`, `bench` and `report`."""
 
+import contextlib
 import datetime
 import json
 import pathlib
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -24,9 +27,10 @@ from rich.text import Text
 from ignpx import config as configuration
 from ignpx import demo as demonstration
 from ignpx import preparation, runs
+from ignpx import workdir as directories
 from ignpx.bench import run as benchmark
 from ignpx.bench import submit as submission
-from ignpx.errors import IgnpxError, InvalidArgumentError
+from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning
 from ignpx.methods import METHODS, describe
 from ignpx.scenarios import Classes, Random, Scenario, Subclass
 from ignpx.training import Progress as Epoch
@@ -79,6 +83,9 @@ def train(
 ) -> None:
     """Train a classifier by a config; an interrupted run is resumed by the same command."""
     settings = configuration.load(config, overrides or ())
+    if not overwrite and (known := runs.finished(settings, workdir)) is not None:
+        console.print(f"{escape(str(workdir))} is finished: {_trained(known)}", soft_wrap=True)
+        return
     columns = (
         TextColumn("epoch"),
         MofNCompleteColumn(),
@@ -101,11 +108,14 @@ def train(
             overwrite=overwrite,
             on_epoch=show,
         )
-    console.print(
+    console.print(f"{_trained(metrics)}; written to {escape(str(workdir))}", soft_wrap=True)
+
+
+def _trained(metrics: dict[str, Any]) -> str:
+    return (
         f"test accuracy {metrics['test_accuracy']:.2%}, "
         f"validation accuracy {metrics['validation_accuracy']:.2%}, "
-        f"{metrics['seconds']['training']:.0f} s; written to {workdir}",
-        soft_wrap=True,
+        f"{metrics['seconds']['training']:.0f} s"
     )
 
 
@@ -155,8 +165,8 @@ def unlearn(
             overwrite=overwrite,
         )
     for doubt in metrics["doubts"]:
-        console.print(f"[yellow]warning:[/] {doubt}", soft_wrap=True)
-    if score:
+        _warn(doubt)
+    if "retain_accuracy_after" in metrics:
         console.print(_accuracies(metrics))
     seconds = metrics["seconds"]
     unlearning = sum(s for name, s in seconds.items() if name not in ("compile", "evaluation"))
@@ -355,11 +365,37 @@ def _accuracies(metrics: dict[str, Any]) -> Table:
     return table
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What is put right on the way is said in one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RecoveryWarning)
+        others = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, RecoveryWarning):
+                _warn(str(message))
+            else:
+                others(message, category, *rest, **named)
+
+        warnings.showwarning = show
+        yield
+
+
+def _fail(text: str) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+    sys.exit(2)
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are printed in one piece, with status 2."""
     try:
-        app()
+        with _told():
+            app()
     except IgnpxError as error:
-        said = escape(str(error))
-        Console(stderr=True).print(f"[bold red]error:[/] {said}", soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except Exception as error:
+        found = error if isinstance(error, OSError) else directories.storage_error(error)
+        if found is None:
+            raise
+        _fail(directories.explained(found))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from ignpx import data, models, pictures, runs, stages, training, workdir
+from ignpx import checks, data, models, pictures, runs, stages, training, workdir
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
 from ignpx.config import Recipe
@@ -31,8 +31,20 @@ def run(
 
     Returns:
       The table of accuracies, and the paths of the pictures.
+
+    Raises:
+      InvalidArgumentError: if the directory holds anything else than an earlier demonstration.
     """
-    workdir.check_free(directory, overwrite=True)
+    checks.seed(seed=seed)
+    config = {"demo": RECIPE.model_dump(), "seed": seed}
+    with workdir.staged(directory, config, workdir.DEMO, overwrite=True) as staging:
+        table, drawn = _run(staging, seed, on_stage)
+    return table, [directory / name for name in drawn]
+
+
+def _run(
+    staging: pathlib.Path, seed: int, on_stage: Callable[[str], None]
+) -> tuple[Table, list[str]]:
     splits = data.load_splits("digits")
 
     def trained(samples: Samples, validation: Samples, seed: int) -> Classifier:
@@ -52,7 +64,7 @@ def run(
         edited, info = unlearn(ignp(), original, request, jax.random.key(seed))
     on_stage(f"retraining without class {FORGET}, for comparison")
     kept = [data.retained(part, [FORGET]) for part in (splits.train, splits.validation)]
-    retrained = trained(kept[0], kept[1], seed + 1)
+    retrained = trained(kept[0], kept[1], (seed + 1) % 2**32)
 
     counts = {
         name: count_correct(classifier, splits.test)
@@ -70,19 +82,17 @@ def run(
     retained = {name: count.accuracy_without([FORGET]) for name, count in counts.items()}
     table.add_row("forget class", *(f"{100 * value:.2f}" for value in forgotten.values()))
     table.add_row("retained classes", *(f"{100 * value:.2f}" for value in retained.values()))
-    with workdir.staged(directory, overwrite=True) as staging:
-        workdir.write_json(staging / workdir.CONFIG, {"demo": RECIPE.model_dump(), "seed": seed})
-        workdir.write_json(
-            staging / workdir.METRICS,
-            {
-                "forget": [FORGET],
-                "forget_accuracy": forgotten,
-                "retain_accuracy": retained,
-                **info.summary(),
-                "seconds": seconds,
-                "versions": runs.versions(),
-            },
-        )
-        for name, figure in drawn.items():
-            figure.savefig(staging / f"{name}.png", dpi=150)
-    return table, [directory / f"{name}.png" for name in drawn]
+    workdir.write_json(
+        staging / workdir.METRICS,
+        {
+            "forget": [FORGET],
+            "forget_accuracy": forgotten,
+            "retain_accuracy": retained,
+            **info.summary(),
+            "seconds": seconds,
+            "versions": runs.versions(),
+        },
+    )
+    for name, figure in drawn.items():
+        figure.savefig(staging / f"{name}.png", dpi=150)
+    return table, [f"{name}.png" for name in drawn]

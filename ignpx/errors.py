@@ -34,6 +34,10 @@ class UnlearningWarning(UserWarning):
     """An unlearning method did its job, and its own diagnostics give reason to doubt the result."""
 
 
+class RecoveryWarning(UserWarning):
+    """What was damaged, or left by a process that was killed, has been put right or left out."""
+
+
 def near_names(name: str, known: Iterable[str]) -> str:
     """A sentence that lists the known names, the ones most like `name` first."""
     known = sorted(known)

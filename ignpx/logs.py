@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Orbax logs every file, and TFDS what it goes without: only their errors are heard.
+def quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """Orbax logs every file, and TFDS what it goes without: only what is of a level is heard.
 
     Also a decorator, `@quiet()`.
     """
 
     def serious(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
+        return record.levelno >= level
 
     # A filter and not a level, which two threads could not put back as it was.
     logger = logging.getLogger("absl")

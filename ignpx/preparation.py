@@ -2,25 +2,22 @@
 
 It is a cache: with the same settings and seed a request gives what it gives without it, up to
 rounding. What was prepared for another model, by other settings, with another seed or by another
-version of the package is not used.
+version of the package is not used, nor what is damaged.
 """
 
-import hashlib
 import pathlib
+import warnings
 from typing import Any
 
 import jax
-import numpy as np
 
 import ignpx
-from ignpx import checkpoint, stages, workdir
-from ignpx.classifier import Classifier, PyTree
-from ignpx.errors import InvalidArgumentError
+from ignpx import checkpoint, checks, stages, workdir
+from ignpx.classifier import Classifier
+from ignpx.errors import InvalidArgumentError, RecoveryWarning
 from ignpx.methods import build, defaults
-from ignpx.targets import paths
 from ignpx.unlearner import Unlearner
-
-PREPARED = "prepared"
+from ignpx.workdir import PREPARED
 
 
 def prepare(
@@ -44,22 +41,31 @@ def prepare(
       Seconds by stage.
 
     Raises:
-      InvalidArgumentError: if the method prepares nothing, a setting cannot be used, or there is
-        something prepared already.
+      InvalidArgumentError: if the method prepares nothing, a setting cannot be used, another
+        process is preparing, or there is something prepared already.
+
+    Warns:
+      RecoveryWarning: if what was prepared is damaged; it is replaced.
     """
+    checks.seed(seed=seed)
     unlearner = build(method, settings or {})
     if unlearner.prepare is None:
         raise InvalidArgumentError("method", method, "prepares nothing; every request is one run")
     path = directory / PREPARED
-    if path.exists() and not overwrite:
-        raise InvalidArgumentError(
-            "directory", str(path), f"is there already; keep it, {workdir.OVERWRITE}"
-        )
-    classifier, _ = checkpoint.load(directory / workdir.CHECKPOINT)
-    with stages.recording() as seconds:
-        prepared = unlearner.prepare(classifier, jax.random.key(seed))
-    about = _about(classifier, method, settings or {}, seed)
-    checkpoint.save_tree(path, jax.tree.leaves(prepared), about, overwrite=overwrite)
+
+    def check() -> None:
+        if not overwrite and _sound(path):
+            raise InvalidArgumentError(
+                "directory", str(path), f"is there already; keep it, {workdir.OVERWRITE}"
+            )
+
+    check()
+    classifier, _ = checkpoint.load(checkpoint.in_run(directory))
+    with workdir.replacing(path, check) as new:
+        with stages.recording() as seconds:
+            prepared = unlearner.prepare(classifier, jax.random.key(seed))
+        about = _about(classifier, method, settings or {}, seed)
+        checkpoint.save_tree(new, jax.tree.leaves(prepared), about)
     return seconds
 
 
@@ -72,15 +78,36 @@ def load(
     settings: dict[str, Any],
     seed: int,
 ) -> Any:
-    """What `prepare` has made of this classifier with these settings, None if it has not."""
+    """What `prepare` has made of this classifier with these settings, None if it has not.
+
+    Warns:
+      RecoveryWarning: if it is damaged.
+    """
     path = directory / PREPARED
-    if unlearner.prepare is None or not path.is_dir():
+    if unlearner.prepare is None or not path.exists():
         return None
-    if checkpoint.load_config(path) != _about(classifier, method, settings, seed):
+    try:
+        if checkpoint.load_config(path) != _about(classifier, method, settings, seed):
+            return None
+        like = jax.eval_shape(unlearner.prepare, classifier, jax.random.key(seed))
+        leaves, structure = jax.tree.flatten(like)
+        return jax.tree.unflatten(structure, checkpoint.load_tree(path, leaves))
+    except (InvalidArgumentError, OSError) as error:
+        _warn(f"what was prepared is not used: {error}")
         return None
-    like = jax.eval_shape(unlearner.prepare, classifier, jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, checkpoint.load_tree(path, leaves))
+
+
+def _sound(path: pathlib.Path) -> bool:
+    """Whether there is something prepared; what is damaged counts as nothing."""
+    try:
+        return path.exists() and bool(checkpoint.load_config(path))
+    except InvalidArgumentError as error:
+        _warn(f"what was prepared is made anew: {error}")
+        return False
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RecoveryWarning, stacklevel=3)
 
 
 def _about(
@@ -88,20 +115,11 @@ def _about(
 ) -> dict[str, Any]:
     """Everything that what is prepared depends on, as JSON values."""
     settled = {**defaults(method), **settings}
+    arrays = {"params": classifier.params, "state": classifier.state}
     return {
         "version": ignpx.__version__,
         "method": method,
         "settings": {name: repr(value) for name, value in sorted(settled.items())},
         "seed": seed,
-        "classifier": _digest({"params": classifier.params, "state": classifier.state}),
+        "classifier": checkpoint.digest(arrays),
     }
-
-
-def _digest(arrays: PyTree) -> str:
-    digest = hashlib.sha256()
-    for name, leaf in zip(paths(arrays), jax.tree.leaves(arrays), strict=True):
-        digest.update(f"{name} {leaf.dtype} {leaf.shape} ".encode())
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # as of dropout
-            leaf = jax.random.key_data(leaf)
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()

@@ -15,10 +15,12 @@ import numpy as np
 import ignpx
 from ignpx import (
     checkpoint,
+    checks,
     data,
     models,
     pictures,
     preparation,
+    records,
     scenarios,
     stages,
     training,
@@ -27,7 +29,7 @@ from ignpx import (
 from ignpx.audit import ClassCounts, count_correct
 from ignpx.classifier import Classifier
 from ignpx.config import TrainConfig
-from ignpx.errors import InvalidArgumentError, UnlearningWarning
+from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.methods import build
 from ignpx.samples import Samples
 from ignpx.scenarios import Classes, Random, Scenario
@@ -56,10 +58,11 @@ def train(
     """Trains a classifier by a config, resuming an unfinished run of the same config.
 
     `without` names classes that are left out of its data, though not of its outputs. `overwrite`
-    replaces a run that is there, finished or not.
+    replaces a run that is there, once the new one is finished, and drops an unfinished one of
+    another config. Trains nothing if the directory holds this very run, see `finished`.
 
     Leaves in `directory`: `checkpoint`, `config.json`, `metrics.json`, and `epochs.jsonl` with a
-    line an epoch.
+    line an epoch. Until it is finished a run lies beside it, see `ignpx.workdir`.
 
     Returns:
       The metrics: validation and test accuracy in 0 to 1, per-class test accuracies, seconds.
@@ -68,17 +71,47 @@ def train(
       InvalidArgumentError: if the directory holds another run and `overwrite` is not set, or
         something that is not a run, or the dataset is not there.
     """
-    description = config.model_dump(mode="json")
-    if without:
-        description["without"] = sorted(without)
-    if overwrite or not _unfinished(directory, description):
-        workdir.check_free(directory, overwrite=overwrite)
+    if not overwrite and (found := finished(config, directory, without=without)) is not None:
+        return found
+    with workdir.staged(directory, _described(config, without), overwrite=overwrite) as place:
+        try:
+            return _train(config, place, where=where, without=without, on_epoch=on_epoch)
+        except UnlearningError:  # it diverged, and would again
+            shutil.rmtree(place.with_name(workdir.RESUME), ignore_errors=True)
+            raise
+
+
+def finished(
+    config: TrainConfig, directory: pathlib.Path, *, without: Sequence[int] = ()
+) -> dict[str, Any] | None:
+    """The metrics of a finished run of this config, None if the directory holds no such run."""
+    workdir.recover(directory)
+    complete = (directory / workdir.CHECKPOINT).is_dir()
+    if not complete or workdir.read_config(directory) != _described(config, without):
+        return None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads((directory / workdir.METRICS).read_text(encoding="utf-8"))
+    return None
+
+
+def _described(config: TrainConfig, without: Sequence[int]) -> dict[str, Any]:
+    return {
+        **config.model_dump(mode="json"),
+        **({"without": sorted(without)} if without else {}),
+    }
+
+
+def _train(
+    config: TrainConfig,
+    place: pathlib.Path,
+    *,
+    where: Where,
+    without: Sequence[int],
+    on_epoch: Callable[[training.Progress], None] | None,
+) -> dict[str, Any]:
+    description = _described(config, without)
     splits = data.load_splits(**description["dataset"], **where._asdict())
     kept = [data.retained(part, without) for part in (splits.train, splits.validation)]
-    if overwrite:
-        shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(directory / workdir.CONFIG, description)
     classifier = models.create(
         config.model.name,
         input_shape=splits.train.images.shape[1:],
@@ -87,7 +120,7 @@ def train(
         seed=config.seed,
         preprocess=splits.preprocess,
     )
-    epochs = directory / "epochs.jsonl"
+    epochs = place / workdir.EPOCHS
     clock = {"training": time.perf_counter(), "compile": 0.0}
 
     def log(progress: training.Progress) -> None:
@@ -95,7 +128,7 @@ def train(
         spent = {name: now[name] - clock[name] for name in clock}
         spent["training"] -= spent["compile"]
         clock.update(now)
-        with epochs.open("a") as file:
+        with epochs.open("a" if progress.epoch > 1 else "w") as file:
             file.write(json.dumps({**progress._asdict(), "seconds": spent}) + "\n")
         if on_epoch is not None:
             on_epoch(progress)
@@ -107,7 +140,7 @@ def train(
             kept[1],
             config.training,
             seed=config.seed,
-            resume_dir=directory / "resume",
+            resume_dir=place.with_name(workdir.RESUME),
             on_epoch=log,
         )
     # From the log, so that the epochs before an interruption count too. One that fell between the
@@ -125,10 +158,8 @@ def train(
         "seconds": seconds,
         "versions": versions(),
     }
-    workdir.write_json(directory / workdir.METRICS, metrics)
-    # The checkpoint comes last: a run that has one is finished.
-    checkpoint.save(directory / workdir.CHECKPOINT, classifier, description)
-    shutil.rmtree(directory / "resume", ignore_errors=True)
+    workdir.write_json(place / workdir.METRICS, metrics)
+    checkpoint.save(place / workdir.CHECKPOINT, classifier, description)
     return metrics
 
 
@@ -151,7 +182,9 @@ def forget(
     `config.json` records what was forgotten; what `source` has forgotten before is not retained.
 
     Args:
-      source: directory of a run, by `train` or by `forget`.
+      source: directory of a run, by `train` or by `forget`, or of a checkpoint by
+        `checkpoint.save`. One that names no dataset serves methods that see no data, and is not
+        scored.
       directory: of the new run.
       method: a key of `METHODS`.
       scenario: what to forget, see `ignpx.scenarios`.
@@ -169,6 +202,7 @@ def forget(
       InvalidArgumentError: if an argument cannot be used; nothing is written then.
       UnlearningError: if the method failed; nothing is written then.
     """
+    checks.seed(seed=seed)
     workdir.check_free(directory, overwrite=overwrite)
     # The config of the run has no room for NumPy's scalars.
     settings = {
@@ -176,66 +210,76 @@ def forget(
         for name, value in (settings or {}).items()
     }
     build(method, settings)  # a mistake is found before anything long is done
-    classifier, config = checkpoint.load(source / workdir.CHECKPOINT)
+    classifier, config = checkpoint.load(checkpoint.in_run(source))
+    records.check(records.Run, config, "directory", source)
     chosen = build(method, settings, config.get("training"))
     check_served(chosen, scenario.asks)
     past = [scenarios.read(step) for step in config.get("unlearning", [])]
     # Without data as far as that goes, so that a mistake is found before any are read.
-    splits = None
+    needs_data = bool(chosen.sees) or not isinstance(scenario, Classes)
     if isinstance(scenario, Classes):
         scenarios.request(scenario, classifier.num_classes, past=past)
-    if chosen.sees or not isinstance(scenario, Classes):
-        splits = data.load_splits(**config["dataset"], **where._asdict())
-    request = scenarios.request(
-        scenario, classifier.num_classes, splits, past=past, without=config.get("without", ())
-    )
-    names = tuple(str(index) for index in range(classifier.num_classes))
-    if score:
-        test, fine, dataset = _tested(config, where, splits)
-        names = dataset.class_names
-        parts = scenarios.scored(scenario, test, fine, past)
-
-    prepared = preparation.load(
-        source, chosen, classifier, method=method, settings=settings, seed=seed
-    )
-    with warnings.catch_warnings(record=True) as caught, stages.recording() as seconds:
-        warnings.simplefilter("always", UnlearningWarning)
-        edited, info = unlearn(chosen, classifier, request, jax.random.key(seed), prepared)
-    doubts = [str(w.message) for w in caught if issubclass(w.category, UnlearningWarning)]
-
-    metrics: dict[str, Any] = {
-        "method": method,
-        **scenario.described(),
-        "forgotten_before": scenarios.forgotten(past),
-        "seed": seed,
-        "prepared": prepared is not None,
-        **info.summary(),
-        "doubts": doubts,
-    }
-    drawn = {}
-    classes = scenario.ids if isinstance(scenario, Classes) else ()
-    if hasattr(info, "prototypes"):
-        inputs = np.asarray(info.prototypes.inputs)
-        drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
-    if score:
-        begin = time.perf_counter()
-        instead = request.forget_data if isinstance(scenario, Random) else None
-        accuracies, counts = _scores({"before": classifier, "after": edited}, parts, instead)
-        seconds["evaluation"] = time.perf_counter() - begin
-        metrics |= accuracies
-        drawn["class_accuracies"] = pictures.class_accuracies(
-            {when: count.per_class() for when, count in counts.items()}, names, classes
+    if needs_data and "dataset" not in config:
+        raise InvalidArgumentError(
+            "method",
+            method,
+            f"needs data, and {source} does not say which it was trained on; name a method that "
+            "sees none, or call `ignpx.unlearn` in Python with a request that carries data",
         )
-    metrics |= {"seconds": seconds, "versions": versions()}
-
     step = {"method": method, **scenario.described(), "settings": settings, "seed": seed}
     described = {
         **config,
         "forgotten": scenarios.forgotten([*past, scenario]),
         "unlearning": [*config.get("unlearning", []), step],
     }
-    with workdir.staged(directory, overwrite=overwrite) as staging:
-        workdir.write_json(staging / workdir.CONFIG, described)
+    with workdir.staged(directory, described, overwrite=overwrite) as staging:
+        splits = None
+        if needs_data:
+            splits = data.load_splits(**config["dataset"], **where._asdict())
+        request = scenarios.request(
+            scenario, classifier.num_classes, splits, past=past, without=config.get("without", ())
+        )
+        names = tuple(str(index) for index in range(classifier.num_classes))
+        if scored := score and "dataset" in config:
+            test, fine, dataset = _tested(config, where, splits)
+            names = dataset.class_names
+            parts = scenarios.scored(scenario, test, fine, past)
+
+        prepared = preparation.load(
+            source, chosen, classifier, method=method, settings=settings, seed=seed
+        )
+        with warnings.catch_warnings(record=True) as caught, stages.recording() as seconds:
+            warnings.simplefilter("always", UnlearningWarning)
+            edited, info = unlearn(chosen, classifier, request, jax.random.key(seed), prepared)
+        doubts = [str(w.message) for w in caught if issubclass(w.category, UnlearningWarning)]
+        if score and not scored:
+            doubts.append(f"accuracies were not measured: {source} does not say on which dataset")
+
+        metrics: dict[str, Any] = {
+            "method": method,
+            **scenario.described(),
+            "forgotten_before": scenarios.forgotten(past),
+            "seed": seed,
+            "prepared": prepared is not None,
+            **info.summary(),
+            "doubts": doubts,
+        }
+        drawn = {}
+        classes = scenario.ids if isinstance(scenario, Classes) else ()
+        if hasattr(info, "prototypes"):
+            inputs = np.asarray(info.prototypes.inputs)
+            drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
+        if scored:
+            begin = time.perf_counter()
+            instead = request.forget_data if isinstance(scenario, Random) else None
+            accuracies, counts = _scores({"before": classifier, "after": edited}, parts, instead)
+            seconds["evaluation"] = time.perf_counter() - begin
+            metrics |= accuracies
+            drawn["class_accuracies"] = pictures.class_accuracies(
+                {when: count.per_class() for when, count in counts.items()}, names, classes
+            )
+        metrics |= {"seconds": seconds, "versions": versions()}
+
         workdir.write_json(staging / workdir.METRICS, metrics)
         for name, figure in drawn.items():
             figure.savefig(staging / f"{name}.png", dpi=150)
@@ -295,17 +339,3 @@ def versions() -> dict[str, str]:
 
 def _by_class(counts: ClassCounts) -> list[float | None]:
     return [None if np.isnan(value) else value for value in counts.per_class()]
-
-
-def _unfinished(directory: pathlib.Path, description: dict[str, Any]) -> bool:
-    path = directory / workdir.CONFIG
-    if not path.is_file() or (directory / workdir.CHECKPOINT).exists():
-        return False
-    if json.loads(path.read_text()) != description:
-        raise InvalidArgumentError(
-            "directory",
-            str(directory),
-            "holds an unfinished run of another config; name another directory, "
-            f"{workdir.OVERWRITE}",
-        )
-    return True

@@ -92,6 +92,7 @@ class Random:
 
     def __post_init__(self) -> None:
         checks.whole(forget_random=self.count)
+        checks.seed(forget_seed=self.seed)
 
     def __str__(self) -> str:
         return f"{self.count} random samples"

@@ -1,83 +1,166 @@
-"""Run directories: one run each, never overwritten unasked, never half written."""
+"""Run directories: one run each, never overwritten unasked, never half written.
+
+Whoever writes to a path NAME holds the lock `.NAME.ignpx.lock` and works in the folder
+`.NAME.ignpx`, both beside NAME on the same file system:
+
+    new       what is written; takes the place of NAME when it is complete
+    old       what was at NAME; removed when the new one is in its place
+    resume    from where an interrupted training goes on
+
+The system releases the lock of a process that ends, however it ends, and the folder tells the next
+one how far it got.
+"""
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ignpx.errors import InvalidArgumentError
+import filelock
+
+from ignpx.errors import InvalidArgumentError, RecoveryWarning
 
 CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
 METRICS = "metrics.json"
+EPOCHS = "epochs.jsonl"
+PREPARED = "prepared"
+RESUME = "resume"
+PICTURES = ("class_accuracies.png", "prototypes.png")
+
+# What a run may consist of, a killed `prepare` of it included. Nothing else is ever removed.
+OURS = {CHECKPOINT, CONFIG, METRICS, EPOCHS, *PICTURES}
+OURS |= {PREPARED, f".{PREPARED}.ignpx", f".{PREPARED}.ignpx.lock"}
+
+RUN, DEMO = "run", "demo"  # kinds of runs; one is replaced by its own kind only
+FORMAT = 1
 
 # For whoever calls the library and whoever types a command.
 OVERWRITE = "or overwrite it (overwrite=True, --overwrite)"
 
 
-def check_free(directory: pathlib.Path, *, overwrite: bool) -> None:
-    """Refuses a directory that holds something already.
+def read_config(directory: pathlib.Path, kind: str = RUN) -> dict[str, Any] | None:
+    """The config of a run of this kind, None if the directory holds no such run."""
+    path = directory / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return config if config.pop("ignpx") == {"kind": kind, "format": FORMAT} else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None  # of somebody else, or damaged
+
+
+def check_free(directory: pathlib.Path, kind: str = RUN, *, overwrite: bool) -> None:
+    """Refuses a directory that holds something already, or that cannot be replaced.
 
     Raises:
       InvalidArgumentError: if it holds a run and `overwrite` is not set, or anything that is not
-        a run at all.
+        of a run of this kind, or is the current folder or a mounted one.
     """
-    if directory.exists() and not directory.is_dir():
-        raise InvalidArgumentError("directory", str(directory), "is a file; name a directory")
-    if not directory.is_dir() or not any(directory.iterdir()):
+
+    def refuse(advice: str) -> InvalidArgumentError:
+        return InvalidArgumentError("directory", str(directory), advice)
+
+    path = _real(directory)
+    if os.path.lexists(path) and not path.is_dir():
+        raise refuse("is a file; name a directory")
+    if path.is_mount() or pathlib.Path.cwd().is_relative_to(path):
+        raise refuse("is mounted or the current folder, and cannot be replaced; name one in it")
+    names = {one.name for one in path.iterdir()} if path.is_dir() else set()
+    if not names:
         return
-    if not (directory / CONFIG).is_file():
-        raise InvalidArgumentError(
-            "directory", str(directory), "holds files that are not a run; name another directory"
-        )
+    if read_config(path, kind) is None:
+        raise refuse(f"holds files that are not a {kind}; name another directory")
     if not overwrite:
-        raise InvalidArgumentError(
-            "directory", str(directory), f"holds a run already; name another directory, {OVERWRITE}"
+        raise refuse(f"holds a {kind} already; name another directory, {OVERWRITE}")
+    if strange := sorted(names - OURS):
+        raise refuse(
+            f"holds {strange[0]!r} beside its {kind}, which would be lost; move that away, or name "
+            "another directory"
         )
 
 
 @contextlib.contextmanager
-def staged(directory: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def staged(
+    directory: pathlib.Path, config: dict[str, Any], kind: str = RUN, *, overwrite: bool = False
+) -> Iterator[pathlib.Path]:
     """A directory to write a run into, which becomes `directory` once everything is written.
 
-    If the block raises, nothing is left behind and an existing run stays as it was.
+    It holds the config already. If the block raises, an existing run stays as it was, and nothing
+    is left behind but what a training can be resumed from: `RESUME` beside the directory that is
+    given. The same config then finds both again, but for what is half written.
 
     Raises:
-      InvalidArgumentError: as `check_free`.
+      InvalidArgumentError: as `check_free`; also if another process writes to `directory`, or left
+        an unfinished run of another config there and `overwrite` is not set.
     """
-    check_free(directory, overwrite=overwrite)
-    with replacing(directory) as new:
-        new.mkdir()
+    check = functools.partial(check_free, directory, kind, overwrite=overwrite)
+    check()
+    with replacing(directory, check) as new:
+        check()
+        if new.exists() and read_config(new, kind) != config:
+            if not overwrite:
+                raise InvalidArgumentError(
+                    "directory",
+                    str(directory),
+                    f"has an unfinished run of another config, in {new}; finish it by its own "
+                    f"command, name another directory, {OVERWRITE}",
+                )
+            _remove(new)
+            _remove(new.with_name(RESUME))
+        new.mkdir(exist_ok=True)
+        for left in new.iterdir():
+            if left.name not in (CONFIG, EPOCHS):
+                _remove(left)
+        write_json(new / CONFIG, {"ignpx": {"kind": kind, "format": FORMAT}, **config})
         yield new
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(
+    path: pathlib.Path, check: Callable[[], None] = lambda: None
+) -> Iterator[pathlib.Path]:
     """A path to write to, file or directory, that takes the place of `path` once it is written.
 
     What is at `path` is removed only when the new one is there. If the block raises or the new one
-    cannot take its place, the old one stays and nothing is left behind.
+    cannot take its place, the old one stays. `check` is called before anything is moved.
+
+    Raises:
+      InvalidArgumentError: if another process writes to `path`.
     """
-    path = path.resolve()  # the renames need the file system that a link leads to
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = _beside(path)
-    staging.mkdir()
-    new, old = staging / "new", staging / "old"
-    try:
-        yield new
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(staging, ignore_errors=True)
+    path = _real(path)
+    with _working(path) as folder:
+        new, old, _ = _parts(folder)
+        try:
+            yield new
+            check()
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+        finally:
+            if old.exists() and not path.exists():
+                old.rename(path)
+
+
+def recover(path: pathlib.Path) -> None:
+    """Puts in place what a process had finished that was killed while it replaced `path`.
+
+    Warns:
+      RecoveryWarning: if it had.
+    """
+    path = _real(path)
+    if not path.exists() and _parts(_folder(path))[1].exists():
+        with _working(path):
+            pass
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -100,9 +183,9 @@ _OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOT
 # TensorStore raises a ValueError with the error of the system in its text.
 _TENSORSTORE = re.compile(r"\[os_error_code='(\d+)'\]")
 _PATH_IN_TEXT = re.compile(r'.*"(/[^"]+)"', re.DOTALL)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
+    **dict.fromkeys(_FULL, "free some space"),
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EROFS: "name a place that can be written to",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "ask for the permission, or name another place"),
@@ -133,6 +216,87 @@ def explained(error: OSError) -> str:
     where = f"cannot read or write {error.filename}" if error.filename else "cannot read or write"
     advice = _ADVICE.get(error.errno or 0, "mend this")
     return f"{where}: {error.strerror or error}; {advice} and give the same command again"
+
+
+@contextlib.contextmanager
+def _working(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder beside a path, locked and free of what killed processes left."""
+    folder = _folder(path)
+    new, old, resume = _parts(folder)
+    with _locked(path, folder.with_name(f"{folder.name}.lock")):
+        try:
+            _settle(path, folder)
+            folder.mkdir(exist_ok=True)
+            yield folder
+        except OSError as error:
+            if error.errno in _FULL:  # writing to an open file does not say which it was
+                error.filename = error.filename or str(path)
+            raise
+        finally:
+            if not (old.exists() and not path.exists()) and not (resume.exists() and new.exists()):
+                _remove(folder)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, lock: pathlib.Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = filelock.FileLock(lock).acquire(blocking=False)
+    except filelock.Timeout:
+        raise InvalidArgumentError(
+            "directory",
+            str(path),
+            "another process is writing to it; wait until it has finished, or name another",
+        ) from None
+    with held:
+        try:
+            yield
+        finally:
+            # While it is held: whoever has opened it already finds it gone, and tries again.
+            lock.unlink(missing_ok=True)
+
+
+def _settle(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Finishes a replacement that was begun, and removes what nothing can be made of."""
+    new, old, resume = _parts(folder)
+    if old.exists() and new.exists():
+        # Killed between the two renames of `replacing`: the new one was complete.
+        if path.exists():
+            raise InvalidArgumentError(
+                "directory",
+                str(path),
+                f"came into being while {folder} holds what a killed process was putting in its "
+                "place; move one of the two away",
+            )
+        new.rename(path)
+        warnings.warn(
+            f"a process was killed while it replaced {path}; the new one is in its place now",
+            RecoveryWarning,
+            stacklevel=2,
+        )
+    for left, needed in ((old, False), (new, resume.exists()), (resume, new.exists())):
+        if not needed:
+            _remove(left)
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.name}.ignpx")
+
+
+def _parts(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    return folder / "new", folder / "old", folder / RESUME
+
+
+def _real(path: pathlib.Path) -> pathlib.Path:
+    """Where a link leads to: the renames need its file system, and the link stays."""
+    return pathlib.Path(os.path.realpath(path))
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path:

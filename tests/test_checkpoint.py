@@ -5,9 +5,10 @@ import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from ignpx import InvalidArgumentError, checkpoint, models
+from ignpx import InvalidArgumentError, RecoveryWarning, checkpoint, models
 from ignpx.audit import count_correct
 
 CONFIG = {"model": {"name": "lenet", "width": 1.0}, "forgotten": [3]}
@@ -143,3 +144,117 @@ import ignpx.checkpoint, ignpx.stages
 assert before == (logging.getLogger("absl").level, monitoring.get_event_duration_listeners())
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+SMALL = {"weights": np.arange(12, dtype=np.float32).reshape(3, 4), "mask": np.array([True, False])}
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a[b", "back\\slash", "st*r", "qu?ry", "sp ace%41#"])
+def test_any_name(tmp_path, name):
+    for _ in range(2):
+        checkpoint.save_tree(tmp_path / name / name, SMALL, {"x": 1}, overwrite=True)
+    jax.tree.map(
+        np.testing.assert_array_equal, checkpoint.load_tree(tmp_path / name / name, SMALL), SMALL
+    )
+    assert checkpoint.load_config(tmp_path / name / name) == {"x": 1}
+    checkpoint.save_latest(tmp_path / name / "resume", 1, SMALL)
+    assert checkpoint.load_latest(tmp_path / name / "resume", SMALL) is not None
+
+
+def test_a_damaged_byte_in_any_file(tmp_path):
+    checkpoint.save_tree(tmp_path / "c", SMALL, {"mean": [0.1307, 0.25]})
+    rng = np.random.default_rng(0)
+    found = 0
+    for file in sorted(path for path in (tmp_path / "c").rglob("*") if path.is_file()):
+        sound = file.read_bytes()
+        for place in rng.integers(len(sound), size=min(len(sound), 4)):
+            damaged = bytearray(sound)
+            damaged[place] ^= 1 << rng.integers(8)
+            file.write_bytes(damaged)
+            try:
+                config = checkpoint.load_config(tmp_path / "c")
+                loaded = checkpoint.load_tree(tmp_path / "c", SMALL)
+            except InvalidArgumentError:
+                found += 1
+            else:
+                # Orbax has notes of its own, which it can do without.
+                assert config == {"mean": [0.1307, 0.25]}
+                jax.tree.map(np.testing.assert_array_equal, loaded, SMALL)
+        file.write_bytes(sound)
+    assert found > 8
+
+
+def test_arrays_and_config_are_those_that_were_saved(tmp_path):
+    """What Orbax itself takes for sound: a changed weight, a changed number of the config."""
+    checkpoint.save_tree(tmp_path / "a", SMALL, {"mean": 0.13})
+    changed = {**SMALL, "weights": SMALL["weights"] + np.float32(1e-6)}
+    checkpoint.save_tree(tmp_path / "b", changed, {"mean": 0.14})
+    mixed = tmp_path / "mixed"
+    shutil.copytree(tmp_path / "a", mixed)
+    shutil.rmtree(mixed / "arrays")
+    shutil.copytree(tmp_path / "b" / "arrays", mixed / "arrays")
+    with pytest.raises(InvalidArgumentError, match="weights is not what was written"):
+        checkpoint.load_tree(mixed, SMALL)
+    metadata = tmp_path / "a" / "config" / "metadata"
+    metadata.write_text(metadata.read_text().replace("0.13", "0.14"))
+    with pytest.raises(InvalidArgumentError, match="what describes it has been changed"):
+        checkpoint.load_config(tmp_path / "a")
+
+
+def test_another_dtype_is_refused(mlp, tmp_path):
+    checkpoint.save(tmp_path / "c", mlp, {})
+    halved = mlp.replace(params=jax.tree.map(lambda p: p.astype("bfloat16"), mlp.params))
+    with pytest.raises(InvalidArgumentError, match=r"is float32 \[16\], asked for is bfloat16"):
+        checkpoint.load(tmp_path / "c", like=halved)
+    checkpoint.save(tmp_path / "halved", halved, {})
+    loaded, _ = checkpoint.load(tmp_path / "halved", like=halved)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, halved.params)
+
+
+def test_a_checkpoint_from_before_there_were_digests(trained, tmp_path):
+    described = {**CONFIG, "input_shape": [32, 32, 1], "num_classes": 10, "targets": [".*"]}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(
+            tmp_path / "c",
+            ocp.args.Composite(
+                arrays=ocp.args.StandardSave({"params": trained.params, "state": trained.state}),
+                config=ocp.args.JsonSave(described),
+            ),
+        )
+    loaded, config = checkpoint.load(tmp_path / "c")
+    assert config == described
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, trained.params)
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path, monkeypatch, caplog):
+    def full(*_, **__):
+        logging.getLogger("absl").error("Orbax's own traceback")
+        raise ValueError("RESOURCE_EXHAUSTED: writing: \"/d/c\": [os_error_code='28']")
+
+    checkpoint.save_tree(tmp_path / "c", SMALL, {})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "save", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            checkpoint.save_tree(tmp_path / "c", SMALL, {}, overwrite=True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "restore", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            checkpoint.load_config(tmp_path / "c")
+    assert not caplog.records
+
+
+def test_the_newest_state_of_a_run_alone_is_kept(tmp_path):
+    assert checkpoint.load_latest(tmp_path / "resume", SMALL) is None
+    for step in (9, 10):
+        checkpoint.save_latest(tmp_path / "resume", step, {**SMALL, "step": np.asarray(step)})
+    (tmp_path / "resume" / ".11.ignpx").mkdir()  # of a process that was killed
+    assert {path.name for path in (tmp_path / "resume").iterdir()} == {"10", ".11.ignpx"}
+    like = {**SMALL, "step": np.asarray(0)}
+    assert checkpoint.load_latest(tmp_path / "resume", like)["step"] == 10
+    checkpoint.save_latest(tmp_path / "resume", 11, like)
+    assert {path.name for path in (tmp_path / "resume").iterdir()} == {"11"}
+    (tmp_path / "resume" / "11" / "config" / "metadata").write_text("{")
+    with pytest.warns(RecoveryWarning, match="begun again from the start"):
+        assert checkpoint.load_latest(tmp_path / "resume", like) is None

@@ -174,6 +174,19 @@ def test_what_was_prepared_serves_every_request(trained_run, tmp_path):
     status, printed = run("prepare", run_directory, *QUICK)
     assert status == 2
     assert "--overwrite" in printed
+    # It is a cache: damaged, it is neither used nor in the way.
+    for file in (run_directory / "prepared").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    status, printed = run(*unlearning, "--workdir", tmp_path / "damaged")
+    assert status == 0
+    assert "warning: what was prepared is not used" in printed
+    status, printed = run("prepare", run_directory, *QUICK)
+    assert status == 0
+    assert "warning: what was prepared is made anew" in printed
+    assert sorted(p.name for p in run_directory.iterdir()) == sorted(
+        [*(p.name for p in trained_run.iterdir()), "prepared"]
+    )
 
 
 def test_a_method_that_prepares_nothing(trained_run):
@@ -239,7 +252,7 @@ def test_settings_may_be_numpys(trained_run, tmp_path):
 
 def test_train_refuses(trained_run, tmp_path):
     config = trained_run.with_name("digits.yaml")
-    status, printed = run("train", config, "--workdir", trained_run)
+    status, printed = run("train", config, "--workdir", trained_run, "--set", "seed=5")
     assert (status, "holds a run already" in printed) == (2, True)
     status, printed = run("train", tmp_path / "no.yaml", "--workdir", tmp_path / "run")
     assert (status, "no such file" in printed) == (2, True)
@@ -248,31 +261,172 @@ def test_train_refuses(trained_run, tmp_path):
         "--data-dir", tmp_path,
     )  # fmt: skip
     assert (status, "dataset='mnits'" in printed) == (2, True)
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())
 
 
-def test_train_resumes_and_refuses_another_config(trained_run, tmp_path):
+def test_a_finished_training_is_not_begun_again(trained_run):
+    before = contents(trained_run)
+    status, printed = run("train", trained_run.with_name("digits.yaml"), "--workdir", trained_run)
+    accuracy = json.loads(before["metrics.json"])["test_accuracy"]
+    assert (status, f"is finished: test accuracy {accuracy:.2%}" in printed) == (0, True)
+    assert contents(trained_run) == before
+
+
+def contents(directory):
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+class KilledError(BaseException):
+    """Goes through everything, as a signal does."""
+
+
+@pytest.fixture
+def unfinished(trained_run, tmp_path, monkeypatch):
+    """A training that was stopped when all its epochs were done."""
+
+    def stop(*_, **__):
+        raise KilledError
+
+    monkeypatch.setattr(checkpoint, "save", stop)
+    with pytest.raises(KilledError):
+        run("train", trained_run.with_name("digits.yaml"), "--workdir", tmp_path / "run")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [".run.ignpx"]
+    return tmp_path / "run"
+
+
+def test_train_resumes_and_refuses_another_config(trained_run, unfinished):
     config = trained_run.with_name("digits.yaml")
-    unfinished = tmp_path / "run"
-    shutil.copytree(trained_run, unfinished)
-    shutil.rmtree(unfinished / "checkpoint")
     status, printed = run("train", config, "--workdir", unfinished, "--set", "seed=5")
     assert (status, "unfinished run of another config" in printed) == (2, True)
     assert "--overwrite" in printed
     # As a full disk leaves it.
-    with (unfinished / "epochs.jsonl").open("a") as file:
+    with (unfinished.with_name(".run.ignpx") / "new" / "epochs.jsonl").open("a") as file:
         file.write('{"epoch": 12, "lo')
     status, printed = run("train", config, "--workdir", unfinished)
     assert status == 0, printed
-    assert (unfinished / "checkpoint").is_dir()
+    assert "epoch" in printed
+    assert [path.name for path in unfinished.parent.iterdir()] == ["run"]
+    pairs = [checkpoint.load(one / "checkpoint")[0] for one in (trained_run, unfinished)]
+    assert jax.tree.all(jax.tree.map(np.array_equal, *pairs))
+    assert {p.name for p in unfinished.iterdir()} == {p.name for p in trained_run.iterdir()}
+
+
+def test_a_damaged_resume_begins_anew(trained_run, unfinished):
+    for file in (unfinished.with_name(".run.ignpx") / "resume").rglob("d/*"):
+        file.write_bytes(bytes(reversed(file.read_bytes())))
+    status, printed = run("train", trained_run.with_name("digits.yaml"), "--workdir", unfinished)
+    assert status == 0, printed
+    assert "warning: begun again from the start" in printed
     assert re.search(r"2/12 loss .*, 0:0\d:\d\d left", printed)
-    shutil.rmtree(unfinished / "checkpoint")
+    assert len((unfinished / "epochs.jsonl").read_text().splitlines()) == 12
+
+
+def test_an_overwrite_that_fails_leaves_the_old_run(trained_run, tmp_path):
+    config = trained_run.with_name("digits.yaml")
+    shutil.copytree(trained_run, tmp_path / "run")
+    (tmp_path / "link").symlink_to("run")
+    before = contents(tmp_path)
+    for override, said in (
+        ("model.name=lenett", "did you mean lenet"),
+        ("training.learning_rate=1.0e+30", "epoch 1"),
+    ):
+        for place in ("run", "link"):
+            status, printed = run(
+                "train", config, "--workdir", tmp_path / place, "--overwrite", "--set", override
+            )
+            assert (status, said in printed) == (2, True), printed
+            assert contents(tmp_path) == before
+            assert len(list(tmp_path.iterdir())) == 2
     status, printed = run(
-        "train", config, "--workdir", unfinished, "--overwrite",
+        "train", config, "--workdir", tmp_path / "link", "--overwrite",
         "--set", "seed=5", "--set", "training.epochs=1",
     )  # fmt: skip
     assert status == 0, printed
-    assert len((unfinished / "epochs.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "link").is_symlink()
+    assert len((tmp_path / "run" / "epochs.jsonl").read_text().splitlines()) == 1
+    assert checkpoint.load(tmp_path / "run" / "checkpoint")[1]["seed"] == 5
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_demo_replaces_a_demo_alone(trained_run, tmp_path):
+    project = tmp_path / "proj"
+    project.mkdir()
+    (project / "config.json").write_text("{}")
+    (project / "thesis.tex").write_text("precious")
+    for place in (project, trained_run):
+        before = contents(place)
+        status, printed = run("demo", "--workdir", place)
+        assert (status, "not a demo" in printed) == (2, True)
+        assert contents(place) == before
+
+
+def test_errors_of_the_disk(trained_run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    config = trained_run.with_name("digits.yaml")
+    commands = (
+        ("train", config), ("unlearn", trained_run, "--forget", 1), ("demo",)
+    )  # fmt: skip
+    looked = []
+    monkeypatch.setattr("ignpx.data.load_splits", lambda *_, **__: looked.append(1))
+    for command in commands:
+        for place, said in ((tmp_path / "file" / "run", "file"), (tmp_path / ("n" * 300), "long")):
+            status, printed = run(*command, "--workdir", place)
+            assert (status, said in printed) == (2, True)
+            assert "error: cannot read or write" in printed
+            assert "the same command again" in printed
+    assert not looked  # nothing was computed
+    assert contents(tmp_path) == {"file": b"precious"}
+    monkeypatch.undo()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.checkpoint, "save", full)
+    out = tmp_path / "out"
+    unlearning = ("unlearn", trained_run, "--forget", 1, "--no-score", *QUICK, "--workdir", out)
+    status, printed = run(*unlearning)
+    assert (status, f"{out}: No space left on device; free" in printed) == (2, True)
+    assert contents(tmp_path) == {"file": b"precious"}
+
+
+def test_seeds_that_do_not_count_are_refused(trained_run, tmp_path):
+    config = trained_run.with_name("digits.yaml")
+    out = tmp_path / "out"
+    for command in (
+        ("unlearn", trained_run, "--forget", 1, "--workdir", out, "--seed", 2**32),
+        ("prepare", trained_run, "--seed", 2**32),
+        ("demo", "--workdir", out, "--seed", 2**32),
+        ("train", config, "--workdir", out, "--set", f"seed={2**32}"),
+    ):
+        status, printed = run(*command)
+        assert (status, "seed=4294967296" in printed) == (2, True), printed
+    assert not out.exists()
+
+
+def test_a_checkpoint_of_ones_own(trained_run, trained, mlp, tmp_path):
+    own = tmp_path / "own"
+    checkpoint.save(own, trained, {"model": {"name": "lenet"}})
+    status, printed = run("unlearn", own, "--forget", 3, "--workdir", tmp_path / "out", *QUICK)
+    assert status == 0, printed
+    assert "accuracies were not measured" in printed
+    forgotten, config = checkpoint.load(tmp_path / "out" / "checkpoint")
+    assert config["forgotten"] == [3]
+    same = jax.tree.map(np.array_equal, forgotten.params, trained.params)
+    assert same["conv1"]["kernel"]
+    assert not jax.tree.all(same)
+    status, printed = run("unlearn", own, "--forget", 3, "--workdir", tmp_path / "no", *FINETUNE)
+    assert (status, "does not say which it was trained on" in printed) == (2, True)
+    checkpoint.save(tmp_path / "mlp", mlp, {})
+    status, printed = run("unlearn", tmp_path / "mlp", "--forget", 3, "--workdir", tmp_path / "no")
+    assert (status, "checkpoint.load(directory, like=classifier)" in printed) == (2, True)
+    checkpoint.save(
+        tmp_path / "f", trained.replace(preprocess=np.sin), {"model": {"name": "lenet"}}
+    )
+    status, printed = run("unlearn", tmp_path / "f", "--forget", 3, "--workdir", tmp_path / "no")
+    assert (status, "does not say its preprocessing" in printed) == (2, True)
+    assert not (tmp_path / "no").exists()
 
 
 COMMANDS = typer.main.get_command(cli.app).commands

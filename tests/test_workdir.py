@@ -6,21 +6,24 @@ import shutil
 
 import pytest
 
-from ignpx import workdir
+from ignpx import InvalidArgumentError, RecoveryWarning, workdir
+
+
+def write(directory, **config):
+    with workdir.staged(directory, config):
+        pass
 
 
 @pytest.fixture
 def old(tmp_path):
     """A run that is to be replaced, alone in its folder."""
     directory = tmp_path / "run"
-    directory.mkdir()
-    (directory / workdir.CONFIG).write_text("old")
+    write(directory, text="old")
     return directory
 
 
 def replaced(directory, error=None):
-    with workdir.staged(directory, overwrite=True) as staging:
-        (staging / workdir.CONFIG).write_text("new")
+    with workdir.staged(directory, {"text": "new"}, overwrite=True):
         if error:
             raise error
 
@@ -28,7 +31,7 @@ def replaced(directory, error=None):
 def left(directory):
     """What a folder holds beside its one run, and the text of the run."""
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
-    return (directory / workdir.CONFIG).read_text()
+    return workdir.read_config(directory)["text"]
 
 
 def test_replaced(old):
@@ -67,7 +70,7 @@ def test_a_new_run_that_cannot_take_its_place(old, monkeypatch):
     rename = pathlib.Path.rename
 
     def refused(source, target):
-        if (source / workdir.CONFIG).read_text() == "new":
+        if source.name == "new":
             raise PermissionError
         return rename(source, target)
 
@@ -75,6 +78,149 @@ def test_a_new_run_that_cannot_take_its_place(old, monkeypatch):
     with pytest.raises(PermissionError):
         replaced(old)
     assert left(old) == "old"
+
+
+def refused(directory, match, **named):
+    """What is there is refused, and stays to the byte."""
+    before = contents(directory)
+    with (
+        pytest.raises(InvalidArgumentError, match=match),
+        workdir.staged(directory, {"text": "new"}, **named),
+    ):
+        pass
+    assert contents(directory) == before
+
+
+def contents(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+    }
+
+
+@pytest.mark.parametrize(
+    "config", ["{}", '{"ignpx": 3}', "[]", "null", "{", '{"ignpx": {"kind": "run", "format": 9}}']
+)
+def test_a_strangers_folder_is_no_run(tmp_path, config):
+    directory = tmp_path / "thesis"
+    directory.mkdir()
+    (directory / workdir.CONFIG).write_text(config)
+    (directory / "thesis.tex").write_text("precious")
+    refused(directory, "not a run", overwrite=True)
+    refused(directory, "not a demo", kind=workdir.DEMO, overwrite=True)
+
+
+def test_a_strangers_file_beside_a_run(old):
+    (old / "notes.txt").write_text("precious")
+    refused(old, r"'notes.txt' beside its run", overwrite=True)
+    (old / "notes.txt").unlink()
+    # What a killed `prepare` leaves is ours.
+    (old / f".{workdir.PREPARED}.ignpx").mkdir()
+    replaced(old)
+    assert left(old) == "new"
+
+
+def test_a_run_is_replaced_by_its_own_kind(old, tmp_path):
+    refused(old, "holds a run already; name another directory, or overwrite")
+    refused(old, "not a demo", kind=workdir.DEMO, overwrite=True)
+
+
+def test_where_no_run_can_be(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    refused(tmp_path / "file", "is a file", overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    refused(pathlib.Path(), "the current folder")
+    with pytest.raises(InvalidArgumentError, match="is mounted"):
+        workdir.check_free(pathlib.Path("/"), overwrite=True)
+    with pytest.raises((NotADirectoryError, FileExistsError)):
+        write(tmp_path / "file" / "run")
+    with pytest.raises(OSError, match="File name too long"):
+        write(tmp_path / ("n" * 300))
+    assert contents(tmp_path) == {"file": b"precious"}
+
+
+def test_one_writer_at_a_time(tmp_path):
+    directory = tmp_path / "run"
+    with workdir.staged(directory, {"text": "first"}):
+        for one in (directory, tmp_path / "." / "run"):
+            with pytest.raises(InvalidArgumentError, match="another process is writing"):
+                write(one, text="second")
+    assert left(directory) == "first"
+
+
+def test_what_came_meanwhile_stays(tmp_path):
+    directory = tmp_path / "run"
+
+    def come():
+        directory.mkdir()
+        (directory / "thesis.tex").write_text("precious")
+
+    with (
+        pytest.raises(InvalidArgumentError, match="not a run"),
+        workdir.staged(directory, {"text": "new"}),
+    ):
+        come()
+    assert contents(tmp_path) == {"run": None, "run/thesis.tex": b"precious"}
+
+
+def killed(directory, *, resume=False, between=False, **config):
+    """Leaves what a process leaves that is killed while it writes, or between its renames."""
+    folder = directory.with_name(f".{directory.name}.ignpx")
+    with workdir.staged(directory.with_name("elsewhere"), config) as new:
+        shutil.copytree(new, folder / "new")
+    folder.with_name(f"{folder.name}.lock").touch()
+    if resume:
+        (folder / workdir.RESUME).mkdir()
+    if between:
+        directory.rename(folder / "old")
+    else:
+        (folder / "new" / ".metrics.json.0123").write_text("half")
+    shutil.rmtree(directory.with_name("elsewhere"))
+
+
+def test_what_a_killed_run_left_is_cleared(old):
+    killed(old, text="killed")
+    replaced(old)
+    assert left(old) == "new"
+
+
+def test_killed_between_the_renames(old):
+    killed(old, between=True, text="killed")
+    with pytest.warns(RecoveryWarning, match="killed while it replaced .*run; the new one is in"):
+        workdir.recover(old)
+    assert left(old) == "killed"
+    killed(old, between=True, text="again")
+    with pytest.warns(RecoveryWarning):
+        replaced(old)
+    assert left(old) == "new"
+
+
+def test_killed_between_the_renames_and_something_came_since(old):
+    killed(old, between=True, text="killed")
+    old.mkdir()
+    (old / "thesis.tex").write_text("precious")
+    before = contents(old.parent)
+    with pytest.raises(InvalidArgumentError):
+        replaced(old)
+    shutil.rmtree(old)
+    write_away = {name: v for name, v in before.items() if not name.startswith("run")}
+    assert write_away.items() <= contents(old.parent).items()
+
+
+def test_an_unfinished_run_is_found_by_its_config(tmp_path):
+    directory = tmp_path / "run"
+    killed(directory, resume=True, text="long")
+    (tmp_path / ".run.ignpx" / "new" / workdir.EPOCHS).write_text("1")
+    with pytest.raises(InvalidArgumentError, match="unfinished run of another config"):
+        write(directory, text="other")
+    with workdir.staged(directory, {"text": "long"}) as new:
+        assert new.with_name(workdir.RESUME).is_dir()
+        assert {path.name for path in new.iterdir()} == {workdir.CONFIG, workdir.EPOCHS}
+    assert left(directory) == "long"
+    killed(directory, resume=True, text="long")
+    with workdir.staged(directory, {"text": "new"}, overwrite=True) as new:
+        assert not new.with_name(workdir.RESUME).exists()
+    assert left(directory) == "new"
 
 
 # As TensorStore 0.1.86 writes it.

@@ -68,9 +68,6 @@ def trained(
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
                 warn(f"{path} is damaged; it is kept as {aside.name} and trained anew")
-            if not (path / workdir.CONFIG).is_file():
-                # What an interruption left that came before anything could be resumed from.
-                shutil.rmtree(path, ignore_errors=True)
             epochs = model.training.training.epochs
 
             def show(progress: Any) -> None:
@@ -83,14 +80,11 @@ def trained(
 
 def _sound(path: pathlib.Path) -> bool:
     """Whether a trained model is there and is not damaged."""
-    if not (path / workdir.CHECKPOINT).is_dir():
-        return False
     try:
         _check_readable(path)
     except InvalidArgumentError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-            raise cause from error  # such as too many open files: the model may be sound
+        if (fault := workdir.storage_error(error)) is not None:
+            raise fault from error  # such as too many open files: the model may be sound
         return False
     return True
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from ignpx import checks
 from ignpx.adapters import split_nnx
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, near_names
@@ -78,9 +79,10 @@ def create(
       stages and the head of a model that is not in it.
 
     Raises:
-      InvalidArgumentError: if the name is unknown, the width is not above zero or the input shape
-        does not fit the model.
+      InvalidArgumentError: if the name is unknown, the width is not above zero, the seed is not
+        one, or the input shape does not fit the model.
     """
+    checks.seed(seed=seed)
     if name not in MODELS:
         raise InvalidArgumentError("model", name, near_names(name, MODELS))
     if not width > 0:
