@@ -50,13 +50,12 @@ SMALL = {
     "lenet": ((32, 32, 1), 0.5),
     "resnet9": ((8, 8, 3), 0.03),
     "resnet18": ((16, 16, 3), 0.03),
-    "cifar_resnet18": ((8, 8, 3), 0.03),
     "allcnn": ((8, 8, 3), 0.03),
 }
 # The others are made of the same layers, and take a minute each to compile four times; those of
 # vision transformers are in test_vit.py.
 OTHERS = {
-    *("alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"),
+    *("alexnet", "cifar_resnet18", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"),
     *("densenet121", "googlenet", "vit_tiny", "vit_base", "vit_large"),
 }
 
