@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import pathlib
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -387,11 +388,41 @@ def _fail(text: str) -> None:
     sys.exit(2)
 
 
+class _StoppedError(BaseException):
+    """An interrupt or a request to end; no `KeyboardInterrupt`, which Click answers itself."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Signals end a command like an exception, so that it leaves its folders in order."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _StoppedError(number)
+
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are printed in one piece, with status 2."""
     try:
-        with _told():
+        with _told(), _stoppable():
             app()
+    except _StoppedError as stop:
+        Console(stderr=True).print(
+            f"stopped by {stop.signal.name}; what is finished is kept, and the same command goes "
+            "on from there",
+            soft_wrap=True,
+        )
+        sys.exit(128 + stop.signal)
     except IgnpxError as error:
         _fail(str(error))
     except Exception as error:

@@ -197,7 +197,11 @@ def train(
     """
     train_samples = check(train_samples, classifier, "train_samples")
     validation = check(validation, classifier, "validation")
-    key = jax.random.key(seed) if checks.is_whole(seed) else checks.prng_key(seed=seed)
+    if checks.is_whole(seed):
+        checks.seed(seed=seed)
+        key = jax.random.key(seed)
+    else:
+        key = checks.prng_key(seed=seed)
     recipe, steps = _batches(recipe, len(train_samples.labels))
     optimizer, loss = _optimizer(recipe, steps), _loss(classifier, recipe)
     data = jax.device_put(train_samples)

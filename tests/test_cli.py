@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -311,6 +312,20 @@ def test_train_resumes_and_refuses_another_config(trained_run, unfinished):
     pairs = [checkpoint.load(one / "checkpoint")[0] for one in (trained_run, unfinished)]
     assert jax.tree.all(jax.tree.map(np.array_equal, *pairs))
     assert {p.name for p in unfinished.iterdir()} == {p.name for p in trained_run.iterdir()}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal(trained_run, tmp_path, monkeypatch, number, status):
+    monkeypatch.setattr("ignpx.data.load_splits", lambda *_, **__: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    command = ("train", trained_run.with_name("digits.yaml"), "--workdir", tmp_path / "run")
+    found, printed = run(*command)
+    assert found == status
+    assert f"stopped by {number.name}; what is finished is kept" in printed
+    assert "Traceback" not in printed
+    assert "Aborted" not in printed
+    assert signal.getsignal(number) == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_resume_begins_anew(trained_run, unfinished):

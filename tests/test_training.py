@@ -138,3 +138,9 @@ def test_fewer_samples_than_a_batch(small):
     recipe = RECIPE.model_copy(update={"epochs": 1})
     trained = training.train(fresh, few, validation, recipe, seed=0)
     assert np.any(trained.params["head"]["kernel"] != fresh.params["head"]["kernel"])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_of_more_than_32_bits_are_refused(small, seed):
+    with pytest.raises(InvalidArgumentError, match=f"seed={seed}: .* from 0 to 4294967295"):
+        training.train(*small, RECIPE, seed=seed)
