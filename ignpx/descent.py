@@ -89,9 +89,8 @@ def descend(
 
     Args:
       loss: maps parameters, state, a batch, a key and what is `given` to a scalar and the new
-        state. The same function object compiles once; one that compares by value, such as a frozen
-        dataclass, does as well.
-      optimizer: an optax transformation; likewise the same object.
+        state. Equal ones compile once, however often they are built (see `ignpx.caching`).
+      optimizer: an optax transformation; likewise.
       carry: where to start, see `start`.
       data: a pytree of arrays `(N, ...)`.
       indices: `(steps, batch)` integers; row `s` names the samples of batch `s`. Or a prefix of
@@ -137,7 +136,6 @@ def _diverged(name: str, losses: np.ndarray, index: int, steps: int) -> Unlearni
     )
 
 
-@functools.lru_cache(maxsize=64)
 def _step(loss: Loss, optimizer: optax.GradientTransformation) -> loops.Step[Descent]:
     transformation = optax.with_extra_args_support(optimizer)
 

@@ -1,6 +1,5 @@
 """Weigh: one number per parameter that says how much a set of samples depends on it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import convolutions, factors, loops, targets
+from ignpx import caching, convolutions, factors, loops, targets
 from ignpx.classifier import Classifier
 from ignpx.losses import cross_entropy
 from ignpx.moments import Loss, Moments, gradient_moments, mean_squared_gradients
@@ -139,7 +138,6 @@ def mean_gradient(
     return loops.iterate(_gradient_step(loss), operands, zeros, len(samples[0]))[0]
 
 
-@functools.lru_cache(maxsize=64)
 def _gradient_step(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> loops.Step[PyTree]:
     def total(chosen: PyTree, batch: PyTree, frozen: Classifier) -> jax.Array:
         inputs, labels, weights = batch
@@ -155,7 +153,7 @@ def _gradient_step(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> loops.S
     return step
 
 
-@functools.lru_cache(maxsize=64)
+@caching.cached
 def _sample_loss(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Loss:
     def sample_loss(
         chosen: PyTree, sample: tuple[jax.Array, jax.Array], frozen: Classifier

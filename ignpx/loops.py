@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ignpx import caching
+
 PyTree = Any
 Carry = TypeVar("Carry")
 # (operands, carry, index of the step) -> (carry, what this step puts out)
@@ -43,8 +45,8 @@ def iterate(
     """Applies a step repeatedly.
 
     Args:
-      step: a pure function. It is compiled once for each function object, set of shapes and length,
-        so build it by a cached function rather than anew for every call.
+      step: a pure function. Equal ones (see `ignpx.caching`) are compiled once for each set of
+        shapes and length, however often they are built.
       operands: pytree of arrays that every step sees and none changes.
       carry: pytree of arrays, passed from step to step.
       length: number of steps, at least one.
@@ -73,7 +75,7 @@ def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tu
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
-@functools.lru_cache(maxsize=64)
+@caching.cached
 def _scanned(step: Step[Carry], length: int) -> Callable[[PyTree, Carry], tuple[Carry, PyTree]]:
     def run(operands: PyTree, carry: Carry) -> tuple[Carry, PyTree]:
         body = functools.partial(step, operands)
@@ -82,7 +84,7 @@ def _scanned(step: Step[Carry], length: int) -> Callable[[PyTree, Carry], tuple[
     return jax.jit(run)
 
 
-@functools.lru_cache(maxsize=64)
+@caching.cached
 def _of_any_length(step: Step[Carry], room: int) -> Callable[..., tuple[Carry, PyTree]]:
     def run(operands: PyTree, carry: Carry, length: jax.Array) -> tuple[Carry, PyTree]:
         def body(index: jax.Array, reached: tuple[Carry, PyTree]) -> tuple[Carry, PyTree]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from ignpx import convolutions, factors, loops, sharding
+from ignpx import caching, convolutions, factors, loops, sharding
 
 PyTree = Any
 # What may be kept of one microbatch between its passes, in bytes, where it is not said how many
@@ -50,8 +50,8 @@ def gradient_moments(
     """Weighted sums of the gradients of single samples and of their squares, in one pass.
 
     Args:
-      loss: maps parameters, one sample and the constants to a scalar. The same function object
-        compiles once.
+      loss: maps parameters, one sample and the constants to a scalar. Equal ones compile once
+        (see `ignpx.caching`).
       params: pytree of arrays; None leaves are passed through.
       samples: pytree of arrays with leading axis N.
       weights: `(..., N)` float, of the squares; several weightings share the pass.
@@ -89,7 +89,7 @@ def _kept(loss: Loss, params: PyTree, samples: PyTree, constants: PyTree) -> int
     return _kept_of_shapes(loss, structure, shapes)
 
 
-@functools.lru_cache(maxsize=64)
+@caching.cached
 def _kept_of_shapes(loss: Loss, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
     return max(1, factors.read(loss, *jax.tree.unflatten(structure, shapes)).kept())
 
@@ -155,7 +155,6 @@ def _cut(weights: jax.Array, size: int) -> jax.Array:
     return jnp.moveaxis(loops.microbatches(jnp.moveaxis(weights, -1, 0), size, zero=True), 1, -1)
 
 
-@functools.lru_cache(maxsize=64)
 def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
     def step(operands: PyTree, total: PyTree, index: jax.Array) -> tuple[PyTree, None]:
         params, samples, weighings, constants = operands

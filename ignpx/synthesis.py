@@ -6,7 +6,6 @@ from being noise: total variation, and the batch-norm statistics of models that 
 energy is UNSIR's, the entropy is that of UISPS. Any function of the same form joins them.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -201,7 +200,8 @@ def synthesise(
     Args:
       classifier: in evaluation mode throughout; unchanged.
       key: PRNG key of the noise.
-      terms: their sum is minimised. The same function objects compile once.
+      terms: their sum is minimised. Equal ones compile once, however often they are built (see
+        `ignpx.caching`).
       samples: inputs for each class.
       steps: optimisation steps, see `ignpx.loops`.
       optimizer: an optax transformation of the inputs, `optax.adam(0.1)` by default.
@@ -212,7 +212,7 @@ def synthesise(
     Returns:
       See `Prototypes`.
     """
-    optimizer = _default_optimizer() if optimizer is None else optimizer
+    optimizer = optax.adam(0.1) if optimizer is None else optimizer
     labels = jnp.arange(classifier.num_classes) if labels is None else labels
     shape = (labels.shape[0], samples, *classifier.input_shape)
     noise = jax.random.normal(key, shape, jnp.float32)
@@ -223,12 +223,6 @@ def synthesise(
     return _judged(classifier, labels, noise, inputs, trace)
 
 
-@functools.cache
-def _default_optimizer() -> optax.GradientTransformation:
-    return optax.adam(0.1)
-
-
-@functools.lru_cache(maxsize=64)
 def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> loops.Step[Any]:
     def objective(
         inputs: jax.Array, classifier: Classifier, labels: jax.Array

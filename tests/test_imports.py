@@ -11,7 +11,7 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
-    ["errors"],
+    ["errors", "caching"],
     ["checks", "settings"],
     ["jaxprs", "losses", "targets", "loops", "sharding", "stages", "logs"],
     ["adapters", "inspection"],

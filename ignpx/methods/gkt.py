@@ -6,7 +6,6 @@ from the old model. No data are seen.
 """
 
 import dataclasses
-import functools
 import warnings
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ignpx import checks, convolutions, descent, loops
+from ignpx import caching, checks, convolutions, descent, loops
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
@@ -157,17 +156,16 @@ def gkt(
 
     for_generator, for_student = optimizer(generator_steps), optimizer(student_steps)
 
-    @functools.lru_cache(maxsize=8)
     def pseudo_batch(generator_apply: NnxApply) -> loops.Step[Any]:
         """One latent batch: the generator's steps, then the student's."""
         generator_step = _generator_step(losses, for_generator, generator_apply)
         student_step = _student_step(losses, for_student)
 
-        @jax.jit
+        @caching.jit
         def draw(key: jax.Array, index: jax.Array) -> jax.Array:
             return jax.random.normal(jax.random.fold_in(key, index), (batch_size, latent))
 
-        @jax.jit
+        @caching.jit
         def teach(operands: PyTree, generator: descent.Descent, latents: jax.Array) -> PyTree:
             teacher, forget, _ = operands
             inputs, _ = generator_apply(generator.params, generator.state, latents, train=True)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, convolutions, edits, importance, losses, selection, synthesis
+from ignpx import caching, checks, convolutions, edits, importance, losses, selection, synthesis
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
@@ -294,7 +294,7 @@ def ignp(
 
     # Compiled, as is what follows the sensitivities: one by one the operations would take as long
     # as the gradients of a small model.
-    @jax.jit
+    @caching.jit
     def each_sample(
         prototypes: synthesis.Prototypes, classes: jax.Array, *weights: jax.Array | None
     ) -> tuple[Any, ...]:
@@ -326,7 +326,7 @@ def ignp(
         chosen, _ = partition(classifier.params, patterns(classifier))
         return balance(found, chosen, total, request.retain)
 
-    @functools.partial(jax.jit, static_argnums=2)
+    @functools.partial(caching.jit, static_argnums=2)
     def class_weights(
         request: Request, classes: jax.Array, all_classes: bool
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -336,7 +336,7 @@ def ignp(
         weights = jnp.stack([forgets, others / samples])
         return weights, forgets if direction == "supporting" else None
 
-    @jax.jit
+    @caching.jit
     def balance(
         found: Moments, chosen: PyTree, total: PyTree | None, retained: jax.Array
     ) -> tuple[PyTree, PyTree]:
@@ -397,9 +397,9 @@ def ignp(
     run_synthesis = stage("synthesis", synthesise)
     run_total = stage("sensitivity", weigh_all)
     run_sensitivity = stage("sensitivity", weigh)
-    run_calibration = stage("calibration", jax.jit(calibrate))
-    run_dampening = stage("dampening", jax.jit(dampen))
-    run_diagnosis = stage("diagnosis", jax.jit(diagnose))
+    run_calibration = stage("calibration", caching.jit(calibrate))
+    run_dampening = stage("dampening", caching.jit(dampen))
+    run_diagnosis = stage("diagnosis", caching.jit(diagnose))
 
     def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
         prototypes = run_synthesis(classifier, key)

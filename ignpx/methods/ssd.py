@@ -79,18 +79,8 @@ def ssd(
             for samples in (forget, everything)
         ]
 
-    @jax.jit
-    def dampen(classifier: Classifier, forget: PyTree, all_data: PyTree) -> Any:
-        ratios = selection.log_ratio(forget, all_data)
-        log_alpha = jnp.log(alpha)
-        factors = edits.capped_dampening(ratios, log_alpha, strength)
-        edited = classifier.replace(params=edits.scale(classifier.params, factors))
-        masks = selection.mask(ratios, log_alpha)
-        coverage = selection.count(masks) / size(ratios)
-        return edited, SsdInfo(coverage, jax.tree.map(jnp.sum, masks))
-
     run_sensitivity = stage("sensitivity", weigh)
-    run_dampening = stage("dampening", dampen)
+    run_dampening = stage("dampening", _dampened)
 
     def unlearn(
         classifier: Classifier, request: Request, key: jax.Array
@@ -102,6 +92,21 @@ def ssd(
         if shuffle:
             order = np.asarray(jax.random.permutation(key, len(everything.labels)))
             everything = Samples(*(array[order] for array in everything))
-        return run_dampening(classifier, *run_sensitivity(classifier, forget, everything))
+        return run_dampening(
+            classifier, *run_sensitivity(classifier, forget, everything), alpha, strength
+        )
 
     return Unlearner(Sees.BOTH, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS, Forgets.ANY)
+
+
+@jax.jit
+def _dampened(
+    classifier: Classifier, forget: PyTree, all_data: PyTree, alpha: float, strength: float
+) -> tuple[Classifier, SsdInfo]:
+    ratios = selection.log_ratio(forget, all_data)
+    log_alpha = jnp.log(alpha)
+    factors = edits.capped_dampening(ratios, log_alpha, strength)
+    edited = classifier.replace(params=edits.scale(classifier.params, factors))
+    masks = selection.mask(ratios, log_alpha)
+    coverage = selection.count(masks) / size(ratios)
+    return edited, SsdInfo(coverage, jax.tree.map(jnp.sum, masks))

@@ -246,11 +246,16 @@ def stand_ins(
 ) -> StandIns:
     """Synthesises images of the forget classes, each class for itself; see `uisps`."""
     classes = np.flatnonzero(np.asarray(request.forget))
+    terms = (
+        synthesis.cross_entropy(),
+        synthesis.batch_statistics(statistics),
+        synthesis.entropy(entropy, share=entropy_share),
+    )
     made = [
         synthesis.synthesise(
             classifier,
             jax.random.fold_in(key, index),
-            terms=_terms(statistics, entropy, entropy_share),
+            terms=terms,
             samples=samples,
             steps=steps,
             optimizer=descent.optimizer("adam", learning_rate),
@@ -265,16 +270,6 @@ def stand_ins(
         jnp.asarray(np.repeat(classes, samples)),
         jnp.mean(jnp.stack([one.recognised for one in made])),
         len(jax.eval_shape(Classifier.with_statistics, classifier, images)[1]),
-    )
-
-
-# The same objects for the same values, so that a second method finds what the first one compiled.
-@functools.lru_cache(maxsize=16)
-def _terms(statistics: float, entropy: float, share: float) -> tuple[synthesis.Term, ...]:
-    return (
-        synthesis.cross_entropy(),
-        synthesis.batch_statistics(statistics),
-        synthesis.entropy(entropy, share=share),
     )
 
 
