@@ -1,7 +1,7 @@
 """Caches by value: what is built twice from equal parts is built, and compiled, once.
 
-To `jax.jit` and `functools.lru_cache` a function is equal to itself alone. A method, a term or an
-optimiser of optax is made of functions, which are new ones each time that it is built, so that equal
+To `jax.jit` and `functools.lru_cache` a function is equal to itself alone. A method, a term and an
+optimiser of optax consist of functions, and building them again makes new ones, so that equal
 settings would compile anew. Here functions are equal if they have the same code and the code refers
 to equal values: those that it closes over, its defaults and its module.
 """
@@ -45,22 +45,24 @@ class _Same:
 
 
 def cached(function: F) -> F:
-    """`functools.lru_cache` of 64 entries, whose arguments are compared by `identity`.
+    """`functools.lru_cache` of 64 entries, which also finds arguments that are equal by `identity`.
 
-    The arguments have to be given in the same way: by position or by name.
+    The arguments are hashable, and given in the same way: by position or by name.
     """
 
     @functools.lru_cache(maxsize=64)
-    def entry(arguments: _Compared) -> Any:
+    def equal(arguments: _Compared) -> Any:
         args, kwargs = arguments.value
         return function(*args, **kwargs)
 
+    # The same objects are found first: a call may change what a function closes over, as that of a
+    # schedule of optax does, which is then no longer equal to what it was.
+    @functools.lru_cache(maxsize=64, typed=True)
     @functools.wraps(function)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        return entry(_Compared((args, kwargs)))
+    def same(*args: Any, **kwargs: Any) -> Any:
+        return equal(_Compared((args, kwargs)))
 
-    called.cache_clear = entry.cache_clear  # type: ignore[attr-defined]
-    return called  # type: ignore[return-value]
+    return same  # type: ignore[return-value]
 
 
 @cached

@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pydantic
@@ -15,8 +15,9 @@ import pydantic_core
 import yaml
 
 from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.recipe import Recipe
 
-Section = TypeVar("Section", bound=pydantic.BaseModel)
+Section = TypeVar("Section")
 
 # JAX takes the lower 32 bits of a seed: a larger one would repeat the run of a smaller one.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
@@ -64,48 +65,6 @@ class ModelConfig(_Section):
 
     name: str
     width: float = pydantic.Field(default=1.0, gt=0, le=64)
-
-
-class Recipe(_Section):
-    """How a classifier is trained (Table 6 of the IGNP paper).
-
-    Weight decay is added to the gradient before the optimiser, as PyTorch's Adam and SGD do.
-    Schedules: `plateau` divides the learning rate by ten once validation accuracy has not improved
-    for more than `patience` epochs; `cosine` decays to `final_share` of the rate over all epochs,
-    after `warmup_epochs` of linear increase, fewer than all; `constant` stays. With
-    `early_stopping` training ends once validation accuracy has not improved for so many epochs.
-    `precision` is that of the forward and the backward pass; parameters, statistics and the
-    optimiser stay as they are.
-    """
-
-    epochs: int = pydantic.Field(gt=0, le=100_000)
-    batch_size: int = pydantic.Field(default=128, gt=0, le=1_000_000)
-    optimizer: Literal["adam", "sgd"] = "sgd"
-    learning_rate: float = pydantic.Field(default=0.01, gt=0)
-    momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = pydantic.Field(default=5e-4, ge=0)
-    schedule: Literal["plateau", "cosine", "constant"] = "cosine"
-    patience: int = pydantic.Field(default=5, ge=0)
-    warmup_epochs: int = pydantic.Field(default=0, ge=0)
-    final_share: float = pydantic.Field(default=0.0, ge=0, le=1)
-    early_stopping: int | None = pydantic.Field(default=None, gt=0)
-    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    crop_padding: int = pydantic.Field(default=0, ge=0, le=4096)
-    flip: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    @pydantic.field_validator("warmup_epochs")
-    @classmethod
-    def _leaves_epochs_to_decay(cls, value: int, info: pydantic.ValidationInfo) -> int:
-        # A field that is wrong itself is not among the data.
-        epochs, schedule = info.data.get("epochs"), info.data.get("schedule")
-        if schedule == "cosine" and epochs is not None and value >= epochs:
-            raise pydantic_core.PydanticCustomError(
-                "warmup_epochs",
-                "must be below epochs ({epochs}), so that the cosine schedule has some to decay in",
-                {"epochs": epochs},
-            )
-        return value
 
 
 class TrainConfig(_Section):
@@ -225,15 +184,21 @@ def parse(model: type[Section], values: dict[str, Any]) -> Section:
     """
     try:
         # In JSON's mode strictness still takes a list for a tuple and a mapping for a section.
-        return model.model_validate_json(json.dumps(values, default=_plain), strict=True)
+        written = json.dumps(values, default=_plain)
+        return pydantic.TypeAdapter(model).validate_json(written, strict=True)
     except pydantic.ValidationError as error:
         # An unknown field before a missing one, of which it may be a misspelling.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        first = min(error.errors(), key=lambda found: found["type"] not in _UNKNOWN)
         field = ".".join(str(part) for part in first["loc"])
         advice = first["msg"]
-        if first["type"] == "extra_forbidden":
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidArgumentError):  # of a section that checks itself
+            name = ".".join([field, cause.name]) if field else cause.name
+            raise InvalidArgumentError(name, cause.value, cause.advice) from error
+        if first["type"] in _UNKNOWN:
             *place, last = first["loc"]
-            known = _section_at(model, place).model_fields
+            section = _section_at(model, place)
+            known = getattr(section, "model_fields", None) or section.__dataclass_fields__
             advice = f"there is no such field; {near_names(str(last), known)}"
         raise InvalidArgumentError(field, first["input"], advice) from error
 
@@ -258,6 +223,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else repr(value)
 
 
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # fields, as pydantic calls them
 _MOST_BYTES = 16 * 2**20
 _MOST_VALUES = 100_000
 _MOST_DEEP = 50
@@ -336,7 +302,7 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-def _section_at(model: Any, place: Sequence[int | str]) -> type[pydantic.BaseModel]:
+def _section_at(model: Any, place: Sequence[int | str]) -> Any:
     """The section at a place in another: of fields, and of entries of lists and mappings."""
     for part in place:
         if _is_section(model):

@@ -1,5 +1,6 @@
 """The demonstration: train, forget a class without data, compare with retraining without it."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -36,7 +37,7 @@ def run(
       InvalidArgumentError: if the directory holds anything else than an earlier demonstration.
     """
     checks.seed(seed=seed)
-    config = {"demo": RECIPE.model_dump(), "seed": seed}
+    config = {"demo": dataclasses.asdict(RECIPE), "seed": seed}
     with workdir.staged(directory, config, workdir.DEMO, overwrite=True) as staging:
         table, drawn = _run(staging, seed, on_stage)
     return table, [directory / name for name in drawn]

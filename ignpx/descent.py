@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import convolutions, loops, sharding
+from ignpx import caching, convolutions, loops, sharding
 from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy
@@ -136,6 +136,7 @@ def _diverged(name: str, losses: np.ndarray, index: int, steps: int) -> Unlearni
     )
 
 
+@caching.cached
 def _step(loss: Loss, optimizer: optax.GradientTransformation) -> loops.Step[Descent]:
     transformation = optax.with_extra_args_support(optimizer)
 

@@ -23,7 +23,7 @@ class InvalidArgumentError(IgnpxError, ValueError):
 
     def __init__(self, name: str, value: object, advice: str):
         super().__init__(f"{name}={_SHORT.repr(value)}: {advice}")
-        self.advice = advice
+        self.name, self.value, self.advice = name, value, advice
 
 
 class UnlearningError(IgnpxError, RuntimeError):

@@ -138,6 +138,7 @@ def mean_gradient(
     return loops.iterate(_gradient_step(loss), operands, zeros, len(samples[0]))[0]
 
 
+@caching.cached
 def _gradient_step(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> loops.Step[PyTree]:
     def total(chosen: PyTree, batch: PyTree, frozen: Classifier) -> jax.Array:
         inputs, labels, weights = batch

@@ -155,6 +155,7 @@ def _cut(weights: jax.Array, size: int) -> jax.Array:
     return jnp.moveaxis(loops.microbatches(jnp.moveaxis(weights, -1, 0), size, zero=True), 1, -1)
 
 
+@caching.cached
 def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
     def step(operands: PyTree, total: PyTree, index: jax.Array) -> tuple[PyTree, None]:
         params, samples, weighings, constants = operands

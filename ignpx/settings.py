@@ -2,9 +2,13 @@
 
 import math
 import numbers
+import operator
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from ignpx.errors import InvalidArgumentError
 
@@ -31,6 +35,9 @@ def fits(value: Any, annotation: Any) -> bool:
         return any(fits(value, one) for one in arguments)
     if origin is typing.Literal:
         return any(type(value) is type(one) and value == one for one in arguments)
+    if origin is typing.Annotated:
+        kind, *limits = arguments
+        return fits(value, kind) and all(_within(value, limit) for limit in limits)
     if origin is tuple:
         if ... in arguments and isinstance(value, tuple):
             arguments = arguments[:1] * len(value)
@@ -43,6 +50,25 @@ def fits(value: Any, annotation: Any) -> bool:
         kind = numbers.Integral if annotation is int else numbers.Real
         return isinstance(value, kind) and not isinstance(value, bool) and _finite(value)
     return isinstance(value, type(None) if annotation is None else origin or annotation)
+
+
+# The limits of `annotated_types`: the attribute that holds the number, the comparison, in words.
+_LIMITS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
+    Gt: ("gt", operator.gt, "above"),
+    Ge: ("ge", operator.ge, "at least"),
+    Lt: ("lt", operator.lt, "below"),
+    Le: ("le", operator.le, "at most"),
+}
+
+
+def _within(value: Any, limit: Any) -> bool:
+    name, holds, _ = _LIMITS[type(limit)]
+    return holds(value, getattr(limit, name))
+
+
+def _limit_in_words(limit: Any) -> str:
+    name, _, words = _LIMITS[type(limit)]
+    return f"{words} {getattr(limit, name)}"
 
 
 def _finite(value: Any) -> bool:
@@ -69,6 +95,9 @@ def in_words(annotation: Any) -> str:
         return " or ".join(map(in_words, arguments))
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
+    if origin is typing.Annotated:
+        kind, *limits = arguments
+        return f"{in_words(kind)} {' and '.join(map(_limit_in_words, limits))}"
     if origin is tuple:
         length = "any length" if ... in arguments else str(len(arguments))
         parts = ", ".join(in_words(part) for part in arguments if part is not ...)

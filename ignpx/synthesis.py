@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ignpx import convolutions, loops, sharding
+from ignpx import caching, convolutions, loops, sharding
 from ignpx.adapters import NormStatistics
 from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import cross_entropy as sample_cross_entropy
@@ -223,6 +223,7 @@ def synthesise(
     return _judged(classifier, labels, noise, inputs, trace)
 
 
+@caching.cached
 def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> loops.Step[Any]:
     def objective(
         inputs: jax.Array, classifier: Classifier, labels: jax.Array

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checkpoint, checks, descent
+from ignpx import checks, descent
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier, PyTree
-from ignpx.config import Recipe, parse
 from ignpx.data.augment import crop_and_flip
 from ignpx.errors import InvalidArgumentError
+from ignpx.recipe import Recipe
 from ignpx.samples import Samples, check
 from ignpx.stages import stage
 
@@ -214,6 +214,8 @@ def train(
         stale_epochs=np.asarray(0),
     )
     if resume_dir is not None:
+        from ignpx import checkpoint  # Orbax, which nothing else here needs
+
         run = checkpoint.load_latest(resume_dir, run) or run
     patience = recipe.early_stopping or recipe.epochs
     while run.epoch < recipe.epochs and run.epoch - run.best_epoch < patience:
@@ -272,11 +274,7 @@ def validated_training(
     Raises:
       InvalidArgumentError: if a field of the recipe or the share cannot be used.
     """
-    # Slow to import, and not needed by any other training.
-    from sklearn.model_selection import train_test_split
-
-    if not isinstance(recipe, Recipe):
-        recipe = parse(Recipe, recipe)
+    recipe = Recipe.of(recipe)
     if not 0 < validation_share < 1:
         raise InvalidArgumentError("validation_share", validation_share, "must lie in (0, 1)")
 
@@ -299,6 +297,9 @@ def validated_training(
     def split_and_train(
         classifier: Classifier, data: Samples, split_key: jax.Array, train_key: jax.Array
     ) -> tuple[Classifier, descent.DescentInfo]:
+        # Slow to import, and not needed by any other training.
+        from sklearn.model_selection import train_test_split
+
         images, labels = data
         if math.ceil(validation_share * len(labels)) >= len(labels):
             raise InvalidArgumentError(
@@ -325,7 +326,7 @@ def validated_training(
 def _batches(recipe: Recipe, count: int) -> tuple[Recipe, int]:
     """The recipe and the steps of an epoch; one batch of all samples if they are fewer."""
     if count < recipe.batch_size:
-        return recipe.model_copy(update={"batch_size": count}), 1
+        return dataclasses.replace(recipe, batch_size=count), 1
     return recipe, count // recipe.batch_size
 
 

@@ -11,6 +11,7 @@ trained without the sample, `confidence` what is left on the true class at the s
 step, as there is one sample; `--rate` has several sizes of it, and the picture shows the first.
 """
 
+import dataclasses
 import pathlib
 from typing import Annotated
 
@@ -30,7 +31,7 @@ from ignpx.config import Recipe
 from ignpx.samples import Samples
 
 RECIPE = Recipe(epochs=300, batch_size=50, optimizer="adam", learning_rate=3e-3, weight_decay=0.0)
-MISLABELLED = RECIPE.model_copy(update={"epochs": 1, "schedule": "constant"})
+MISLABELLED = dataclasses.replace(RECIPE, epochs=1, schedule="constant")
 SIDE = 200
 
 

@@ -1,5 +1,6 @@
 """Amnesiac unlearning: the labels that it gives, and the ledger against numpy."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -138,7 +139,7 @@ def by_hand(calls, sets, start, batch_size):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_ledger_equals_numpy(monkeypatch, batch_size):
     calls, data = recorded(monkeypatch), samples(20)
-    recipe = RECIPE.model_copy(update={"batch_size": batch_size})
+    recipe = dataclasses.replace(RECIPE, batch_size=batch_size)
     trained, losses, ledger = training.fit_with_ledger(model(), data, recipe, KEY, SETS)
     theta, sums, steps = by_hand(calls, SETS, model(), batch_size)
     assert_equal(trained.params, theta)
@@ -233,7 +234,7 @@ def test_a_replay_owes_nothing_to_the_parameters_that_it_is_given():
 
 
 def test_batches_of_all_classes_leave_the_initialisation():
-    recipe = RECIPE.model_copy(update={"batch_size": 20})
+    recipe = dataclasses.replace(RECIPE, batch_size=20)
     asked = request(1, forget=10, retain=10)
     with pytest.warns(ignpx.UnlearningWarning, match="100% of the training steps"):
         edited, _ = ignpx.unlearn(amnesiac_subtract(recipe=recipe), begins_at_7(), asked, KEY)

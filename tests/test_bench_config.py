@@ -1,5 +1,6 @@
 """Configs of benchmarks: what they expand to, and what is refused."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -61,7 +62,7 @@ def test_each(bench):
 def test_an_id_depends_on_what_the_result_depends_on(bench):
     one = next(c for c in cells_of(bench()) if c.label == "ssd")
     assert one._replace(label="other", run="other").id == one.id
-    recipe = one.training.training.model_copy(update={"epochs": 2})
+    recipe = dataclasses.replace(one.training.training, epochs=2)
     for change in (
         {"settings": {}},
         {"seed": 1},

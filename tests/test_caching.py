@@ -103,6 +103,32 @@ def test_what_is_cached_is_built_once_and_not_kept_for_ever():
     assert len(built) == 103
 
 
+def test_what_changes_when_it_is_called_is_found_again():
+    """As what a schedule of optax closes over does."""
+
+    def counting():
+        count = 0
+
+        def call():
+            nonlocal count
+            count += 1
+            return count
+
+        return call
+
+    built = []
+
+    @caching.cached
+    def build(function):
+        built.append(function())
+        return function
+
+    first = counting()
+    assert build(first) is build(first)
+    assert build(counting()) is first
+    assert len(built) == 1
+
+
 def test_equal_functions_compile_once(compilations):
     x = jnp.arange(3.0)
     first = caching.jit(scaled(2.0))(x)

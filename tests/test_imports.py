@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +15,7 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 LAYERS = [
     ["errors", "caching"],
     ["checks", "settings"],
+    ["recipe"],
     ["jaxprs", "losses", "targets", "loops", "sharding", "stages", "logs"],
     ["adapters", "inspection"],
     ["fusion"],
@@ -62,3 +65,30 @@ def test_imports_run_one_way(path):
     for other in imported(path):
         assert RANK[other] <= RANK[part], f"{part} imports {other} from a layer above"
         assert (part, other) not in APART
+
+
+# Slow to import, and needed for files, pictures, data sets and scores alone.
+HEAVY = {
+    "PIL",
+    "matplotlib",
+    "orbax",
+    "pandas",
+    "pydantic",
+    "sklearn",
+    "tensorflow_datasets",
+    "yaml",
+}
+
+
+def loaded(*lines):
+    """What of `HEAVY` a fresh process has imported after some lines."""
+    code = "\n".join([*lines, f"import sys; print(*{HEAVY!r} & sys.modules.keys())"])
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    return set(found.stdout.split())
+
+
+def test_building_a_method_imports_nothing_heavy():
+    theirs = loaded("import flax.linen, flax.nnx, optax")  # Flax's summaries of models need YAML
+    assert loaded("import ignpx") <= theirs
+    build = "from ignpx.methods import METHODS; [build() for build in METHODS.values()]"
+    assert loaded(build) <= theirs

@@ -68,7 +68,7 @@ def test_an_unknown_method():
         ("ignp", {"edit": ["zero"]}, "edit=('zero',): must be dampen or zero"),
         ("ignp", {"microbatch": 0}, "microbatch=0: must be a whole number of at least 1"),
         ("retrain", {"recipe": 3}, "recipe=3: must be Recipe or a mapping or null"),
-        ("retrain", {"recipe.epochs": "3"}, "epochs='3': Input should be a valid integer"),
+        ("retrain", {"recipe.epochs": "3"}, "epochs='3': must be a whole number above 0"),
     ],
 )
 def test_what_cannot_be_built(method, chosen, said):

@@ -1,5 +1,6 @@
 """The scripts of experiments run at tiny sizes, and their figures mean what they say."""
 
+import dataclasses
 import functools
 
 import jax
@@ -50,7 +51,7 @@ def test_random_samples(tmp_path, monkeypatch):
     described = {
         "dataset": {"name": "digits"},
         "model": {"name": "lenet", "width": 0.5},
-        "training": recipe.model_dump(),
+        "training": dataclasses.asdict(recipe),
     }
     checkpoint.save(tmp_path / "run" / "checkpoint", trained, described)
     out = tmp_path / "random.csv"

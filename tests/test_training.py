@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -69,7 +70,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(small, tmp_path):
 def test_keeps_the_best_epoch_and_not_the_last(small):
     fresh, samples, validation = small
     seen = []
-    recipe = RECIPE.model_copy(update={"epochs": 6, "learning_rate": 0.3})
+    recipe = dataclasses.replace(RECIPE, epochs=6, learning_rate=0.3)
     best = training.train(fresh, samples, validation, recipe, seed=0, on_epoch=seen.append)
     from ignpx.audit import count_correct
 
@@ -81,8 +82,8 @@ def test_plateau_divides_the_rate_after_patience_runs_out(small):
     fresh, samples, _ = small
     # A validation set that is never classified better than at first: one sample.
     one = Samples(samples.images[:1], samples.labels[:1])
-    recipe = RECIPE.model_copy(
-        update={"epochs": 6, "schedule": "plateau", "patience": 1, "learning_rate": 1e-6}
+    recipe = dataclasses.replace(
+        RECIPE, epochs=6, schedule="plateau", patience=1, learning_rate=1e-6
     )
     seen = []
     training.train(fresh, samples, one, recipe, seed=0, on_epoch=seen.append)
@@ -93,14 +94,14 @@ def test_plateau_divides_the_rate_after_patience_runs_out(small):
 
 def test_a_schedule_that_needs_validation_is_refused_where_there_is_none(small):
     fresh, samples, _ = small
-    recipe = RECIPE.model_copy(update={"schedule": "plateau"})
+    recipe = dataclasses.replace(RECIPE, schedule="plateau")
     with pytest.raises(InvalidArgumentError, match=r"recipe\.schedule='plateau'.*validation"):
         training.fit(fresh, samples, recipe, jax.random.key(0))
 
 
 def test_cosine_with_warmup_follows_the_formula(small):
     fresh, samples, validation = small
-    recipe = RECIPE.model_copy(update={"warmup_epochs": 1})
+    recipe = dataclasses.replace(RECIPE, warmup_epochs=1)
     seen = []
     training.train(fresh, samples, validation, recipe, seed=0, on_epoch=seen.append)
     steps, total = 3, 12
@@ -135,7 +136,7 @@ def test_label_smoothing_and_decay_reach_the_first_step(small):
 def test_fewer_samples_than_a_batch(small):
     fresh, samples, validation = small
     few = Samples(samples.images[:5], samples.labels[:5])
-    recipe = RECIPE.model_copy(update={"epochs": 1})
+    recipe = dataclasses.replace(RECIPE, epochs=1)
     trained = training.train(fresh, few, validation, recipe, seed=0)
     assert np.any(trained.params["head"]["kernel"] != fresh.params["head"]["kernel"])
 

@@ -1,18 +1,19 @@
 """The cells of a benchmark: one method on one model, one request, one seed."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import pathlib
 from typing import Any, NamedTuple
 
-from ignpx import config as configuration
 from ignpx import data, records
 from ignpx.bench import published
 from ignpx.bench.config import RETRAIN, BenchConfig, Steps, training_config, written
 from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError
 from ignpx.methods import METHODS, defaults
+from ignpx.recipe import Recipe
 from ignpx.runs import TFDS_DEFAULT, Where
 from ignpx.unlearner import Request
 
@@ -69,8 +70,8 @@ class Cell(NamedTuple):
         needed = [Model(self.run, self.training)]
         if self.method == RETRAIN:
             changes = {n.removeprefix("recipe."): v for n, v in self.settings.items()}
-            recipe = self.training.training.model_dump()
-            changed = configuration.parse(configuration.Recipe, {**recipe, **changes})
+            recipe = dataclasses.asdict(self.training.training)
+            changed = Recipe.of({**recipe, **changes})
             training = self.training.model_copy(update={"training": changed})
             needed.append(Model(self.run, training, tuple(sorted(self.classes))))
         if "inversion" in self.measures:

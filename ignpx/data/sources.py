@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ignpx import checks
 from ignpx.errors import InvalidArgumentError, near_names
@@ -354,6 +353,7 @@ def _source(builder: Any, split: str, **options: Any) -> Any:
 
 @functools.cache
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -380,6 +380,8 @@ def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:
     height, width, channels = image.shape
     if max(height, width) > size:
+        from PIL import Image
+
         resized = [
             Image.fromarray(image[..., channel]).resize((size, size), Image.Resampling.BICUBIC)
             for channel in range(channels)

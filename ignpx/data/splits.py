@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from ignpx import checks
 from ignpx.data.preprocessing import Normalise
@@ -108,6 +107,8 @@ def _held_out(
             f"holds out {held} of the {len(fine)} training samples of {info.name}; it has "
             f"{len(classes)} classes, each of which needs one at least on either side",
         )
+    from sklearn.model_selection import train_test_split  # slow to import
+
     places = np.arange(len(fine))
     train, held_out = train_test_split(
         places, test_size=validation_share, stratify=fine, random_state=0

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks, config, descent, training
+from ignpx import checks, descent, training
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.recipe import Recipe
 from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
@@ -104,7 +105,7 @@ class SubtractionInfo(NamedTuple):
 def amnesiac_subtract(
     *,
     ledger: training.Ledger | None = None,
-    recipe: config.Recipe | dict[str, Any] | None = None,
+    recipe: Recipe | dict[str, Any] | None = None,
 ) -> Unlearner:
     """Builds the unlearner that takes back the updates of the steps that saw the forget classes.
 
@@ -146,9 +147,8 @@ def amnesiac_subtract(
             )
         return Unlearner(Sees.NOTHING, _subtraction(ledger), Changes.TARGETS | Changes.OTHER_LAYERS)
     if recipe is None:
-        recipe = config.Recipe(epochs=200)
-    elif not isinstance(recipe, config.Recipe):
-        recipe = config.parse(config.Recipe, recipe)
+        recipe = Recipe(epochs=200)
+    recipe = Recipe.of(recipe)
     training.check_needs_no_validation(recipe)
     fit = stage("descent", training.fit_with_ledger)
 

@@ -4,9 +4,10 @@ from typing import Literal
 
 import jax
 
-from ignpx import checks, config, training
+from ignpx import checks, training
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
+from ignpx.recipe import Recipe
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
@@ -36,7 +37,7 @@ def finetune(
       weight_decay: added to the gradient, as PyTorch does.
       final_share: the share of the learning rate that the decay ends at.
       batch_size: samples a step.
-      crop_padding: random crops, see `ignpx.config.Recipe`.
+      crop_padding: random crops, see `ignpx.recipe.Recipe`.
       flip: random mirroring.
 
     Raises:
@@ -46,7 +47,7 @@ def finetune(
     checks.positive(learning_rate=learning_rate)
     checks.not_negative(weight_decay=weight_decay, momentum=momentum)
     checks.one_of(("adam", "sgd"), optimizer=optimizer)
-    fields = dict(
+    recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
         optimizer=optimizer,
@@ -57,7 +58,6 @@ def finetune(
         crop_padding=crop_padding,
         flip=flip,
     )
-    recipe = config.parse(config.Recipe, fields)
     run = stage("descent", training.fit)
 
     def unlearn(

@@ -218,6 +218,7 @@ def gkt(
     return Unlearner(Sees.NOTHING, unlearn, Changes.ALL)
 
 
+@caching.cached
 def _generator_step(
     losses: _Losses, optimizer: optax.GradientTransformation, apply: NnxApply
 ) -> loops.Step[descent.Descent]:
@@ -241,6 +242,7 @@ def _generator_step(
     return step
 
 
+@caching.cached
 def _student_step(
     losses: _Losses, optimizer: optax.GradientTransformation
 ) -> loops.Step[descent.Descent]:

@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import adapters, checks, config, targets, training
+from ignpx import adapters, checks, targets, training
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
 from ignpx.methods.finetune import finetune
+from ignpx.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 Unit = Literal["layer", "tensor"]
@@ -56,7 +57,7 @@ def cf_k(
       weight_decay: added to the gradient, as PyTorch does.
       final_share: the share of the learning rate that a cosine decay ends at; 1 leaves it constant.
       batch_size: samples a step.
-      crop_padding: random crops, see `ignpx.config.Recipe`.
+      crop_padding: random crops, see `ignpx.recipe.Recipe`.
       flip: random mirroring.
 
     Raises:
@@ -87,7 +88,7 @@ def cf_k(
 
 
 def eu_k(
-    recipe: config.Recipe | dict[str, Any] | None = None,
+    recipe: Recipe | dict[str, Any] | None = None,
     *,
     k: int = 2,
     unit: Unit = "layer",
@@ -113,7 +114,7 @@ def eu_k(
     checks.whole(k=k)
     checks.one_of(("layer", "tensor"), unit=unit)
     if recipe is None:
-        recipe = config.Recipe(
+        recipe = Recipe(
             epochs=50,
             optimizer="adam",
             learning_rate=1e-4,

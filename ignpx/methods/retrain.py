@@ -4,14 +4,15 @@ from typing import Any
 
 import jax
 
-from ignpx import config, training
+from ignpx import training
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
+from ignpx.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 
 def retrain(
-    recipe: config.Recipe | dict[str, Any] | None = None, *, validation_share: float = 0.1
+    recipe: Recipe | dict[str, Any] | None = None, *, validation_share: float = 0.1
 ) -> Unlearner:
     """Builds the unlearner that trains again from scratch, on the retained data alone.
 
@@ -30,7 +31,7 @@ def retrain(
       InvalidArgumentError: if a field of the recipe or the share cannot be used.
     """
     if recipe is None:
-        recipe = config.Recipe(epochs=200, early_stopping=10)
+        recipe = Recipe(epochs=200, early_stopping=10)
     train = training.validated_training(recipe, validation_share)
 
     def unlearn(

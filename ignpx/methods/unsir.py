@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, config, synthesis, training
+from ignpx import checks, synthesis, training
 from ignpx.classifier import Classifier, identity
 from ignpx.descent import DescentInfo
+from ignpx.recipe import Recipe
 from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
@@ -70,7 +71,7 @@ def unsir(
     terms = [synthesis.cross_entropy(-1.0), synthesis.energy(noise_energy)]
     optimizer = optax.adam(noise_learning_rate)
     impairing, repairing = (
-        config.Recipe(
+        Recipe(
             epochs=1,
             batch_size=batch_size,
             optimizer="adam",

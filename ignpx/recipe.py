@@ -1,0 +1,84 @@
+"""How a classifier is trained, as data."""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from ignpx import settings
+from ignpx.errors import InvalidArgumentError, near_names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a classifier is trained (Table 6 of the IGNP paper).
+
+    Weight decay is added to the gradient before the optimiser, as PyTorch's Adam and SGD do.
+    Schedules: `plateau` divides the learning rate by ten once validation accuracy has not improved
+    for more than `patience` epochs; `cosine` decays to `final_share` of the rate over all epochs,
+    after `warmup_epochs` of linear increase, fewer than all; `constant` stays. With
+    `early_stopping` training ends once validation accuracy has not improved for so many epochs.
+    `precision` is that of the forward and the backward pass; parameters, statistics and the
+    optimiser stay as they are.
+
+    Raises:
+      InvalidArgumentError: if a value is of another type than its field or out of its range.
+    """
+
+    # For `ignpx.config`, which reads recipes from YAML.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+
+    epochs: Annotated[int, Gt(0), Le(100_000)]
+    batch_size: Annotated[int, Gt(0), Le(1_000_000)] = 128
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    learning_rate: Annotated[float, Gt(0)] = 0.01
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    weight_decay: Annotated[float, Ge(0)] = 5e-4
+    schedule: Literal["plateau", "cosine", "constant"] = "cosine"
+    patience: Annotated[int, Ge(0)] = 5
+    warmup_epochs: Annotated[int, Ge(0)] = 0
+    final_share: Annotated[float, Ge(0), Le(1)] = 0.0
+    early_stopping: Annotated[int, Gt(0)] | None = None
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    crop_padding: Annotated[int, Ge(0), Le(4096)] = 0
+    flip: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name, annotation in _annotations().items():
+            settings.check(name, getattr(self, name), annotation)
+        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+            raise InvalidArgumentError(
+                "warmup_epochs",
+                self.warmup_epochs,
+                f"must be below epochs ({self.epochs}), so that the cosine schedule has some to "
+                "decay in",
+            )
+
+    @classmethod
+    def of(cls, fields: "Recipe | Mapping[str, Any]") -> "Recipe":
+        """A recipe from a mapping of its fields, or the recipe itself.
+
+        Raises:
+          InvalidArgumentError: if a field is unknown or missing, or has an unusable value.
+        """
+        if isinstance(fields, Recipe):
+            return fields
+        known = _annotations()
+        if unknown := [name for name in fields if name not in known]:
+            name = unknown[0]
+            raise InvalidArgumentError(
+                name, fields[name], f"there is no such field; {near_names(name, known)}"
+            )
+        if "epochs" not in fields:
+            raise InvalidArgumentError("epochs", None, "is missing; give their number")
+        return cls(**fields)
+
+
+@functools.cache
+def _annotations() -> dict[str, Any]:
+    annotations = typing.get_type_hints(Recipe, include_extras=True)
+    return {field.name: annotations[field.name] for field in dataclasses.fields(Recipe)}
