@@ -73,24 +73,131 @@ def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
             return [_of_few_channels(equation, *values)]
         if equation.params["window_strides"][0] == 1 or math.prod(window) <= MOST_PLACES:
             return [_of_many_channels(equation)(*values)]
+    if jax.default_backend() == "cpu" and _can_be_turned(equation):
+        return [_of_any_kind(equation)(*values)]
     return jaxprs.bind(equation, values)
 
 
 def _rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
+    if equation.primitive.name == jaxprs.SCAN and _convolves(equation.params["jaxpr"].jaxpr):
+        return _of_scan(equation, values)
     return bind(equation, values)
 
 
+def _of_scan(equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
+    """The loop, with other forms of the convolutions within."""
+    params, body = equation.params, equation.params["jaxpr"]
+    first, after = params["num_consts"], params["num_consts"] + params["num_carry"]
+
+    def step(carry: list[Any], each: list[Any]) -> tuple[list[Any], list[Any]]:
+        inputs = [*values[:first], *carry, *each]
+        outputs = jaxprs.walk(body.jaxpr, body.consts, inputs, _rule, into=jaxprs.CALLS)
+        return outputs[: params["num_carry"]], outputs[params["num_carry"] :]
+
+    kept = {name: params[name] for name in ("length", "reverse", "unroll")}
+    carry, outputs = jax.lax.scan(step, values[first:after], values[after:], **kept)
+    return [*carry, *outputs]
+
+
+def _convolves(jaxpr: Any) -> bool:
+    """Whether there is a convolution in a jaxpr, within calls and loops too."""
+    return any(
+        equation.primitive.name == jaxprs.CONVOLUTION or any(map(_convolves, _bodies(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _bodies(equation: jaxprs.Equation) -> Iterator[Any]:
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    if inner is not None:
+        yield getattr(inner, "jaxpr", inner)
+
+
 def _is_plain(equation: jaxprs.Equation) -> bool:
-    if equation.primitive.name != "conv_general_dilated":
+    if not _can_be_turned(equation):
         return False
-    params, (images, kernel) = equation.params, (one.aval for one in equation.invars)
+    params, images = equation.params, equation.invars[0].aval
     return (
         images.ndim == 4
-        and min(images.size, equation.outvars[0].aval.size) > 0
-        and params["feature_group_count"] == params["batch_group_count"] == 1
+        and images.dtype == jnp.float32
+        and params["feature_group_count"] == 1
         and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
-        and images.dtype == kernel.dtype == equation.outvars[0].aval.dtype == jnp.float32
     )
+
+
+def _can_be_turned(equation: jaxprs.Equation) -> bool:
+    if equation.primitive.name != jaxprs.CONVOLUTION:
+        return False
+    images, kernel, out = (one.aval for one in (*equation.invars, *equation.outvars))
+    return (
+        min(images.size, out.size) > 0
+        and equation.params["batch_group_count"] == 1
+        and images.dtype == kernel.dtype == out.dtype
+        and jnp.issubdtype(out.dtype, jnp.floating)
+    )
+
+
+def _of_any_kind(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """XLA's convolution of any rank, dtype, dilation and groups, by a kernel turned beforehand."""
+
+    def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jaxprs.bind(equation, [images, kernel])[0]
+
+    def forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+        return value(images, kernel), (images, kernel)
+
+    def backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images, kernel = saved
+        _, in_kernel = jax.vjp(lambda kernel: value(images, kernel), kernel)
+        into, _, out = equation.params["dimension_numbers"]
+        sides = [images.shape[axis] for axis in into[2:]]
+        window, cotangents = _window(equation, kernel), _to_nhwc(out, cotangent)
+        in_images = _by_turning(equation, cotangents, window, sides)
+        return _from_nhwc(into, in_images), in_kernel(cotangent)[0]
+
+    convolution = jax.custom_vjp(value)
+    convolution.defvjp(forward, backward)
+    return convolution
+
+
+def _by_turning(
+    equation: jaxprs.Equation, cotangents: jax.Array, window: jax.Array, sides: Sequence[int]
+) -> jax.Array:
+    """The gradient in images `(N, *sides, channels)` of any convolution that can be turned."""
+    params, rank = equation.params, len(sides)
+    edges = []
+    for axis, (side, (low, _)) in enumerate(zip(sides, params["padding"], strict=True)):
+        reach = (window.shape[axis] - 1) * params["rhs_dilation"][axis]
+        spread = (side - 1) * params["lhs_dilation"][axis]
+        span = (cotangents.shape[1 + axis] - 1) * params["window_strides"][axis]
+        edges.append((reach - low, spread + low - span))
+    places = tuple(range(rank))
+    numbers = jax.lax.ConvDimensionNumbers(
+        lhs_spec=(0, rank + 1, *(place + 1 for place in places)),
+        rhs_spec=(rank + 1, rank, *places),
+        out_spec=(0, rank + 1, *(place + 1 for place in places)),
+    )
+    return jax.lax.conv_general_dilated(
+        cotangents,
+        _turned_in_groups(window, params["feature_group_count"]),
+        params["lhs_dilation"],
+        edges,
+        lhs_dilation=params["window_strides"],
+        rhs_dilation=params["rhs_dilation"],
+        dimension_numbers=numbers,
+        feature_group_count=params["feature_group_count"],
+        precision=params["precision"],
+    )
+
+
+@functools.partial(apart, static=(1,))
+def _turned_in_groups(kernel: jax.Array, groups: int) -> jax.Array:
+    """As `_turned`, group by group: `(*window, channels / groups, features)`."""
+    *window, channels, features = kernel.shape
+    kernel = jnp.flip(kernel, tuple(range(len(window))))
+    kernel = kernel.reshape(*window, channels, groups, features // groups)
+    turned = jnp.moveaxis(kernel, (-1, -2, -3), (-3, -2, -1))
+    return turned.reshape(*window, features // groups, groups * channels)
 
 
 def _of_few_channels(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:

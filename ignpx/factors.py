@@ -28,10 +28,6 @@ from ignpx.targets import paths
 
 PyTree = Any
 
-# They move the entries of a parameter, and change none.
-_VIEWS = ("reshape", "transpose", "squeeze", "expand_dims")
-_CASTS = ("convert_element_type", "copy", "copy_p")
-
 
 class Factors(NamedTuple):
     """The factors of one parameter's gradient, of B samples.
@@ -67,14 +63,14 @@ class Tap:
 
     def factors(self, inputs: jax.Array, cotangents: jax.Array) -> Factors:
         """The factors of what was recorded (see `Plan.gradients`)."""
-        unfold = _unfold_dot if self.equation.primitive.name == "dot_general" else _unfold_conv
+        unfold = _unfold_dot if self.equation.primitive.name == jaxprs.PRODUCT else _unfold_conv
         return jax.vmap(lambda x, g: unfold(self, x, g))(
             inputs.astype(jnp.float32), cotangents.astype(jnp.float32)
         )
 
     def fold(self, product: jax.Array) -> jax.Array:
         """Brings products `(..., I, O)` into the parameter's own shape."""
-        dot = self.equation.primitive.name == "dot_general"
+        dot = self.equation.primitive.name == jaxprs.PRODUCT
         place = _fold_dot if dot else _fold_conv
 
         def alone(one: jax.Array) -> jax.Array:
@@ -116,7 +112,7 @@ class Plan:
 
         def rule(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
             nonlocal total
-            if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            if equation.primitive.name in (jaxprs.PRODUCT, jaxprs.CONVOLUTION):
                 total += 2 * equation.outvars[0].aval.size * 4
             return [None] * len(equation.outvars)
 
@@ -200,9 +196,9 @@ def read(
     def rule(number: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
         used = [(place, value) for place, value in enumerate(values) if isinstance(value, _Alias)]
         name = equation.primitive.name
-        if used and name in (*_VIEWS, *_CASTS):
+        if used and name in (*jaxprs.VIEWS, *jaxprs.CASTS):
             value = used[0][1]
-            views = value.views if name in _CASTS else (*value.views, equation)
+            views = value.views if name in jaxprs.CASTS else (*value.views, equation)
             return [_Alias(value.leaf, views)]
         for place, value in used:
             known = len(used) == 1 and _known(equation, place)
@@ -240,9 +236,9 @@ class _Alias(NamedTuple):
 
 def _known(equation: Equation, place: int) -> bool:
     name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
+    if name == jaxprs.PRODUCT:
         return params["dimension_numbers"][1] == ((), ())
-    if name == "conv_general_dilated":
+    if name == jaxprs.CONVOLUTION:
         return (
             place == 1 and params["feature_group_count"] == 1 and params["batch_group_count"] == 1
         )

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from ignpx import sharding
+
+try:
+    from jax.experimental.xla_metadata import set_xla_metadata
+except ImportError:  # `jaxprs.warn_of_missing` says so
+    set_xla_metadata = None  # type: ignore[assignment]
 
 
 def apart(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> Callable[..., Any]:
@@ -32,7 +36,7 @@ def apart(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> Call
     @functools.wraps(function)
     def called(*arguments: Any) -> Any:
         # Divided among devices, a computation is divided as a whole.
-        if jax.default_backend() != "cpu" or sharding.divided():
+        if set_xla_metadata is None or jax.default_backend() != "cpu" or sharding.divided():
             return function(*arguments)
         with set_xla_metadata(inlineable="false"):
             return unit(*arguments)

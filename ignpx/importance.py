@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import caching, convolutions, factors, loops, targets
+from ignpx import caching, convolutions, loops, targets
 from ignpx.classifier import Classifier
 from ignpx.losses import cross_entropy
 from ignpx.moments import Loss, Moments, gradient_moments, mean_squared_gradients
@@ -88,17 +88,6 @@ def sensitivity_moments(
         constants=classifier.replace(params=rest),
         microbatch=microbatch,
     )
-
-
-def not_factored(classifier: Classifier, patterns: tuple[str, ...] = (".*",)) -> dict[str, str]:
-    """The parameters whose gradients `sensitivity` takes sample by sample, with the reason.
-
-    Biases and the like are small and always among them; a large one costs time and memory.
-    """
-    chosen, rest = targets.partition(classifier.params, patterns)
-    sample = (jnp.zeros(classifier.input_shape, jnp.float32), jnp.int32(0))
-    frozen = classifier.replace(params=rest)
-    return factors.read(_sample_loss(cross_entropy), chosen, sample, frozen).direct
 
 
 def mean_gradient(

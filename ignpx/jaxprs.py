@@ -1,9 +1,15 @@
 """Evaluating a function's jaxpr by another rule than its own, or on what stands for its values."""
 
+import contextlib
+import functools
+import importlib.util
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 
 Equation = Any  # jax.extend.core.JaxprEqn
@@ -14,6 +20,10 @@ Rule = Callable[[int, Equation, list[Any]], Sequence[Any]]
 CALLS = ("jit", "pjit", "closed_call")
 # They also have them computed again in the backward pass.
 REMATS = ("remat", "remat2", "checkpoint")
+CONVOLUTION, PRODUCT, SCAN = "conv_general_dilated", "dot_general", "scan"
+# They move the entries of an array, and change none.
+VIEWS = ("reshape", "transpose", "squeeze", "expand_dims")
+CASTS = ("convert_element_type", "copy", "copy_p")
 
 
 def walk(
@@ -24,7 +34,12 @@ def walk(
     numbers: Iterator[int] | None = None,
     into: tuple[str, ...] = CALLS + REMATS,
 ) -> list[Any]:
-    """Evaluates a jaxpr by a rule for its equations, `into` those that only call others."""
+    """Evaluates a jaxpr by a rule for its equations, `into` those that only call others.
+
+    Scope names and contexts of the equations are kept. A call that is set apart (`ignpx.fusion`)
+    is one equation.
+    """
+    warn_of_missing()
     numbers = itertools.count() if numbers is None else numbers
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
 
@@ -33,22 +48,80 @@ def walk(
 
     for equation in jaxpr.eqns:
         operands = [value(variable) for variable in equation.invars]
-        if equation.primitive.name in into:
-            inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-            body, constants = (
-                (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
-            )
-            outputs: Sequence[Any] = walk(body, constants, operands, rule, numbers, into)
-        else:
-            outputs = rule(next(numbers), equation, operands)
+        with _place(equation):
+            if equation.primitive.name in into and not _is_apart(equation):
+                inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+                body, constants = (
+                    (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+                )
+                outputs: Sequence[Any] = walk(body, constants, operands, rule, numbers, into)
+            else:
+                outputs = rule(next(numbers), equation, operands)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [value(variable) for variable in jaxpr.outvars]
 
 
 def bind(equation: Equation, values: Sequence[Any]) -> Sequence[Any]:
     """What an equation computes by itself."""
-    bound = equation.primitive.get_bind_params(equation.params)
+    take_apart = getattr(equation.primitive, "get_bind_params", dict)
+    bound = take_apart(equation.params)
     # JAX versions differ in whether the functions that a primitive calls come apart.
     functions, params = bound if isinstance(bound, tuple) else ((), bound)
     outputs = equation.primitive.bind(*functions, *values, **params)
     return outputs if equation.primitive.multiple_results else [outputs]
+
+
+@contextlib.contextmanager
+def _place(equation: Equation) -> Iterator[None]:
+    """The scope names and the context that an equation was traced in."""
+    names = str(equation.source_info.name_stack)
+    scope = jax.named_scope(names) if names else contextlib.nullcontext()
+    with scope, equation.ctx.manager:
+        yield
+
+
+def _is_apart(equation: Equation) -> bool:
+    metadata = getattr(equation.ctx, "xla_metadata", None) or {}
+    return dict(metadata).get("inlineable") == "false"
+
+
+@functools.cache  # once a process
+def warn_of_missing() -> None:
+    """Warns if this version of JAX lacks a name that speed-ups and factors rely on."""
+    if lacking := missing():
+        warnings.warn(
+            f"JAX {jax.__version__} is not known to ignpx: it has no {', no '.join(lacking)}. "
+            "Results are right, and some take longer; use a version of JAX that ignpx supports",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def missing() -> list[str]:
+    """What is relied on of jaxprs and this version of JAX does not have, in words."""
+    vector, image = jnp.zeros((1, 3)), jnp.zeros((1, 1, 3, 3))
+    traced: dict[tuple[str, ...], tuple[Callable[..., Any], jax.Array]] = {
+        CALLS: (jax.jit(jax.lax.sin), vector),
+        REMATS: (jax.checkpoint(jax.lax.sin), vector),
+        (CONVOLUTION,): (lambda x: jax.lax.conv(x, x, (1, 1), "SAME"), image),
+        (PRODUCT,): (lambda x: jax.lax.dot(x, x.T), vector),
+        (SCAN,): (lambda x: jax.lax.scan(lambda y, _: (y, None), x, length=2), vector),
+        ("reshape",): (lambda x: jax.lax.reshape(x, (3, 1)), vector),
+        ("transpose",): (lambda x: jax.lax.transpose(x, (1, 0)), vector),
+        ("squeeze",): (lambda x: jax.lax.squeeze(x, (0,)), vector),
+        CASTS: (lambda x: jax.lax.convert_element_type(x, jnp.float16), vector),
+    }
+    found = {names: jax.make_jaxpr(one)(x).eqns for names, (one, x) in traced.items()}
+    lacking = [
+        f"operation {' or '.join(names)}"
+        for names, equations in found.items()
+        if not any(equation.primitive.name in names for equation in equations)
+    ]
+    equation = found[(PRODUCT,)][-1]
+    if not hasattr(equation.primitive, "get_bind_params"):
+        lacking.append("`Primitive.get_bind_params`")
+    if not hasattr(equation.ctx, "xla_metadata"):
+        lacking.append("`xla_metadata` of an equation's context")
+    if importlib.util.find_spec("jax.experimental.xla_metadata") is None:
+        lacking.append("`jax.experimental.xla_metadata`")
+    return lacking
