@@ -113,7 +113,8 @@ class Classifier:
         """The same architecture, newly initialised, in the dtypes that it has.
 
         Raises:
-          InvalidArgumentError: if the classifier does not know how it is initialised.
+          InvalidArgumentError: if the classifier does not know how it is initialised, or what is
+            made is of other shapes.
         """
         if self.initialise is None:
             raise InvalidArgumentError(
@@ -122,9 +123,15 @@ class Classifier:
                 "the method starts from a new model, and this classifier does not know how one is "
                 "made; give it a function from a PRNG key to (params, state)",
             )
-        made = dict(zip(("params", "state"), self.initialise(key), strict=True))
-        had = {"params": self.params, "state": self.state}
-        return self.replace(**jax.tree.map(adapters.of_the_dtype_of, had, made))
+        had, made = (self.params, self.state), self.initialise(key)
+        if jax.tree.map(jnp.shape, made) != jax.tree.map(jnp.shape, had):
+            raise InvalidArgumentError(
+                "initialise",
+                self.initialise,
+                "does not return (params, state) of the structure and shapes that they have",
+            )
+        params, state = jax.tree.map(adapters.of_the_dtype_of, had, made)
+        return self.replace(params=params, state=state)
 
     def fingerprint(self) -> jax.Array:
         """A checksum of the bits of all parameters and state, `()` uint32; also under `jit`.
@@ -179,7 +186,12 @@ class Classifier:
         For a Linen module these are the variables of `module.apply`; an NNX module takes them by
         `nnx.update(module, classifier.variables())`; of a plain function they are `params`.
         """
-        return self.apply.variables(self.params, self.state)  # type: ignore[attr-defined]
+        ordered = getattr(self.apply, "variables", None)
+        if ordered is None:
+            raise InvalidArgumentError(
+                "classifier", type(self.apply), "has no method `variables`; take params and state"
+            )
+        return ordered(self.params, self.state)
 
     def replace(self, **changes: Any) -> "Classifier":
         """A copy with some fields changed."""
