@@ -40,8 +40,7 @@ def whole(**values: int) -> None:
 def seed(**values: int) -> None:
     """Raises `InvalidArgumentError` for the first value that is not a seed: 32 bits count."""
     for name, value in values.items():
-        integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not (integer and 0 <= value < 2**32):
+        if not (is_whole(value) and 0 <= value < 2**32):
             raise InvalidArgumentError(name, value, f"must be a whole number from 0 to {2**32 - 1}")
 
 

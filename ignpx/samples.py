@@ -61,6 +61,19 @@ def check_labels(samples: Samples, num_classes: int, name: str = "samples") -> S
     Raises:
       InvalidArgumentError: as `check`.
     """
+    check_arrays(samples, name)
+    images, labels = samples
+    if not len(labels):
+        raise InvalidArgumentError(name, 0, "needs at least one sample")
+    return Samples(images, _class_labels(labels, num_classes, f"{name}.labels"))
+
+
+def check_arrays(samples: Samples, name: str = "samples") -> None:
+    """As `check`, as far as that goes without knowing any classes; there may be no samples.
+
+    Raises:
+      InvalidArgumentError: as `check`.
+    """
     if not isinstance(samples, Samples):
         raise InvalidArgumentError(
             name, shortened(samples), "must be ignpx.Samples(images, labels), of arrays"
@@ -81,9 +94,6 @@ def check_labels(samples: Samples, num_classes: int, name: str = "samples") -> S
         raise InvalidArgumentError(
             name, f"images {images.shape}, labels {labels.shape}", "must be as many of both"
         )
-    if not len(labels):
-        raise InvalidArgumentError(name, 0, "needs at least one sample")
-    return Samples(images, _class_labels(labels, num_classes, f"{name}.labels"))
 
 
 def _class_labels(labels: Any, num_classes: int, name: str) -> Any:

@@ -34,6 +34,9 @@ class Classes:
     ids: tuple[int, ...]
     asks = Forgets.CLASSES
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(checks.class_ids("forget", self.ids)))
+
     def __str__(self) -> str:
         return f"class {', '.join(map(str, self.ids))}"
 
@@ -60,6 +63,11 @@ class Subclass:
 
     fine: int
     asks = Forgets.SAMPLES
+
+    def __post_init__(self) -> None:
+        if not checks.is_whole(self.fine):
+            raise InvalidArgumentError("forget_subclass", self.fine, "is not a fine label")
+        object.__setattr__(self, "fine", int(self.fine))  # NumPy's are no JSON
 
     def __str__(self) -> str:
         return f"fine class {self.fine}"
@@ -93,6 +101,8 @@ class Random:
     def __post_init__(self) -> None:
         checks.whole(forget_random=self.count)
         checks.seed(forget_seed=self.seed)
+        object.__setattr__(self, "count", int(self.count))
+        object.__setattr__(self, "seed", int(self.seed))
 
     def __str__(self) -> str:
         return f"{self.count} random samples"

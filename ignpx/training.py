@@ -14,7 +14,7 @@ import optax
 
 from ignpx import checks, descent
 from ignpx.audit import count_correct
-from ignpx.classifier import Classifier, PyTree
+from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.data.augment import crop_and_flip
 from ignpx.errors import InvalidArgumentError
 from ignpx.recipe import Recipe
@@ -112,9 +112,17 @@ def fit_with_ledger(
 
     Raises:
       InvalidArgumentError: if the samples do not fit the classifier (see `ignpx.samples.check`),
-        the key is no PRNG key, or the schedule needs validation.
+        the key is no PRNG key, the sets are of something else, or the schedule needs validation.
       UnlearningError: if the training diverged.
     """
+    check_handle(classifier)
+    masks = isinstance(sets, np.ndarray | jax.Array) and sets.dtype == bool
+    if not (masks and sets.shape[1:] == (classifier.num_classes,)):
+        raise InvalidArgumentError(
+            "sets",
+            checks.shortened(sets),
+            f"must be a bool array of rows of {classifier.num_classes}, the classes",
+        )
     carry, losses = _fit(classifier, samples, recipe, key, sets)
     account = carry.opt_state[-1]
     ledger = Ledger(sets, account.updates, account.steps, jnp.int32(losses.size))

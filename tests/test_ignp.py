@@ -91,6 +91,10 @@ def test_prepared_once_forgets_any_class(mlp):
 
 def test_what_was_prepared_of_something_else(mlp):
     unlearner, key, request = ignp(**QUICK), jax.random.key(0), Request.classes([0], 4)
+    with pytest.raises(InvalidArgumentError, match=r"^key=0: "):
+        unlearner.prepare(mlp, 0)
+    with pytest.raises(InvalidArgumentError, match=r"^classifier='dict'"):
+        unlearner.prepare(mlp.params, key)
     prepared = unlearner.prepare(mlp, key)
     weight = mlp.params["out"]["w"]
     for other in (weight.at[3, 1].add(1e-6), weight * 0, weight.astype(jnp.bfloat16)):

@@ -16,6 +16,7 @@ from ignpx import (
     Sees,
     Unlearner,
     audit,
+    data,
     training,
 )
 from ignpx.classifier import Samples as FromClassifier
@@ -318,6 +319,23 @@ def test_what_is_no_classifier(handle):
         audit.similarity(given, handle, sound("vectors"))
     with pytest.raises(InvalidArgumentError, match=r"^unlearned="):
         audit.forgetting_rates(given, handle, **sets)
+
+
+@pytest.mark.parametrize("fault", ["a tuple", "a dict", "labels listed", "fewer labels"])
+def test_what_cannot_be_picked_from(fault):
+    bad = FAULTS[fault](sound("vectors"))
+    for pick in (data.only, data.retained):
+        with pytest.raises(InvalidArgumentError, match=r"^samples[=.]"):
+            pick(bad, [0])
+        assert len(pick(sound("vectors"), range(CLASSES)).labels) in (0, COUNT)
+
+
+@pytest.mark.parametrize(
+    "sets", [np.eye(3, dtype=bool), np.eye(CLASSES), np.ones(CLASSES, bool), [[True]], None]
+)
+def test_sets_that_are_none_of_classes(sets):
+    with pytest.raises(InvalidArgumentError, match=r"^sets="):
+        training.fit_with_ledger(MODELS["vectors"], sound("vectors"), RECIPE, KEY, sets)
 
 
 @pytest.mark.parametrize("key", [0, "0", None, jax.random.split(KEY), np.zeros(2, np.int32), 1.5])

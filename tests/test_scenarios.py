@@ -124,7 +124,37 @@ def test_a_count_that_is_none(count):
         Random(count)
 
 
-@pytest.mark.parametrize("scenario", [Classes((0, 2)), Subclass(5), Random(7, 3)])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Classes(3), "forget=3: must be a list"),
+        (lambda: Classes("3"), "forget='3': must be a list"),
+        (lambda: Classes((True,)), "forget=True: is not a class id"),
+        (lambda: Classes((-1,)), "forget=-1: is not a class"),
+        (lambda: Subclass("3"), "forget_subclass='3': is not a fine label"),
+        (lambda: Subclass(True), "forget_subclass=True"),
+        (lambda: Subclass(None), "forget_subclass=None"),
+        (lambda: Random("3"), "forget_random='3'"),
+        (lambda: Random(3, -1), "forget_seed=-1"),
+        (lambda: Random(3, "0"), "forget_seed='0'"),
+    ],
+)
+def test_scenarios_of_the_wrong_kind(make, said):
+    with pytest.raises(InvalidArgumentError, match=f"^{said}"):
+        make()
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        Classes((0, 2)),
+        Subclass(5),
+        Random(7, 3),
+        Classes(np.array([0, 2])),
+        Subclass(np.int32(5)),
+        Random(np.int64(7), np.uint8(3)),
+    ],
+)
 def test_they_are_read_as_they_are_described(scenario):
     described = json.loads(json.dumps({"method": "ssd", "seed": 1, **scenario.described()}))
     assert scenarios.read(described) == scenario

@@ -11,7 +11,7 @@ from ignpx import checks
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load
 from ignpx.errors import InvalidArgumentError
-from ignpx.samples import Samples
+from ignpx.samples import Samples, check_arrays
 
 
 class FineLabels(NamedTuple):
@@ -149,8 +149,9 @@ def only(samples: Samples, classes: Sequence[int]) -> Samples:
     """The samples of these classes.
 
     Raises:
-      InvalidArgumentError: if the classes are no list of ids.
+      InvalidArgumentError: if the samples are no `Samples`, or the classes no list of ids.
     """
+    check_arrays(samples)
     keep = np.isin(samples.labels, checks.class_ids("classes", classes))
     return Samples(samples.images[keep], samples.labels[keep])
 
@@ -159,7 +160,8 @@ def retained(samples: Samples, forget: Sequence[int]) -> Samples:
     """The samples of every class that is not in `forget`.
 
     Raises:
-      InvalidArgumentError: if `forget` is no list of class ids.
+      InvalidArgumentError: if the samples are no `Samples`, or `forget` is no list of class ids.
     """
+    check_arrays(samples)
     keep = ~np.isin(samples.labels, checks.class_ids("forget", forget))
     return Samples(samples.images[keep], samples.labels[keep])

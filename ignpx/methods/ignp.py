@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from ignpx import caching, checks, convolutions, edits, importance, losses, selection, synthesis
-from ignpx.classifier import Classifier, PyTree
+from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
 from ignpx.stages import stage
@@ -402,7 +402,8 @@ def ignp(
     run_diagnosis = stage("diagnosis", caching.jit(diagnose))
 
     def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
-        prototypes = run_synthesis(classifier, key)
+        check_handle(classifier)
+        prototypes = run_synthesis(classifier, checks.prng_key(key=key))
         return Prepared(prototypes, run_total(classifier, prototypes), classifier.fingerprint())
 
     def check_settings(
