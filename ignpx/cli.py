@@ -1,7 +1,6 @@
 """The command line: `ignpx demo`, `train`, `unlearn`, `methods`, `bench` and `report`."""
 
 import contextlib
-import datetime
 import json
 import pathlib
 import signal
@@ -14,26 +13,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+import ignpx
+from ignpx import checkpoint, data, display, preparation, records, runs, scenarios
 from ignpx import config as configuration
 from ignpx import demo as demonstration
-from ignpx import preparation, runs
 from ignpx import workdir as directories
 from ignpx.bench import run as benchmark
 from ignpx.bench import submit as submission
 from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning
 from ignpx.methods import METHODS, describe
-from ignpx.scenarios import Classes, Random, Scenario, Subclass
+from ignpx.scenarios import Random, Scenario, Subclass
 from ignpx.training import Progress as Epoch
 
 app = typer.Typer(
@@ -53,6 +45,15 @@ Download = Annotated[bool, typer.Option("--download", help="Let TFDS fetch a mis
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")]
 
 
+@app.callback(invoke_without_command=True)
+def _command(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(ignpx.__version__)
+        raise typer.Exit
+
+
 @app.command()
 def demo(
     workdir: Workdir = pathlib.Path("runs/demo"),
@@ -62,12 +63,12 @@ def demo(
 
     Needs no data directory and no network. Replaces an earlier demo in the same directory.
     """
-    with console.status("training LeNet on the embedded digits") as status:
-        table, pictures = demonstration.run(workdir, seed=seed, on_stage=status.update)
+    with display.staged(console, "training LeNet on the embedded digits") as begin:
+        table, pictures = demonstration.run(workdir, seed=seed, on_stage=begin)
     console.print(table)
-    console.print("Pictures and metrics:")
+    _say("Pictures and metrics:")
     for path in pictures:
-        console.print(f"  {path}", soft_wrap=True)
+        _say(f"  {path}")
 
 
 @app.command()
@@ -85,22 +86,15 @@ def train(
     """Train a classifier by a config; an interrupted run is resumed by the same command."""
     settings = configuration.load(config, overrides or ())
     if not overwrite and (known := runs.finished(settings, workdir)) is not None:
-        console.print(f"{escape(str(workdir))} is finished: {_trained(known)}", soft_wrap=True)
+        _say(f"{workdir} is finished: {_trained(known)}")
         return
-    columns = (
-        TextColumn("epoch"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console) as progress:
+    with display.counted(console, "epoch") as progress:
         task = progress.add_task("loading data", total=settings.training.epochs)
 
         def show(epoch: Epoch) -> None:
             text = f"loss {epoch.loss:.4f}, validation accuracy {epoch.accuracy:.2%}"
             progress.update(task, completed=epoch.epoch)
-            _tell(progress, task, text)
+            display.tell(progress, task, text)
 
         metrics = runs.train(
             settings,
@@ -109,7 +103,7 @@ def train(
             overwrite=overwrite,
             on_epoch=show,
         )
-    console.print(f"{_trained(metrics)}; written to {escape(str(workdir))}", soft_wrap=True)
+    _say(f"{_trained(metrics)}; written to {workdir}")
 
 
 def _trained(metrics: dict[str, Any]) -> str:
@@ -125,7 +119,8 @@ def unlearn(
     directory: Annotated[pathlib.Path, typer.Argument(help="A run, by train or by unlearn.")],
     workdir: Workdir,
     forget: Annotated[
-        list[int] | None, typer.Option(help="Class to forget. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Class to forget, its number or its name. May be repeated."),
     ] = None,
     forget_subclass: Annotated[
         int | None,
@@ -152,8 +147,14 @@ def unlearn(
 
     A data-free method opens the dataset for nothing but the scoring after.
     """
-    scenario = _scenario(forget, forget_subclass, forget_random, seed)
-    with console.status(f"forgetting {scenario} by {method}"):
+    where = runs.Where(data_dir, download)
+    given = [
+        scenarios.named(forget, lambda: _class_names(directory, where)) if forget else None,
+        None if forget_subclass is None else Subclass(forget_subclass),
+        None if forget_random is None else Random(forget_random, seed),
+    ]
+    scenario = _one(given)
+    with display.staged(console, f"forgetting {scenario} by {method}"):
         metrics = runs.forget(
             directory,
             workdir,
@@ -162,7 +163,7 @@ def unlearn(
             settings=configuration.parse_overrides(overrides or ()),
             seed=seed,
             score=score,
-            where=runs.Where(data_dir, download),
+            where=where,
             overwrite=overwrite,
         )
     for doubt in metrics["doubts"]:
@@ -183,7 +184,7 @@ def unlearn(
     if metrics["prepared"]:
         found.append("from what was prepared")
     found.append(f"{unlearning:.1f} s after {seconds['compile']:.1f} s of compilation")
-    console.print(f"{', '.join(found)}; written to {workdir}", soft_wrap=True)
+    _say(f"{', '.join(found)}; written to {workdir}")
 
 
 @app.command()
@@ -203,7 +204,7 @@ def prepare(
 
     `ignpx unlearn` with the same method, settings and seed then uses it.
     """
-    with console.status(f"preparing for {method}"):
+    with display.staged(console, f"preparing for {method}"):
         seconds = preparation.prepare(
             directory,
             method=method,
@@ -212,10 +213,9 @@ def prepare(
             overwrite=overwrite,
         )
     spent = sum(value for name, value in seconds.items() if name != "compile")
-    console.print(
+    _say(
         f"{spent:.1f} s after {seconds['compile']:.1f} s of compilation; "
-        f"written to {directory / preparation.PREPARED}",
-        soft_wrap=True,
+        f"written to {directory / preparation.PREPARED}"
     )
 
 
@@ -277,17 +277,10 @@ def bench(
             config, workdir, where, submit, jobs, parameters, models=models, retry=retry
         )
         names = ", ".join(handle.job_id for handle in handles)
-        console.print(f"{len(handles)} jobs: {names}", soft_wrap=True)
+        _say(f"{len(handles)} jobs: {names}")
         return
-    columns = (
-        TextColumn("cell"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
     # The estimate takes all cells so far into account: they differ a lot.
-    with Progress(*columns, console=console, speed_estimate_period=1e9) as progress:
+    with display.counted(console, "cell", speed_estimate_period=1e9) as progress:
         task = progress.add_task("loading", total=None)
         ran = benchmark.run(
             config,
@@ -296,7 +289,7 @@ def bench(
             where=where,
             shard=submission.parse_shard(shard),
             retry=retry,
-            tell=lambda text: _tell(progress, task, text),
+            tell=lambda text: display.tell(progress, task, text),
             warn=_warn,
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -311,25 +304,19 @@ def report(
     _report(directory, benchmark.collect(directory, _warn))
 
 
+def _say(text: str) -> None:
+    """A line as it is, whatever brackets the names in it have."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def _warn(text: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
-def _tell(progress: Progress, task: TaskID, text: str) -> None:
-    """Beside the bar on a terminal; a line of its own in a log, where no bar moves."""
-    progress.update(task, description=text)
-    if not progress.console.is_terminal:
-        at = progress.tasks[task]
-        left = at.time_remaining  # None until it can be told
-        time = f", {datetime.timedelta(seconds=left)} left" if left else ""
-        line = f"{at.completed:.0f}/{at.total or 0:.0f} {text}{time}"
-        progress.console.print(escape(line), soft_wrap=True)
-
-
 def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
     for path in benchmark.write_report(directory, ran):
-        console.print(f"  {path}", soft_wrap=True)
-    console.print(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
+        _say(f"  {path}")
+    _say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
     for cell, result in ran.results:
         if result["error"] is not None:
             named = f"{cell.run}, {cell.label}, forget {cell.described()['forget']}"
@@ -339,14 +326,7 @@ def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
         raise typer.Exit(1)
 
 
-def _scenario(
-    classes: list[int] | None, subclass: int | None, count: int | None, seed: int
-) -> Scenario:
-    given = [
-        Classes(tuple(classes)) if classes else None,
-        None if subclass is None else Subclass(subclass),
-        None if count is None else Random(count, seed),
-    ]
+def _one(given: list[Scenario | None]) -> Scenario:
     named = [scenario for scenario in given if scenario is not None]
     if len(named) != 1:
         raise InvalidArgumentError(
@@ -355,6 +335,15 @@ def _scenario(
             "name one thing to forget, by --forget, --forget-subclass or --forget-random",
         )
     return named[0]
+
+
+def _class_names(directory: pathlib.Path, where: runs.Where) -> tuple[str, ...]:
+    """The names of the classes of a run, which its dataset has."""
+    config = checkpoint.load_config(checkpoint.in_run(directory))
+    run = records.check(records.Run, config, "directory", directory)
+    if run.dataset is None:
+        return ()
+    return data.describe(run.dataset.name, coarse=run.dataset.coarse, **where._asdict()).class_names
 
 
 def _accuracies(metrics: dict[str, Any]) -> Table:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import caching, convolutions, loops, sharding
+from ignpx import caching, convolutions, loops, sharding, stages
 from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy
@@ -84,6 +84,7 @@ def descend(
     given: dict[str, PyTree] | None = None,
     *,
     name: str = "the descent",
+    report: Callable[[float], None] | None = None,
 ) -> tuple[Descent, jax.Array]:
     """Takes one optimisation step for each row of `indices`.
 
@@ -100,6 +101,7 @@ def descend(
       given: named pytrees of arrays that no step changes. The loss gets them as a dict, the
         transformation as keyword arguments of its update, with the `batch` as one more.
       name: what an error calls this.
+      report: told the share of the steps that is done, after each piece; not under `jit`.
 
     Returns:
       The carry after the last step, and the losses `(steps,)`.
@@ -121,6 +123,8 @@ def descend(
         count = min(piece, steps - first)
         carry, some = loops.iterate(step, operands(first), carry, count, room=room)
         losses.append(some)
+        if report is not None:
+            report((first + count) / steps)
         broken = np.flatnonzero(~np.isfinite(np.asarray(some)))
         if broken.size:
             known = np.concatenate([np.asarray(part) for part in losses])
@@ -184,7 +188,8 @@ def tune(
       The classifier after the last step, and the losses `(steps,)`.
     """
     carry = start(classifier.params, classifier.state, optimizer)
-    carry, losses = descend(loss, optimizer, carry, jax.device_put(data), indices, key, given)
+    data = jax.device_put(data)
+    carry, losses = descend(loss, optimizer, carry, data, indices, key, given, report=stages.report)
     return classifier.replace(params=carry.params, state=carry.state), losses
 
 

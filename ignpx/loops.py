@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ignpx import caching
 
@@ -40,7 +41,13 @@ def evenly(count: int, most: int) -> int:
 
 
 def iterate(
-    step: Step[Carry], operands: PyTree, carry: Carry, length: int, *, room: int | None = None
+    step: Step[Carry],
+    operands: PyTree,
+    carry: Carry,
+    length: int,
+    *,
+    room: int | None = None,
+    report: Callable[[float], None] | None = None,
 ) -> tuple[Carry, PyTree]:
     """Applies a step repeatedly.
 
@@ -51,14 +58,37 @@ def iterate(
       carry: pytree of arrays, passed from step to step.
       length: number of steps, at least one.
       room: compiles for any number of steps up to this one, rather than for the length alone.
+      report: told the share of the steps that is done, after each of up to 20 pieces of one length;
+        the steps, and so the results, are the same. Not told where the length has no such divisor,
+        and where the loop is traced.
 
     Returns:
       The last carry, and the outputs of all steps, stacked.
     """
+    if report is not None and not traced((operands, carry)):
+        return _in_pieces(step, operands, carry, length, report)
     if room is None or traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
     carry, outputs = _of_any_length(step, room)(operands, carry, length)
     return carry, jax.tree.map(lambda leaf: leaf[:length], outputs)
+
+
+def _in_pieces(
+    step: Step[Carry],
+    operands: PyTree,
+    carry: Carry,
+    length: int,
+    report: Callable[[float], None],
+) -> tuple[Carry, PyTree]:
+    # At least two steps each: XLA compiles a loop of one step differently, and it may round so.
+    pieces = max(n for n in range(1, 21) if length % n == 0 and (n == 1 or length // n > 1))
+    size, outputs = length // pieces, []
+    for piece in range(pieces):
+        run = _scanned(step, size)
+        carry, some = jax.block_until_ready(run(operands, carry, jnp.int32(piece * size)))
+        outputs.append(some)
+        report((piece + 1) / pieces)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 
 
 def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:
@@ -76,10 +106,10 @@ def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tu
 
 
 @caching.cached
-def _scanned(step: Step[Carry], length: int) -> Callable[[PyTree, Carry], tuple[Carry, PyTree]]:
-    def run(operands: PyTree, carry: Carry) -> tuple[Carry, PyTree]:
+def _scanned(step: Step[Carry], length: int) -> Callable[..., tuple[Carry, PyTree]]:
+    def run(operands: PyTree, carry: Carry, first: ArrayLike = 0) -> tuple[Carry, PyTree]:
         body = functools.partial(step, operands)
-        return jax.lax.scan(body, carry, jnp.arange(length))
+        return jax.lax.scan(body, carry, first + jnp.arange(length))
 
     return jax.jit(run)
 

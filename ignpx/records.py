@@ -119,6 +119,13 @@ class Timed(_Record):
     seconds: _Spent
 
 
+class Trained(Timed):
+    """What is told again of a finished training: its metrics."""
+
+    test_accuracy: float | None
+    validation_accuracy: float | None
+
+
 class StoredCell(_Record):
     """A cell of a benchmark, see `ignpx.bench.cells.Cell`."""
 

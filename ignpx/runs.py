@@ -14,6 +14,7 @@ import numpy as np
 
 import ignpx
 from ignpx import (
+    audit,
     checkpoint,
     checks,
     data,
@@ -89,8 +90,10 @@ def finished(
     complete = (directory / workdir.CHECKPOINT).is_dir()
     if not complete or workdir.read_config(directory) != _described(config, without):
         return None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return json.loads((directory / workdir.METRICS).read_text(encoding="utf-8"))
+    with contextlib.suppress(InvalidArgumentError):
+        metrics = records.read_json("directory", directory / workdir.METRICS)
+        records.check(records.Trained, metrics, "directory", directory / workdir.METRICS)
+        return metrics
     return None
 
 
@@ -275,6 +278,12 @@ def forget(
             accuracies, counts = _scores({"before": classifier, "after": edited}, parts, instead)
             seconds["evaluation"] = time.perf_counter() - begin
             metrics |= accuracies
+            doubts += audit.doubts(
+                forget=(metrics["forget_accuracy_before"], metrics["forget_accuracy_after"]),
+                retain=(metrics["retain_accuracy_before"], metrics["retain_accuracy_after"]),
+                num_classes=classifier.num_classes,
+                whole_classes=isinstance(scenario, Classes),
+            )
             drawn["class_accuracies"] = pictures.class_accuracies(
                 {when: count.per_class() for when, count in counts.items()}, names, classes
             )

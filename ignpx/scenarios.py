@@ -12,13 +12,14 @@ What was forgotten before is replayed, in its order: none of it is retained, dra
 """
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ignpx import checks, data
-from ignpx.errors import InvalidArgumentError
+from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.samples import Samples
 from ignpx.unlearner import Forgets, Request
 
@@ -135,6 +136,31 @@ class Random:
 
 
 Scenario = Classes | Subclass | Random
+
+
+def named(names: Sequence[str], known: Callable[[], Sequence[str]]) -> Classes:
+    """Classes by what somebody types: their numbers, or their names.
+
+    Args:
+      names: of the classes; digits alone are a number, also where a class has them as its name.
+      known: the names of all classes in their order; asked for only if there is a name.
+
+    Raises:
+      InvalidArgumentError: if a name is unknown.
+    """
+    return Classes(tuple(_class(name, known) for name in names))
+
+
+def _class(name: str, known: Callable[[], Sequence[str]]) -> int:
+    if re.fullmatch("-?[0-9]{1,9}", name):
+        return int(name)
+    all_names = list(known())
+    if name not in all_names:
+        advice = near_names(name, all_names) if all_names else "its run has no names of classes"
+        raise InvalidArgumentError(
+            "forget", name, f"is no class; give the number of one, or its name; {advice}"
+        )
+    return all_names.index(name)
 
 
 def read(described: dict[str, Any]) -> Scenario:

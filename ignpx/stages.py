@@ -1,7 +1,8 @@
-"""The time that each stage of a method takes, with compilation apart.
+"""The time that each stage of a method takes, with compilation apart, and how far it has come.
 
-`stage` names a part of a method, in profiles and in the record; `recording` collects the seconds.
-What JAX reports of tracing and compiling within a stage counts as `compile`, not as the stage.
+`stage` names a part of a method, in profiles and in the record; `recording` collects the seconds
+and `reporting` tells a callback. What JAX reports of tracing and compiling within a stage counts as
+`compile`, not as the stage.
 """
 
 import contextlib
@@ -17,9 +18,16 @@ import jax.monitoring
 T = TypeVar("T")
 
 _COMPILATION = "/jax/core/compile/"
+# (name of the stage, share of it that is done, 0 to 1)
+Callback = Callable[[str, float], None]
+
 _clock: contextvars.ContextVar[dict[str, float] | None] = contextvars.ContextVar(
     "ignpx_stage_clock", default=None
 )
+_callback: contextvars.ContextVar[Callback | None] = contextvars.ContextVar(
+    "ignpx_stage_callback", default=None
+)
+_current: contextvars.ContextVar[str] = contextvars.ContextVar("ignpx_stage_name", default="")
 
 
 @contextlib.contextmanager
@@ -41,21 +49,63 @@ def recording() -> Iterator[dict[str, float]]:
         _clock.reset(token)
 
 
+@contextlib.contextmanager
+def reporting(callback: Callback | None) -> Iterator[None]:
+    """Tells a callback of each stage: 0 when it begins, 1 when it ends, shares between.
+
+    Shares come from loops that are taken in pieces: a synthesis every twentieth of its steps, a
+    training every epoch, a descent on a CPU every 250 steps. None tells nobody else than before.
+
+    Example:
+      >>> with stages.reporting(lambda name, share: print(f"{name} {share:.0%}")):
+      ...     unlearner.unlearn(classifier, request, key)
+    """
+    token = _callback.set(callback or _callback.get())
+    try:
+        yield
+    finally:
+        _callback.reset(token)
+
+
+def reported() -> bool:
+    """Whether there is a callback to tell."""
+    return _callback.get() is not None
+
+
+def report(share: float) -> None:
+    """Tells how much of the current stage is done, 0 to 1, if there is someone to tell."""
+    callback, name = _callback.get(), _current.get()
+    if callback is not None and name:
+        callback(name, share)
+
+
 def stage(name: str, function: Callable[..., T]) -> Callable[..., T]:
-    """Wraps a function of pytrees so that its run time is recorded under `name`."""
+    """Wraps a function of pytrees so that its run time is recorded, and reported, under `name`."""
 
     def run(*args: Any, **kwargs: Any) -> T:
         seconds = _clock.get()
-        with jax.named_scope(name):
-            if seconds is None:
+        with jax.named_scope(name), _named(name):
+            if seconds is None and not reported():
                 return function(*args, **kwargs)
+            seconds = {"compile": 0.0} if seconds is None else seconds
             begin, compiled = time.perf_counter(), seconds["compile"]
+            report(0.0)
             result = jax.block_until_ready(function(*args, **kwargs))
+            report(1.0)
         spent = time.perf_counter() - begin - (seconds["compile"] - compiled)
         seconds[name] = seconds.get(name, 0.0) + spent
         return result
 
     return run
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    token = _current.set(name)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @functools.cache  # once a process, and not before someone records

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ignpx import caching, convolutions, loops, sharding
+from ignpx import caching, convolutions, loops, sharding, stages
 from ignpx.adapters import NormStatistics
 from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import cross_entropy as sample_cross_entropy
@@ -219,7 +219,9 @@ def synthesise(
     bounds = (jnp.float32(-jnp.inf), jnp.float32(jnp.inf)) if bounds is None else bounds
     step = _step(tuple(terms), optimizer)
     carry = (noise, optimizer.init(noise))
-    (inputs, _), trace = loops.iterate(step, (classifier, labels, bounds), carry, steps)
+    report = stages.report if stages.reported() else None
+    operands = (classifier, labels, bounds)
+    (inputs, _), trace = loops.iterate(step, operands, carry, steps, report=report)
     return _judged(classifier, labels, noise, inputs, trace)
 
 

@@ -19,7 +19,7 @@ from ignpx.data.augment import crop_and_flip
 from ignpx.errors import InvalidArgumentError
 from ignpx.recipe import Recipe
 from ignpx.samples import Samples, check
-from ignpx.stages import stage
+from ignpx.stages import report, stage
 
 
 class Progress(NamedTuple):
@@ -169,6 +169,7 @@ def _fit(
             given=given,
         )
         losses.append(of_epoch)
+        report((epoch + 1) / recipe.epochs)
     return carry, jnp.stack(losses)
 
 
@@ -253,6 +254,7 @@ def train(
             run = run._replace(carry=_slowed(carry), stale_epochs=np.asarray(0))
         if resume_dir is not None:
             checkpoint.save_latest(resume_dir, int(run.epoch), run)
+        report(int(run.epoch) / recipe.epochs)
         if on_epoch is not None:
             on_epoch(
                 Progress(

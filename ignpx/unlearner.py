@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks, loops, targets
+from ignpx import checks, loops, stages, targets
 from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.samples import Samples, check, check_labels
@@ -258,6 +258,8 @@ def unlearn(
     request: Request,
     key: jax.Array,
     prepared: Any = None,
+    *,
+    on_stage: stages.Callback | None = None,
 ) -> tuple[Classifier, Any]:
     """Runs a method on nothing but what it may see, and turns its failures into exceptions.
 
@@ -268,6 +270,8 @@ def unlearn(
       key: PRNG key; the same key gives the same result, to the bit, on one device.
       prepared: what `unlearner.prepare` made of this classifier, to forget any class of it at a
         fraction of the time; None prepares anew.
+      on_stage: told the name of each stage and the share of it that is done, see
+        `ignpx.stages.reporting`.
 
     Returns:
       The classifier that has forgotten, and the method's diagnostics.
@@ -292,7 +296,8 @@ def unlearn(
     if prepared is not None:
         _check_prepared(unlearner, classifier, prepared)
     arguments = (classifier, request, key)
-    edited, info = unlearner.unlearn(*arguments, *([] if prepared is None else [prepared]))
+    with stages.reporting(on_stage):
+        edited, info = unlearner.unlearn(*arguments, *([] if prepared is None else [prepared]))
     info.check(request)
     if broken := _not_finite(edited):
         raise UnlearningError(f"the edited parameters are not finite: {broken}")

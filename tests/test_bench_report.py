@@ -102,6 +102,24 @@ class TestWrite:
         assert "gkt, forget 0, seed 2" in page.text
         assert "First <class>" in page.text
 
+    def test_no_cell_is_a_formula(self, tmp_path):
+        labels = ['=HYPERLINK("http://x","y")', "+1+cmd", "-2+3", "@SUM(A1)", "-1e3", "a=b"]
+        write(tmp_path, cells=pd.DataFrame([cell(label=label, forget="0") for label in labels]))
+        for name in ("results.csv", "summary.csv"):
+            shown = set(pd.read_csv(tmp_path / name, dtype=str)["label"])
+            assert shown == {*(f"'{label}" for label in labels[:4]), "-1e3", "a=b"}
+        assert report._csv(pd.DataFrame({"x": ["\t=1", "\r=1"]})) == "x\n'\t=1\n'\r=1\n"
+
+    def test_markdown_holds_neither_html_nor_links(self, tmp_path):
+        evil = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) \\[y](javascript:z) a|b"
+        rows = [cell(label=evil), failing(evil, method="gkt"), cell(run=evil, dataset=evil)]
+        config = {"title": f"{evil}\n\n[r]: javascript:x", "published": [], "seeds": [0]}
+        write(tmp_path, cells=pd.DataFrame(rows), config=config, versions=[{"device": evil}])
+        text = (tmp_path / "report.md").read_text()
+        assert "<img" not in text
+        assert not re.search(r"(?<!\\)(\\\\)*\[", text)
+        assert text.startswith("# &lt;img")
+
     def test_all_cells_are_told_in_six_digits_and_text_stands_left(self, tmp_path):
         rows = [cell(retain_accuracy=0.123456789, seconds=1234567.0), cell(seed=1)]
         rows = [{**row, "doubts": doubts} for row, doubts in zip(rows, (None, "some"), strict=True)]

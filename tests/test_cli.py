@@ -11,7 +11,8 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from ignpx import checkpoint, cli, runs
+import ignpx
+from ignpx import checkpoint, cli, data, runs
 from ignpx.methods import METHODS
 from ignpx.scenarios import Classes
 
@@ -138,6 +139,13 @@ BAD = {
     "no range": (["--forget", "1", "--set", "coverage=much"], "coverage="),
     "no strength": (["--forget", "1", "--set", "strength=0"], "strength=0"),
     "a strength that is a word": (["--forget", "1", "--set", "strength=ten"], "strength"),
+    "a class by an unknown name": (["--forget", "sqare"], "forget='sqare': is no class; give the"),
+    "a class below zero": (["--forget", "-1"], "is not a class; the classes are 0 to 9"),
+    "a name as a pattern": (["--forget", "1", "--set", "targets=conv2"], "must be a list of any"),
+    "a number as a pattern": (["--forget", "1", "--set", "targets=3"], "targets=3: must be a list"),
+    "no YAML": (["--forget", "1", "--set", "strength=[1"], "overrides='strength=[1': is not valid"),
+    "infinite": (["--forget", "1", "--set", "strength=.inf"], "strength=inf: must be a finite"),
+    "absurd": (["--forget", "1", "--set", "steps=1000000000"], "at most 10,000,000"),
     "a pattern of nothing": (["--forget", "1", "--set", "targets=[conv7]"], "conv7"),
     "an unknown setting": (["--forget", "1", "--set", "strenght=3"], "did you mean strength"),
     "an unknown method": (["--forget", "1", "--method", "ingp"], "did you mean ignp"),
@@ -149,6 +157,37 @@ BAD = {
     "a part that is a class": (["--forget-subclass", "3", *FINETUNE], "is all of class 3"),
     "an unknown part": (["--forget-subclass", "10", *FINETUNE], "is not a fine label of digits"),
 }
+
+
+def test_a_method_that_left_the_class_is_told_of(trained_run, tmp_path, monkeypatch):
+    """A class that is called by its name."""
+    names = ("zero", "one", *map(str, range(2, 10)))
+    info = data.DatasetInfo("digits", 10, names, "test", names)
+    monkeypatch.setattr(data, "describe", lambda *_, **__: info)
+    status, printed = run(
+        "unlearn", trained_run, "--forget", "zero", "--method", "finetune", "--set", "epochs=1",
+        "--set", "learning_rate=1e-9", "--set", "batch_size=64", "--workdir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, printed
+    assert "warning: not forgotten: accuracy on what was to be forgotten was" in printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["forget"] == [0]
+    assert [doubt.partition(":")[0] for doubt in metrics["doubts"]] == ["not forgotten"]
+    # A stage is a line where there is no terminal.
+    assert "\ndescent\n" in printed
+
+
+def test_version():
+    assert run("--version") == (0, f"{ignpx.__version__}\n")
+
+
+def test_brackets_in_a_name_are_printed(trained_run, tmp_path):
+    there = tmp_path / "[bold]x[red]"
+    status, printed = run("unlearn", trained_run, "--forget", 3, "--workdir", there, *QUICK)
+    assert status == 0, printed
+    assert f"written to {there}" in printed
+    status, printed = run("report", there)
+    assert (status, f"directory='{there}'" in printed) == (2, True)
 
 
 def test_what_was_prepared_serves_every_request(trained_run, tmp_path):

@@ -32,7 +32,7 @@ LAYERS = [
     ["preparation"],
     ["runs"],
     ["bench"],
-    ["demo"],
+    ["demo", "display"],
     ["cli"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -46,6 +46,19 @@ def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
     np.testing.assert_array_equal(outputs["index"], np.arange(5))
 
 
+@pytest.mark.parametrize("length", [1, 2, 7, 12, 40])
+def test_a_loop_that_reports_gives_the_same_bits(length):
+    shares = []
+    arguments = (step, jnp.float32(1.7), jnp.float32(0.3), length)
+    plain = loops.iterate(*arguments)
+    reporting = loops.iterate(*arguments, report=shares.append)
+    jax.tree.map(np.testing.assert_array_equal, plain, reporting)
+    pieces = {1: 1, 2: 1, 7: 1, 12: 6, 40: 20}[length]
+    assert shares == [(piece + 1) / pieces for piece in range(pieces)]
+    jax.jit(lambda x: loops.iterate(step, x, x, length, report=shares.append))(1.0)
+    assert len(shares) == pieces
+
+
 def test_under_jit_the_loop_is_rolled_even_if_nothing_in_it_is_traced():
     def outer(x):
         return x + loops.iterate(step, jnp.float32(1.7), jnp.float32(0.3), 50)[0]

@@ -297,3 +297,14 @@ def test_a_method_that_forgets_classes_only_reads_no_data(trained_run, tmp_path,
         with pytest.raises(InvalidArgumentError, match="whole classes only"):
             forget(trained_run, tmp_path / "out", scenario, method="gkt", settings={})
     assert not list(tmp_path.iterdir())
+
+
+def test_classes_by_number_and_by_name():
+    known = ("circle", "square", "7")
+    assert scenarios.named(["2", "square"], lambda: known) == Classes((2, 1))
+    assert scenarios.named(["7"], lambda: known) == Classes((7,))
+    assert scenarios.named(["0", "-1"], lambda: pytest.fail("asked")) == Classes((0, -1))
+    with pytest.raises(InvalidArgumentError, match=r"forget='sqare': is no class.*mean square"):
+        scenarios.named(["sqare"], lambda: known)
+    with pytest.raises(InvalidArgumentError, match=r"forget='square'.*has no names of classes"):
+        scenarios.named(["square"], lambda: ())

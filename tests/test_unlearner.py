@@ -347,6 +347,22 @@ def test_a_target_that_matches_nothing(trained):
         )
 
 
+@pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
+def test_a_callback_is_told_of_each_stage_and_changes_no_bit(mlp):
+    told = []
+    request, key = Request.classes([0], 4), jax.random.key(0)
+    method = ignp(samples=4, steps=40, held_out=4, coverage=(0.01, 0.2))
+    silent, _ = ignpx.unlearn(method, mlp, request, key)
+    heard, _ = ignpx.unlearn(method, mlp, request, key, on_stage=lambda *one: told.append(one))
+    jax.tree.map(np.testing.assert_array_equal, silent.params, heard.params)
+    synthesis = [share for name, share in told if name == "synthesis"]
+    assert synthesis == [0.0, *(share / 20 for share in range(1, 21)), 1.0]
+    names = list(dict.fromkeys(name for name, _ in told))
+    assert names[:3] == ["synthesis", "sensitivity", "calibration"]
+    assert {share for _, share in told if _ != "synthesis"} == {0.0, 1.0}
+    assert not stages.reported()
+
+
 def test_stages_are_timed_apart(mlp):
     method = ignp(samples=3, steps=5, held_out=1, coverage=(0.01, 0.9), learning_rate=0.5)
     request = Request.classes([0], 4)

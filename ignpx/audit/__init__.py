@@ -5,6 +5,7 @@ from ignpx.audit.forgetting_rate import ForgettingRates, forgetting_rates, simil
 from ignpx.audit.inversion import Inversion, invert
 from ignpx.audit.membership import Membership, entropies, membership_inference
 from ignpx.audit.unlearning_degree import Parting, UnlearningDegree, unlearning_degree
+from ignpx.audit.verdict import doubts
 
 __all__ = [
     "ClassCounts",
@@ -14,6 +15,7 @@ __all__ = [
     "Parting",
     "UnlearningDegree",
     "count_correct",
+    "doubts",
     "entropies",
     "forgetting_rates",
     "invert",

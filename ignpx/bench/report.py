@@ -5,6 +5,7 @@ import importlib.resources
 import io
 import json
 import pathlib
+import re
 from typing import Any
 
 import jinja2
@@ -52,9 +53,9 @@ def write(
     layouts = [*tables.layout(compared), *tables.class_layout(by_class)]
     ran = _what_ran(cells, hash)
     texts = {
-        "results.csv": cells.assign(config_hash=hash).to_csv(index=False),
-        "summary.csv": compared.assign(config_hash=hash).to_csv(index=False),
-        "classes.csv": by_class.to_csv(index=False),
+        "results.csv": _csv(cells.assign(config_hash=hash)),
+        "summary.csv": _csv(compared.assign(config_hash=hash)),
+        "classes.csv": _csv(by_class),
         "report.md": _markdown(config, ran, versions, layouts, cells),
         "report.html": _html(directory, config, ran, versions, layouts, compared, cells),
     }
@@ -62,6 +63,24 @@ def write(
     for path, text in zip(paths, texts.values(), strict=True):
         workdir.write_text(path, text)
     return paths
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """As CSV, with an apostrophe before text that a spreadsheet would take for a formula."""
+
+    def guarded(value: Any) -> Any:
+        formula = isinstance(value, str) and re.match(r"[=+\-@\t\r]", value)
+        return f"'{value}" if formula and not _is_number(value) else value
+
+    return table.map(guarded).to_csv(index=False)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _what_ran(cells: pd.DataFrame, hash: str) -> dict[str, str]:
@@ -101,11 +120,10 @@ def _markdown(
     layouts: list[tables.Table],
     cells: pd.DataFrame,
 ) -> str:
-    lines = [f"- {name}: {text}" for name, text in ran.items()]
-    lines += [f"- Ran with: {text}" for text in _processes(versions)]
-    return "\n\n".join(
-        [f"# {config['title']}", "\n".join(lines), NOTES, tables.markdown(layouts, cells)]
-    )
+    lines = [f"- {name}: {tables.plain(text)}" for name, text in ran.items()]
+    lines += [f"- Ran with: {tables.plain(text)}" for text in _processes(versions)]
+    title = f"# {tables.plain(config['title'])}"
+    return "\n\n".join([title, "\n".join(lines), NOTES, tables.markdown(layouts, cells)])
 
 
 def _html(

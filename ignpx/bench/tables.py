@@ -1,6 +1,7 @@
 """Tables that are ready to print: methods down, quantities across."""
 
 import dataclasses
+import html
 import re
 from collections.abc import Iterable, Iterator
 
@@ -123,7 +124,7 @@ def markdown(layouts: Iterable[Table], cells: pd.DataFrame) -> str:
         rows = [[*names, *values] for names, values in zip(table.rows, table.values, strict=True)]
         marks = ["---"] * len(table.row_header) + ["---:"] * (len(header) - len(table.row_header))
         lines = [_line(header), "| " + " | ".join(marks) + " |", *map(_line, rows)]
-        parts.append("\n".join([f"## {table.title}", "", *lines]))
+        parts.append("\n".join([f"## {plain(table.title)}", "", *lines]))
     failed = failures(cells)
     if len(failed):
         header = ["run", "method", "forget", "seed", "error"]
@@ -134,6 +135,12 @@ def markdown(layouts: Iterable[Table], cells: pd.DataFrame) -> str:
         lines = [_line(header), _line(["---"] * 5), *map(_line, rows)]
         parts.append("\n".join(["## Failing cells", "", *lines]))
     return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text in one line of Markdown that stays text: no HTML, no link and no picture."""
+    text = re.sub(r"\s+", " ", text).replace("\\", "\\\\").replace("[", "\\[")
+    return html.escape(text, quote=False)
 
 
 def _number(quantity: str, value: float, std: float = float("nan")) -> str:
@@ -185,6 +192,6 @@ def _request(forget: str) -> str:
 
 
 def _line(texts: Iterable[str]) -> str:
-    # An error may hold line breaks and bars, which would end the row.
-    clean = (re.sub(r"\s+", " ", text).replace("|", "\\|") for text in texts)
+    # An error may hold bars, which would end the cell.
+    clean = (plain(text).replace("|", "\\|") for text in texts)
     return "| " + " | ".join(clean) + " |"

@@ -7,6 +7,7 @@ that is asked for.
 import functools
 import os
 import pathlib
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,11 @@ from ignpx.logs import quiet
 from ignpx.samples import Samples
 
 EMBEDDED = "digits"
+
+# TFDS replaces `builtins.__import__` while it imports its parts, for all threads: others raise
+# "Relative import statements not supported" then, if they run an import statement of their own.
+# Who draws from another thread leaves it be while this is held.
+HOOKED = threading.RLock()
 _DIGITS = tuple("0123456789")
 
 # How fine classes are grouped into coarse ones: the fine classes of each, or the name of the
@@ -291,6 +297,11 @@ def _grouped(
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
+    with HOOKED:
+        return _found(name, data_dir, download)
+
+
+def _found(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
     import tensorflow_datasets as tfds  # slow to import, and not needed for the embedded digits
 
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
