@@ -37,7 +37,7 @@ def whole(**values: int) -> None:
             )
 
 
-def seed(**values: int) -> None:
+def seed(**values: Any) -> None:
     """Raises `InvalidArgumentError` for the first value that is not a seed: 32 bits count."""
     for name, value in values.items():
         if not (is_whole(value) and 0 <= value < 2**32):
