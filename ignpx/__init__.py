@@ -1,19 +1,45 @@
-"""Data-free class unlearning for JAX classifiers, and the measurements of how well it did."""
+"""Data-free class unlearning for JAX classifiers, and the measurements of how well it did.
 
+Names are imported when they are first used: `import ignpx` alone loads nothing else.
+"""
+
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from ignpx.classifier import Classifier
-from ignpx.errors import (
-    IgnpxError,
-    InvalidArgumentError,
-    RecoveryWarning,
-    UnlearningError,
-    UnlearningWarning,
-)
-from ignpx.samples import Samples
-from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
+if TYPE_CHECKING:
+    from ignpx import audit, data, methods, models, training
+    from ignpx.classifier import Classifier
+    from ignpx.errors import (
+        IgnpxError,
+        InvalidArgumentError,
+        RecoveryWarning,
+        UnlearningError,
+        UnlearningWarning,
+    )
+    from ignpx.samples import Samples
+    from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
 
 __version__ = version("ignpx")
+
+_MODULES = ("audit", "data", "methods", "models", "training")
+# The module of each name.
+_HOMES = {
+    "Classifier": "classifier",
+    "IgnpxError": "errors",
+    "InvalidArgumentError": "errors",
+    "RecoveryWarning": "errors",
+    "UnlearningError": "errors",
+    "UnlearningWarning": "errors",
+    "Samples": "samples",
+    "Changes": "unlearner",
+    "Forgets": "unlearner",
+    "Info": "unlearner",
+    "Request": "unlearner",
+    "Sees": "unlearner",
+    "Unlearner": "unlearner",
+    "unlearn": "unlearner",
+}
 
 __all__ = [
     "Changes",
@@ -29,5 +55,24 @@ __all__ = [
     "Unlearner",
     "UnlearningError",
     "UnlearningWarning",
+    "audit",
+    "data",
+    "methods",
+    "models",
+    "training",
     "unlearn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ignpx.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ignpx' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ignpx.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,8 +7,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import jax
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -21,12 +22,13 @@ from ignpx import checkpoint, data, display, preparation, records, runs, scenari
 from ignpx import config as configuration
 from ignpx import demo as demonstration
 from ignpx import workdir as directories
-from ignpx.bench import run as benchmark
-from ignpx.bench import submit as submission
 from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning
 from ignpx.methods import METHODS, describe
 from ignpx.scenarios import Random, Scenario, Subclass
 from ignpx.training import Progress as Epoch
+
+if TYPE_CHECKING:
+    from ignpx.bench import run as benchmark
 
 app = typer.Typer(
     help="Forgets classes from trained classifiers, and shows how well it did.",
@@ -264,6 +266,9 @@ def bench(
 
     Several processes may share the folder. Status 1 says that some cells failed.
     """
+    from ignpx.bench import run as benchmark  # imports pandas
+    from ignpx.bench import submit as submission
+
     where = runs.Where(data_dir, download)
     if submit is not None:
         if shard != "1/1":
@@ -301,6 +306,8 @@ def report(
     directory: Annotated[pathlib.Path, typer.Argument(help="Folder of results, by bench.")],
 ) -> None:
     """Write the tables and the page of a benchmark, of as many cells as are finished."""
+    from ignpx.bench import run as benchmark
+
     _report(directory, benchmark.collect(directory, _warn))
 
 
@@ -313,7 +320,9 @@ def _warn(text: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
-def _report(directory: pathlib.Path, ran: benchmark.Report) -> None:
+def _report(directory: pathlib.Path, ran: "benchmark.Report") -> None:
+    from ignpx.bench import run as benchmark
+
     for path in benchmark.write_report(directory, ran):
         _say(f"  {path}")
     _say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
@@ -402,6 +411,8 @@ def _stoppable() -> Iterator[None]:
 
 def main() -> None:
     """Entry point: errors that a user can act on are printed in one piece, with status 2."""
+    # A command compiles many small functions once: with a cache they are worth keeping, too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         with _told(), _stoppable():
             app()

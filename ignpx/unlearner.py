@@ -361,9 +361,14 @@ def _check_arguments(
 
 def _not_finite(classifier: Classifier) -> list[str]:
     trees = {"params": classifier.params, "state": classifier.state}
-    leaves = [
-        leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.zeros(())
-        for leaf in jax.tree.leaves(trees)
-    ]
-    finite = jax.device_get([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    finite = jax.device_get(_finite(jax.tree.leaves(trees)))
     return [name for name, good in zip(targets.paths(trees), finite, strict=True) if not good]
+
+
+@jax.jit
+def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    """Of each array, whether all its values are finite."""
+    return [
+        jnp.all(jnp.isfinite(leaf)) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.bool_(True)
+        for leaf in leaves
+    ]

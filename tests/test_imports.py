@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -34,6 +35,7 @@ LAYERS = [
     ["bench"],
     ["demo", "display"],
     ["cli"],
+    ["__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 APART = {("methods", "audit"), ("audit", "methods"), ("models", "data"), ("data", "models")}
@@ -92,3 +94,34 @@ def test_building_a_method_imports_nothing_heavy():
     assert loaded("import ignpx") <= theirs
     build = "from ignpx.methods import METHODS; [build() for build in METHODS.values()]"
     assert loaded(build) <= theirs
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_importing_ends_the_command_in_one_line(name):
+    code = f"""
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, module, path=None, target=None):
+        if module == "ignpx.cli":
+            try:
+                os.kill(os.getpid(), signal.{name})
+                sum(range(100))  # Python looks for signals between instructions
+            except BaseException:
+                pass  # as an import may
+
+sys.meta_path.insert(0, Finder())
+from ignpx.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 128 + getattr(signal, name)
+    assert ended.stderr == f"stopped by {name}\n"
+
+
+def test_every_public_name_is_found():
+    assert set(ignpx.__all__) <= set(dir(ignpx))
+    for name in ignpx.__all__:
+        assert getattr(ignpx, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'unlearnt'"):
+        ignpx.unlearnt  # noqa: B018
