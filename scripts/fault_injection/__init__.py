@@ -1,0 +1,1 @@
+"""The parts of `scripts/faults.py`: faults put into commands, and what came of them."""

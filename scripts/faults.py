@@ -1,0 +1,77 @@
+"""Put faults into each command of the command line, and count what goes wrong.
+
+    python scripts/faults.py
+
+Kills at file operations, full and read-only disks, files that are damaged: see the modules of
+`fault_injection`. A command that was disturbed has to say so in one line, keep what was there, and
+give the undisturbed result when it is given again. `results/faults.json` has the counts by command
+and by fault: how many places there are for a fault, at how many it was tried, and how often what
+failed. The status is 1 if anything did.
+"""
+
+import pathlib
+import sys
+import tempfile
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fault_injection import client, commands, damage, disks, kills
+from fault_injection.tally import Tally
+from ignpx import workdir
+
+console = Console()
+KINDS = {"kills": kills.inject, "disks": disks.inject, "damage": damage.inject}
+
+
+def main(
+    out: Annotated[pathlib.Path, typer.Option(help="Where the counts go.")] = pathlib.Path(
+        "results/faults.json"
+    ),
+    command: Annotated[
+        list[str] | None, typer.Option(help="Only this command. May be repeated.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help=f"Only {', '.join(KINDS)}. May be repeated.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Tries of each kind at each command.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the places of damaged bytes.")] = 0,
+) -> None:
+    """Injects the faults and writes the counts."""
+    begin = time.perf_counter()
+    tally = Tally(lambda text: console.print(text, markup=False, soft_wrap=True))
+    # In memory where there is such a place: most of the time would be the disk's.
+    memory = pathlib.Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        folder = pathlib.Path(name)
+        compiled = pathlib.Path(__file__).parents[1] / ".cache" / "xla" / "faults"
+        with client.serving(folder, compiled) as server:
+            kitchen = commands.Kitchen(server, folder / "starts")
+            for label in kind or KINDS:
+                for one in commands.COMMANDS:
+                    if not command or one.name in command:
+                        KINDS[label](one, kitchen, folder / "root", tally, most=most, seed=seed)
+    settings = {"command": " ".join(["python", *sys.argv]), "most": most, "seed": seed}
+    workdir.write_json(out, {**settings, "versions": _versions(), "counts": tally.counts})
+    console.print(f"{tally.failed} failures in {time.perf_counter() - begin:.0f} s; {out}")
+    raise typer.Exit(tally.failed > 0)
+
+
+def _versions() -> dict[str, str]:
+    import jax
+    import orbax.checkpoint as ocp
+
+    import ignpx
+
+    return {
+        "python": sys.version.split()[0],
+        "ignpx": ignpx.__version__,
+        "jax": jax.__version__,
+        "orbax": ocp.__version__,
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
