@@ -18,8 +18,8 @@ from typing import Any
 
 from fault_injection import operations
 
-# A process that does nothing for so long hangs; nor does a command here take longer than the other.
-IDLE_SECONDS, LONGEST_SECONDS = 10.0, 240.0
+# A command hangs if it computes for less than the share of so many seconds, as its idle threads do.
+WINDOW_SECONDS, SHARE = 10.0, 0.02
 
 
 def load() -> None:
@@ -87,8 +87,8 @@ def _ended(child: int, request: dict[str, Any]) -> dict[str, Any]:
 
     With `change` it is killed at that change, which sees what C++ writes.
     """
-    begin = active = time.monotonic()
-    changes, seen, spent = 0, _listed(request["root"]), 0
+    begin, spent = time.monotonic(), 0.0
+    changes, seen = 0, _listed(request["root"])
     while True:
         ended, status, used = os.wait4(child, os.WNOHANG)
         if ended:
@@ -97,13 +97,12 @@ def _ended(child: int, request: dict[str, Any]) -> dict[str, Any]:
                 "changes": changes,
                 "seconds": used.ru_utime + used.ru_stime,
             }
-        now = time.monotonic()
-        if (ticks := _ticks(child)) != spent:
-            active, spent = now, ticks
-        if now - active > IDLE_SECONDS or now - begin > LONGEST_SECONDS:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return {"status": None, "changes": changes, "seconds": now - begin}
+        if (now := time.monotonic()) - begin > WINDOW_SECONDS:
+            begin, before, spent = now, spent, _seconds(child)
+            if spent - before < SHARE * WINDOW_SECONDS:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return {"status": None, "changes": changes, "seconds": spent}
         if request["watched"]:
             listed = _listed(request["root"])
             changes, seen = changes + (listed != seen), listed
@@ -125,9 +124,10 @@ def _listed(folder: str) -> list[tuple[str, int]]:
     return found
 
 
-def _ticks(child: int) -> int:
+def _seconds(child: int) -> float:
+    """CPU time of a process so far."""
     fields = pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def end(code: int) -> None:
