@@ -35,7 +35,7 @@ def inject(
     if command.without is not None:
         accepted.append(kitchen.expected(command.without, root))
     kitchen.start(command.start, root)
-    everything = list(_damages(root, root / command.damaged, random.Random(seed)))
+    everything = list(damages(root, root / command.damaged, random.Random(seed)))
     for kind in dict.fromkeys(damage.kind for damage in everything):
         places = [damage for damage in everything if damage.kind == kind]
         for damage in evenly(places, most):
@@ -60,7 +60,7 @@ def _says_so(out: str) -> bool:
     return "warning:" in out or bool(finished and finished[1] != finished[2])
 
 
-def _damages(root: pathlib.Path, folder: pathlib.Path, rng: random.Random) -> Iterator[Damage]:
+def damages(root: pathlib.Path, folder: pathlib.Path, rng: random.Random) -> Iterator[Damage]:
     configs = set(root.glob("*.yaml"))
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path in configs or path.suffix == ".lock":

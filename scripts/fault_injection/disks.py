@@ -28,17 +28,18 @@ def inject(
     command: Command, kitchen: Kitchen, root: pathlib.Path, tally: Tally, *, most: int, seed: int
 ) -> None:
     """Gives a command at most so many times of each kind, each time with one fault."""
-    kitchen.expected(command, root)
-    _errors(command, kitchen, root, tally, most)
+    errors(command, kitchen, root, tally, most=most, seed=seed)
     if "new" in command.arguments and command.damaged in (None, "run"):
         _names(command, kitchen, root, tally, most)
     with contextlib.suppress(PermissionError), _disk(root):
         _small_disk(command, kitchen, root, tally, most)
 
 
-def _errors(
-    command: Command, kitchen: Kitchen, root: pathlib.Path, tally: Tally, most: int
+def errors(
+    command: Command, kitchen: Kitchen, root: pathlib.Path, tally: Tally, *, most: int, seed: int
 ) -> None:
+    """Lets file operations of Python's fail, at most so many of each kind."""
+    kitchen.expected(command, root)
     kitchen.start(command.start, root)
     operations = kitchen.server.run(command.arguments, root).operations
     for name, lasts in ERRORS:

@@ -71,11 +71,13 @@ FIELDS = [
     "model.", "recipe.epochs", "dataset.coarse.0",
 ]  # fmt: skip
 TEXTS = [
-    "1", "0", "-1", "1.5", "1e-3", ".inf", ".nan", "1e999", "null", "~", "", "true", "yes", "[1", "{",
-    "*x", "&x 1", "&x [*x]", "!!int abc", "!!python/object:os.system {}", "!!binary x", "2026-13-45",
+    "1", "0", "-1", "1.5", "1e-3", ".inf", ".nan", "1e999", "null", "~", "", "true", "yes", "[1",
+    "{", "*x", "&x 1", "&x [*x]", "!!int abc", "!!python/object:os.system {}", "!!binary x",
+    "2026-13-45",
     "2026-01-31", "012", "1_000", "1:30", "[0.01, 0.02]", "[[0, 1], [2]]", "{a: 1}", "{a: 1, a: 2}",
     "'", '"\\x"', "- 1", "? a", "a: b: c", "\t1", "# x", "---", "--- 1\n--- 2", "%YAML 9.9\n--- 1",
-    "|", ">", "@", "`", "\x00", "\u2028", "\ufeff1", "\ud800", "[" * 300, "9" * 400, "0x1F", "<<: 1",
+    "|", ">", "@", "`", "\x00", "\u2028", "\ufeff1", "\ud800", "[" * 300, "9" * 400, "0x1F",
+    "<<: 1",
 ]  # fmt: skip
 SNIPPETS = [*TEXTS, ": ", "\n", "\r", "  ", "\n- ", "#", "\n<<: *x", "\n<<: {seed: 1}", "=", ","]
 
@@ -84,7 +86,7 @@ SNIPPETS = [*TEXTS, ": ", "\n", "\r", "  ", "\n- ", "#", "\n<<: *x", "\n<<: {see
 def changed(draw: st.DrawFn, values: Any) -> Any:
     """A nested mapping, some of whose places hold something else."""
     values = copy.deepcopy(draw(values) if isinstance(values, st.SearchStrategy) else values)
-    for _ in range(draw(st.integers(0, 2))):
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
         holder = values
         while True:
             keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))

@@ -49,7 +49,9 @@ CLASSIFIERS = [_classifier(), _classifier(preprocess=Normalise((0.5,), (0.25,)))
 
 IDS = st.one_of(
     st.lists(st.integers(-1, 5), max_size=4),
-    st.lists(st.sampled_from([0, 1, np.int64(2), np.uint8(1), 1.0, 1.5, True, "0", None]), max_size=3),
+    st.lists(
+        st.sampled_from([0, 1, np.int64(2), np.uint8(1), 1.0, 1.5, True, "0", None]), max_size=3
+    ),
     st.sampled_from([(0,), {1}, range(2), np.array([0, 2]), np.array([[0]]), np.array(1), "01",
                      iter([0]), {0: 1}, np.array([True, False]), np.array([0.0]), 3, None, [[0]],
                      np.array(["0"]), np.array([], np.int32), [2**70], [float("nan")]]),
