@@ -9,6 +9,7 @@ and by fault: how many places there are for a fault, at how many it was tried, a
 failed. The status is 1 if anything did.
 """
 
+import json
 import pathlib
 import sys
 import tempfile
@@ -20,10 +21,10 @@ from rich.console import Console
 
 from fault_injection import client, commands, damage, disks, kills
 from fault_injection.tally import Tally
-from ignpx import workdir
 
 console = Console()
 KINDS = {"kills": kills.inject, "disks": disks.inject, "damage": damage.inject}
+MOST = {"kills": 12, "disks": 2, "damage": 3}
 
 
 def main(
@@ -36,7 +37,10 @@ def main(
     kind: Annotated[
         list[str] | None, typer.Option(help=f"Only {', '.join(KINDS)}. May be repeated.")
     ] = None,
-    most: Annotated[int, typer.Option(help="Tries of each kind at each command.")] = 20,
+    most: Annotated[
+        int | None,
+        typer.Option(help=f"Places that each fault is tried at, in each command; default {MOST}."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the places of damaged bytes.")] = 0,
 ) -> None:
     """Injects the faults and writes the counts."""
@@ -52,9 +56,21 @@ def main(
             for label in kind or KINDS:
                 for one in commands.COMMANDS:
                     if not command or one.name in command:
-                        KINDS[label](one, kitchen, folder / "root", tally, most=most, seed=seed)
-    settings = {"command": " ".join(["python", *sys.argv]), "most": most, "seed": seed}
-    workdir.write_json(out, {**settings, "versions": _versions(), "counts": tally.counts})
+                        KINDS[label](
+                            one,
+                            kitchen,
+                            folder / "root",
+                            tally,
+                            most=most or MOST[label],
+                            seed=seed,
+                        )
+    described = {
+        "command": " ".join(["python", *sys.argv]),
+        "seed": seed,
+        "versions": _versions(),
+        "totals": tally.totals(),
+    }
+    out.write_text(json.dumps({**described, "counts": tally.counts}, indent=1) + "\n")
     console.print(f"{tally.failed} failures in {time.perf_counter() - begin:.0f} s; {out}")
     raise typer.Exit(tally.failed > 0)
 

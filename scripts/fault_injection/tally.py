@@ -49,15 +49,15 @@ class Tally:
         for failure in failures:
             self._tell(f"{command} | {fault} {at} | {failure.kind}: {failure.said}")
 
+    def totals(self) -> dict[str, int]:
+        """The counts over all commands and faults."""
+        cells = [counts for faults in self.counts.values() for counts in faults.values()]
+        return {name: sum(counts[name] for counts in cells) for name in ("tries", *FAILURES)}
+
     @property
     def failed(self) -> int:
         """Number of failures of all kinds."""
-        return sum(
-            counts[kind]
-            for faults in self.counts.values()
-            for counts in faults.values()
-            for kind in FAILURES
-        )
+        return sum(self.totals()[kind] for kind in FAILURES)
 
 
 def evenly(places: list[Any], most: int) -> list[Any]:

@@ -155,8 +155,17 @@ def documents(draw: st.DrawFn) -> bytes:
     return coded
 
 
+FITTING = st.one_of(
+    st.integers(1, 99).map("training.epochs={}".format),
+    st.floats(1e-5, 1).map("training.learning_rate={}".format),
+    st.integers(0, 2**31 - 1).map("seed={}".format),
+    st.floats(0.01, 0.99).map("dataset.validation_share={}".format),
+    st.sampled_from(["dataset.coarse=[[0, 1], [2]]", "training.flip=true", "model.width=1e-1"]),
+)
 OVERRIDES = st.lists(
-    st.builds(
+    FITTING
+    | FITTING
+    | st.builds(
         "{}{}{}".format,
         st.sampled_from(FIELDS) | st.text(max_size=4),
         st.sampled_from(["=", "=", "=", "=", "", "==", " = "]),

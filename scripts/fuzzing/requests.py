@@ -146,7 +146,7 @@ WRONG: dict[str, Change] = {
     "labels from one": lambda x, y: (x, y + 1 if len(y) >= CLASSES else y + CLASSES),
     "label -1": lambda x, y: (x, np.where(y == y[-1], -1, y)),
     "label 10**9": lambda x, y: (x, np.where(y == y[-1], 10**9, y)),
-    "label 2**40": lambda x, y: (x, np.where(y == y[-1], 2**40, y)),
+    "label 2**40": lambda x, y: (x, np.where(y == y[-1], 2**40, y.astype(np.int64))),
     "label of 2**32": lambda x, y: (x, y.astype(np.int64) + 2**32),
     "half labels": lambda x, y: (x, y + 0.5),
     "labels NaN": lambda x, y: (x, np.full(len(y), np.nan)),
@@ -244,10 +244,19 @@ KEYS = st.sampled_from(
 )  # fmt: skip
 
 
-def _masked(case: tuple[Any, Any, Any, Any]) -> None:
-    forget, retain, key, sees = case
-    data = Samples(_images(4), _labels(4))
-    unlearn(THROUGH[sees], CLASSIFIERS[0], Request(forget, retain, data, data), key)
+RIGHT_MASKS = st.sampled_from(
+    [([1, 0, 0], [0, 1, 1]), ([0, 1, 0], [1, 0, 0]), ([1, 0, 1], [0, 1, 0]), ([0, 0, 0], [1, 1, 1])]
+).map(lambda pair: tuple(np.array(mask, bool) for mask in pair))
+
+
+def _masked(case: tuple[tuple[Any, Any], Any, Any]) -> None:
+    (forget, retain), key, sees = case
+    given = {}
+    for name, mask in (("forget_data", forget), ("retain_data", retain)):
+        labels = np.flatnonzero(mask) if np.shape(mask) == (CLASSES,) else np.arange(CLASSES)
+        labels = (labels if labels.size else np.arange(CLASSES)).astype(np.int32)
+        given[name] = Samples(_images(len(labels)), labels)
+    unlearn(THROUGH[sees], CLASSIFIERS[0], Request(forget, retain, **given), key)
     masks = [np.asarray(forget), np.asarray(retain)]
     fit = all(mask.shape == (CLASSES,) and mask.dtype == bool for mask in masks)
     if not fit or (masks[0] & masks[1]).any() or not masks[1].any():
@@ -294,7 +303,7 @@ SUBJECTS = [
     Subject(
         "masks and keys",
         0.03,
-        st.tuples(MASKS, MASKS, KEYS, st.sampled_from(list(THROUGH))),
+        st.tuples(st.tuples(MASKS, MASKS) | RIGHT_MASKS, KEYS, st.sampled_from(list(THROUGH))),
         _masked,
     ),
     Subject("arguments of unlearn", 0.02, ARGUMENTS, _anything),
