@@ -30,6 +30,11 @@ from ignpx.targets import paths
 
 FORMAT = {"kind": "checkpoint", "format": 1}
 
+# Folders made by another thread, which cannot make them, leave the others waiting for 20 minutes.
+_OPTIONS = ocp.CompositeOptions(
+    async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False)
+)
+
 T = TypeVar("T")
 
 
@@ -287,6 +292,9 @@ def _readable(
 ) -> Iterator[tuple[ocp.Checkpointer, pathlib.Path]]:
     """A checkpointer, and a path to give to it; whatever is raised becomes one clear error."""
     try:
+        for one in path.rglob("*"):
+            if not (one.is_file() or one.is_dir()):  # a pipe would be waited for
+                raise ValueError(f"{one.name} is neither a file nor a folder")
         with _checkpointer() as checkpointer, _plain(path.absolute()) as plain:
             yield checkpointer, plain
     except Exception as error:  # Orbax and TensorStore raise many kinds, bare ones among them
@@ -315,7 +323,9 @@ def _checkpointer() -> Iterator[ocp.Checkpointer]:
     try:
         with (
             logs.quiet(logging.CRITICAL),
-            ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+            ocp.Checkpointer(
+                ocp.CompositeCheckpointHandler(composite_options=_OPTIONS)
+            ) as checkpointer,
         ):
             yield checkpointer
     except Exception as error:

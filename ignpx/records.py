@@ -4,6 +4,7 @@
 Fields that an older version did not write have defaults; a field that cannot be used is named.
 """
 
+import hashlib
 import json
 import math
 import pathlib
@@ -195,6 +196,30 @@ def read_json(name: str, path: pathlib.Path) -> Any:
 def read(kind: type[Kind], name: str, path: pathlib.Path) -> Kind:
     """Reads a JSON file by `read_json` and holds it to a schema by `check`."""
     return check(kind, read_json(name, path), name, path)
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values with their digest, by which `sound` knows them again."""
+    return {**values, "sha256": _sha256(values)}
+
+
+def sound(name: str, path: pathlib.Path) -> dict[str, Any]:
+    """Reads by `read_json` what was `sealed`, without the digest.
+
+    Raises:
+      InvalidArgumentError: as `read_json`, and if it is not what was written.
+    """
+    values = read_json(name, path)
+    written = values.pop("sha256", None) if isinstance(values, dict) else None
+    if written != _sha256(values):
+        raise InvalidArgumentError(
+            name, str(path), "is damaged: it is not what was written; make it anew"
+        )
+    return values
+
+
+def _sha256(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def check(kind: type[Kind], values: Any, name: str, path: pathlib.Path | str) -> Kind:

@@ -85,16 +85,20 @@ def train(
 def finished(
     config: TrainConfig, directory: pathlib.Path, *, without: Sequence[int] = ()
 ) -> dict[str, Any] | None:
-    """The metrics of a finished run of this config, None if the directory holds no such run."""
+    """The metrics of a finished run of this config, None if the directory holds no such run.
+
+    Raises:
+      InvalidArgumentError: if its checkpoint or its metrics are damaged.
+    """
     workdir.recover(directory)
     complete = (directory / workdir.CHECKPOINT).is_dir()
     if not complete or workdir.read_config(directory) != _described(config, without):
         return None
-    with contextlib.suppress(InvalidArgumentError):
-        metrics = records.read_json("directory", directory / workdir.METRICS)
-        records.check(records.Trained, metrics, "directory", directory / workdir.METRICS)
-        return metrics
-    return None
+    workdir.tidy(directory)
+    checkpoint.load(directory / workdir.CHECKPOINT)
+    metrics = records.sound("directory", directory / workdir.METRICS)
+    records.check(records.Trained, metrics, "directory", directory / workdir.METRICS)
+    return metrics
 
 
 def _described(config: TrainConfig, without: Sequence[int]) -> dict[str, Any]:
@@ -161,7 +165,7 @@ def _train(
         "seconds": seconds,
         "versions": versions(),
     }
-    workdir.write_json(place / workdir.METRICS, metrics)
+    workdir.write_json(place / workdir.METRICS, records.sealed(metrics))
     checkpoint.save(place / workdir.CHECKPOINT, classifier, description)
     return metrics
 

@@ -163,6 +163,18 @@ def recover(path: pathlib.Path) -> None:
             pass
 
 
+def tidy(path: pathlib.Path) -> None:
+    """Removes what a process left that was killed when `path` was in its place.
+
+    Raises:
+      InvalidArgumentError: if another process writes to `path`.
+    """
+    path = _real(path)
+    if _folder(path).exists():
+        with _working(path):
+            pass
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON, see `write_text`."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_truncated_arrays(saved, tmp_path):
     files[-1].write_bytes(files[-1].read_bytes()[:100])
     with pytest.raises(InvalidArgumentError, match="is damaged"):
         checkpoint.load(damaged)
+
+
+def test_a_pipe_is_not_waited_for(saved, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    file = copy / "config" / "metadata"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InvalidArgumentError, match="metadata is neither a file nor a folder"):
+        checkpoint.load(copy)
 
 
 def test_another_model(saved):

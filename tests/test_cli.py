@@ -304,12 +304,17 @@ def test_train_refuses(trained_run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_finished_training_is_not_begun_again(trained_run):
+def test_a_finished_training_is_not_begun_again(trained_run, tmp_path):
     before = contents(trained_run)
     status, printed = run("train", trained_run.with_name("digits.yaml"), "--workdir", trained_run)
     accuracy = json.loads(before["metrics.json"])["test_accuracy"]
     assert (status, f"is finished: test accuracy {accuracy:.2%}" in printed) == (0, True)
     assert contents(trained_run) == before
+    damaged = tmp_path / "run"
+    shutil.copytree(trained_run, damaged)
+    (damaged / "metrics.json").write_text(before["metrics.json"].decode().replace("0.", "0.1", 1))
+    status, printed = run("train", trained_run.with_name("digits.yaml"), "--workdir", damaged)
+    assert (status, "metrics.json" in printed and "is damaged" in printed) == (2, True)
 
 
 def contents(directory):

@@ -130,3 +130,14 @@ def test_files(tmp_path):
             records.read_json("directory", other)
     with pytest.raises(InvalidArgumentError, match="there is no such file"):
         records.read_json("directory", tmp_path / "none.json")
+
+
+def test_what_was_sealed_is_known_again(tmp_path):
+    path = tmp_path / "metrics.json"
+    values = {"accuracy": 0.875, "seconds": {"training": 0.1}}
+    path.write_text(json.dumps(records.sealed(values)))
+    assert records.sound("directory", path) == values
+    for text in (path.read_text().replace("0.875", "0.975"), json.dumps(values), "[]", "null"):
+        path.write_text(text)
+        with pytest.raises(InvalidArgumentError, match=r"directory=.*damaged"):
+            records.sound("directory", path)

@@ -184,6 +184,18 @@ def test_what_a_killed_run_left_is_cleared(old):
     assert left(old) == "new"
 
 
+def test_what_was_left_of_what_is_in_place_is_tidied(old):
+    before = left(old)
+    folder = old.with_name(f".{old.name}.ignpx")
+    (folder / workdir.RESUME).mkdir(parents=True)
+    workdir.tidy(old)
+    assert not folder.exists()
+    assert left(old) == before
+    killed(old, resume=True, text="unfinished")  # which its own command goes on with
+    workdir.tidy(old)
+    assert (folder / "new").is_dir()
+
+
 def test_killed_between_the_renames(old):
     killed(old, between=True, text="killed")
     with pytest.warns(RecoveryWarning, match="killed while it replaced .*run; the new one is in"):

@@ -237,8 +237,8 @@ def _csv(path: pathlib.Path) -> Any:
     return [{n: v for n, v in row.items() if not n.startswith(CLOCKS)} for row in rows]
 
 
-# `checksum` is of a result with its clocks.
-CLOCKS = ("seconds", "versions", "checksum")
+# Checksums are of results with their clocks.
+CLOCKS = ("seconds", "versions", "checksum", "sha256")
 # What a checkpoint is made of, what is compared as arrays, and means over clocks.
 APART = {"arrays", "config", "resume", "locks", "summary.csv"}
 REPORTS = {".md", ".html"}

@@ -5,6 +5,7 @@ each; `client` is the other side. JAX's backend is started by the children, neve
 """
 
 import atexit
+import dataclasses
 import functools
 import gc
 import json
@@ -47,7 +48,7 @@ def load() -> None:
             return self.fc(x.reshape(x.shape[0], -1))
 
     models.MODELS["lenet"] = Linear
-    demo.RECIPE = demo.RECIPE.model_copy(update={"epochs": 2})
+    demo.RECIPE = dataclasses.replace(demo.RECIPE, epochs=2)
     demo.ignp = functools.partial(demo.ignp, steps=20, samples=2, held_out=2)
     data.load_splits("digits")
     gc.collect()

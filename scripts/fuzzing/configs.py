@@ -16,7 +16,7 @@ from fuzzing.subject import JUNK, Subject
 from ignpx import Unlearner
 from ignpx import config as configuration
 from ignpx.bench import config as benches
-from ignpx.config import TrainConfig
+from ignpx.config import Recipe, TrainConfig
 from ignpx.methods import METHODS, build
 
 VALID = st.fixed_dictionaries(
@@ -229,11 +229,7 @@ def _recipe(values: Any) -> None:
     assert isinstance(built, Unlearner)
 
 
-RECIPE = (
-    [field.name for field in dataclasses.fields(configuration.Recipe)]
-    if (dataclasses.is_dataclass(configuration.Recipe))
-    else list(configuration.Recipe.model_fields)
-)
+RECIPE = [field.name for field in dataclasses.fields(Recipe)]
 
 SUBJECTS = [
     Subject("configs, mappings", 0.2, changed(VALID), _mapping),
