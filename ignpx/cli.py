@@ -413,6 +413,7 @@ def main() -> None:
     """Entry point: errors that a user can act on are printed in one piece, with status 2."""
     # A command compiles many small functions once: with a cache they are worth keeping, too.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    sys.excepthook = _heard
     try:
         with _told(), _stoppable():
             app()
@@ -430,3 +431,12 @@ def main() -> None:
         if found is None:
             raise
         _fail(directories.explained(found))
+
+
+def _heard(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Prints what nobody caught, but for TensorStore's calls of loops that Orbax has closed.
+
+    They come from other threads, after an error of the disk that has been told.
+    """
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)

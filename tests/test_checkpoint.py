@@ -1,8 +1,10 @@
+import errno
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -254,6 +256,22 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path, monkeypatch, caplog):
         with pytest.raises(OSError, match="No space left on device"):
             checkpoint.load_config(tmp_path / "c")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("part", ["arrays", "config"])
+def test_nothing_waits_for_a_folder_that_cannot_be_made(mlp, tmp_path, monkeypatch, part):
+    make = os.mkdir
+
+    def refuse(path, *arguments, **named):
+        if os.path.basename(path).startswith(f"{part}.orbax"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        make(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.save(tmp_path / "checkpoint", mlp, {})
+    assert "_SignalingThread" not in [type(thread).__name__ for thread in threading.enumerate()]
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_newest_state_of_a_run_alone_is_kept(tmp_path):
