@@ -413,7 +413,7 @@ def main() -> None:
     """Entry point: errors that a user can act on are printed in one piece, with status 2."""
     # A command compiles many small functions once: with a cache they are worth keeping, too.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    sys.excepthook = _heard
+    sys.unraisablehook = _heard
     try:
         with _told(), _stoppable():
             app()
@@ -433,10 +433,10 @@ def main() -> None:
         _fail(directories.explained(found))
 
 
-def _heard(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Prints what nobody caught, but for TensorStore's calls of loops that Orbax has closed.
+def _heard(error: Any) -> None:
+    """Tells what could not be raised, but for TensorStore's calls of loops that Orbax has closed.
 
-    They come from other threads, after an error of the disk that has been told.
+    They come from other threads, after an error of the disk that is told.
     """
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if not (error.exc_type is RuntimeError and str(error.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(error)
