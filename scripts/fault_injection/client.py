@@ -42,8 +42,9 @@ class Ended(NamedTuple):
         return []
 
     def _refuses_in_one_line(self) -> bool:
-        # Failed cells of a benchmark are listed in its output.
-        lines = self.err.strip().splitlines() or [
+        # Warnings may come before; failed cells of a benchmark are listed in its output.
+        said = self.err.strip().splitlines()
+        lines = [line for line in said if not line.startswith("warning:")] or [
             line for line in self.out.splitlines() if line.startswith("failed:")
         ]
         return (

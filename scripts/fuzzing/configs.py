@@ -232,7 +232,7 @@ def _recipe(values: Any) -> None:
 RECIPE = [field.name for field in dataclasses.fields(Recipe)]
 
 SUBJECTS = [
-    Subject("configs, mappings", 0.2, changed(VALID), _mapping),
+    Subject("configs, mappings", 0.22, changed(VALID), _mapping),
     Subject("configs, YAML", 0.15, st.tuples(documents(), st.just([])), _load),
     Subject(
         "configs, overrides",
