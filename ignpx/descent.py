@@ -329,7 +329,8 @@ def wrong_labels(key: jax.Array, labels: jax.Array, allowed: jax.Array) -> jax.A
       `(N,)` class ids.
     """
     own = jax.nn.one_hot(labels, len(allowed), dtype=bool)
-    return jax.random.categorical(key, jnp.where(allowed & ~own, 0.0, -jnp.inf))
+    never = jnp.finfo(jnp.float32).min
+    return jax.random.categorical(key, jnp.where(allowed[None] & ~own, 0.0, never))
 
 
 def cycled(indices: jax.Array, steps: int) -> jax.Array:

@@ -36,15 +36,16 @@ def negative_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Args:
       logits: `(..., C)` with C at least 2.
-      labels: `(...)` integers.
+      labels: `(...)` integers; or `(..., C)` booleans, several classes any of which is right.
 
     Returns:
       `(...)`, negative where the right class is more likely than all others together.
     """
     logits = _precise(logits)
+    if labels.dtype == bool:
+        return _log_sum(logits, ~labels) - _log_sum(logits, labels)
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    others = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
-    return others - jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
+    return _log_sum(logits, ~chosen) - jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
 
 
 def kl_divergence(
@@ -99,6 +100,11 @@ def entropy(logits: jax.Array) -> jax.Array:
     """
     logarithms = _log_probabilities(logits)
     return -jnp.sum(jnp.exp(logarithms) * logarithms, axis=-1)
+
+
+def _log_sum(logits: jax.Array, which: jax.Array) -> jax.Array:
+    """`log(sum(exp(logits)))` over some of the classes."""
+    return jax.nn.logsumexp(jnp.where(which, logits, -jnp.inf), axis=-1)
 
 
 def _precise(logits: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ignpx import selection
+
 FORGET = "#c8443c"
 RETAIN = "#4a6fa5"
 BEFORE = "#b8bec8"
@@ -71,13 +73,14 @@ def coverage_curve(
     """The share of parameters that each alpha selects, with the wanted range and the alpha found.
 
     Args:
-      log_ratios: `(P,)` natural logarithms of the ratio of the target parameters.
+      log_ratios: `(P,)` natural logarithms of the ratio of the target parameters, see
+        `ignpx.selection.log_ratio`.
       total: number of parameters that the share is of.
       log_alpha: the calibrated threshold, natural logarithm.
       coverage: the range that was asked for.
     """
-    finite = np.sort(log_ratios[np.isfinite(log_ratios)])
-    always = np.count_nonzero(log_ratios == np.inf)
+    finite = np.sort(log_ratios[np.abs(log_ratios) < selection.ALWAYS])
+    always = np.count_nonzero(log_ratios >= selection.ALWAYS)
     selected = (np.arange(len(finite), 0, -1) + always) / total
     figure = Figure(figsize=(5.5, 3.2), layout="constrained")
     axis = figure.subplots()

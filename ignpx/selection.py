@@ -16,13 +16,17 @@ from ignpx.errors import InvalidArgumentError
 
 PyTree = Any
 
+# The logarithm of the ratio of what every alpha selects; its negative is that of what none does.
+# Finite, so that arithmetic without infinities (`jax_debug_infs`) has it.
+ALWAYS = float(np.finfo(np.float32).max)
+
 
 def log_ratio(forget: PyTree, retain: PyTree) -> PyTree:
     """`log(S_forget / S_retain)` for each parameter, float32.
 
-    A parameter to which only the forget set is sensitive gets +inf (every alpha selects it), one to
-    which the forget set is not sensitive gets -inf (no alpha does), even if the retain set is not
-    sensitive to it either.
+    A parameter to which only the forget set is sensitive gets `ALWAYS` (every alpha selects it),
+    one to which the forget set is not sensitive gets `-ALWAYS` (no alpha does), even if the retain
+    set is not sensitive to it either.
 
     Args:
       forget: pytree of non-negative sensitivities.
@@ -30,8 +34,9 @@ def log_ratio(forget: PyTree, retain: PyTree) -> PyTree:
     """
 
     def leaf(f: jax.Array, r: jax.Array) -> jax.Array:
-        # Where f is 0 the difference is -inf, or nan if r is 0 as well.
-        return jnp.where(f > 0, jnp.log(f) - jnp.log(r), -jnp.inf)
+        both = (f > 0) & (r > 0)
+        ratio = jnp.log(jnp.where(both, f, 1.0)) - jnp.log(jnp.where(both, r, 1.0))
+        return jnp.where(both, ratio, jnp.where((f > 0) & (r == 0), ALWAYS, -ALWAYS))
 
     return jax.tree.map(leaf, forget, retain)
 
@@ -127,6 +132,8 @@ class Calibration(NamedTuple):
       converged: whether the coverage lies in the range that was asked for.
       reachable: the nearest coverages below and above the wanted one that an alpha reaches,
         `(2,)`; twice the same where there is none on one side.
+      limits: share of parameters that every alpha selects, and share that some alpha does, `(2,)`:
+        no alpha reaches a coverage outside of them.
     """
 
     log_alpha: jax.Array
@@ -134,6 +141,7 @@ class Calibration(NamedTuple):
     passes: jax.Array
     converged: jax.Array
     reachable: jax.Array
+    limits: jax.Array
 
     @property
     def alpha(self) -> jax.Array:
@@ -187,19 +195,19 @@ def calibrate(
     def counts(thresholds: jax.Array) -> jax.Array:
         # One fused pass over each leaf: nothing of size (thresholds, parameters) is stored.
         return sum(
-            (jnp.sum(leaf > thresholds[:, None], axis=1, dtype=jnp.int32) for leaf in leaves),
+            (jnp.sum(leaf[None] > thresholds[:, None], axis=1, dtype=jnp.int32) for leaf in leaves),
             jnp.zeros(thresholds.shape, jnp.int32),
         )
 
-    finite = [jnp.isfinite(leaf) for leaf in leaves]
+    finite = [jnp.abs(leaf) < ALWAYS for leaf in leaves]
     smallest = jnp.min(
         jnp.stack(
-            [jnp.min(r, where=f, initial=jnp.inf) for r, f in zip(leaves, finite, strict=True)]
+            [jnp.min(r, where=f, initial=ALWAYS) for r, f in zip(leaves, finite, strict=True)]
         )
     )
     largest = jnp.max(
         jnp.stack(
-            [jnp.max(r, where=f, initial=-jnp.inf) for r, f in zip(leaves, finite, strict=True)]
+            [jnp.max(r, where=f, initial=-ALWAYS) for r, f in zip(leaves, finite, strict=True)]
         )
     )
     any_finite = smallest <= largest
@@ -210,7 +218,7 @@ def calibrate(
 
     def unfinished(bracket: _Bracket) -> jax.Array:
         errors = jnp.abs(jnp.stack([bracket.low_count, bracket.high_count]) - wanted)
-        divisible = jnp.nextafter(bracket.low, jnp.inf) < bracket.high
+        divisible = jnp.nextafter(bracket.low, bracket.high) < bracket.high
         crossing = (bracket.low_count > wanted) & (bracket.high_count < wanted)
         between = bracket.low_count - bracket.high_count > 1
         unfinished = (jnp.min(errors) >= 0.5) & divisible & crossing & between
@@ -250,6 +258,7 @@ def calibrate(
         # To the nearest whole parameter.
         converged=(chosen >= coverage[0] * total - 0.5) & (chosen <= coverage[1] * total + 0.5),
         reachable=jnp.stack([below, above]).astype(jnp.float32) / total,
+        limits=jnp.stack([ends[1], ends[0]]).astype(jnp.float32) / total,
     )
 
 
@@ -262,12 +271,14 @@ class CoverageSearch(NamedTuple):
       retain: `(G,)` share of the held-out retain prototypes that are still recognised at each.
       chosen: half way, on a log scale, between the smallest coverage that forgets and the largest
         that retains.
+      beyond: whether it was chosen beyond the range.
     """
 
     coverages: jax.Array
     forget: jax.Array
     retain: jax.Array
     chosen: jax.Array
+    beyond: jax.Array
 
 
 def search_coverage(
@@ -275,8 +286,10 @@ def search_coverage(
     recognised: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     coverages: jax.Array,
     *,
+    beyond: jax.Array | None = None,
     total: int | None = None,
     keep: float = 0.99,
+    margin: float = 2.0,
 ) -> CoverageSearch:
     """Chooses a coverage by prototypes that had no part in the sensitivities, without any data.
 
@@ -286,29 +299,64 @@ def search_coverage(
     two limits. Where every coverage that forgets damages, the smallest of them is chosen; where
     none forgets, the largest of all.
 
+    Where all retain and none forgets, the search goes on `beyond` them. What forgets there is
+    chosen by the same rule, but less than `margin` times the smallest: the range says how much may
+    be edited where nothing asks for more.
+
     Args:
       log_ratios: see `log_ratio`.
       recognised: maps a log alpha to the shares of held-out forget and of held-out retain
         prototypes that the model edited at that threshold recognises.
       coverages: `(G,)` to try, ascending.
+      beyond: `(G,)` larger ones, ascending.
       total: see `calibrate`.
       keep: see above, in 0 to 1.
+      margin: see above, at least 1.
 
     Returns:
-      See `CoverageSearch`; one coverage is tried after another, so memory does not grow with them.
+      See `CoverageSearch`, of the coverages that were chosen from; one coverage is tried after
+      another, so memory does not grow with them.
     """
 
     def attempt(coverage: jax.Array) -> tuple[jax.Array, jax.Array]:
         return recognised(calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha)
 
-    forget, retain = jax.lax.map(attempt, coverages)
-    last = len(coverages) - 1
-    forgets = (forget == 0) & (jnp.append(forget[1:], 0.0) == 0)
-    smallest = jnp.where(jnp.any(forgets), jnp.argmax(forgets), last)
-    damages = retain < keep
-    largest = jnp.where(jnp.any(damages), jnp.argmax(damages) - 1, last)
-    limits = coverages[smallest], coverages[jnp.maximum(largest, smallest)]
-    return CoverageSearch(coverages, forget, retain, jnp.sqrt(limits[0] * limits[1]))
+    def tried(coverages: jax.Array, furthest: jax.Array, beyond: jax.Array) -> CoverageSearch:
+        forget, retain = jax.lax.map(attempt, coverages)
+        last = len(coverages) - 1
+        forgets = _forgets(forget)
+        smallest = jnp.where(jnp.any(forgets), jnp.argmax(forgets), last)
+        damages = retain < keep
+        largest = jnp.where(jnp.any(damages), jnp.argmax(damages) - 1, last)
+        low, high = coverages[smallest], coverages[jnp.maximum(largest, smallest)]
+        chosen = jnp.sqrt(low * jnp.minimum(high, furthest * low))
+        return CoverageSearch(coverages, forget, retain, chosen, beyond)
+
+    if beyond is None:
+        return tried(coverages, jnp.float32(ALWAYS), jnp.bool_(False))
+    # A loop of one or two turns: what tries a coverage is compiled once.
+    furthest = jnp.asarray([ALWAYS, margin], jnp.float32)
+    stages = jnp.stack([coverages, beyond]), furthest, jnp.asarray([False, True])
+
+    def goes_on(state: tuple[jax.Array, CoverageSearch]) -> jax.Array:
+        turn, found = state
+        fails = jnp.all(found.retain >= keep) & ~jnp.any(_forgets(found.forget))
+        return (turn == 0) | ((turn == 1) & fails)
+
+    def turned(state: tuple[jax.Array, CoverageSearch]) -> tuple[jax.Array, CoverageSearch]:
+        turn, before = state
+        found = tried(*jax.tree.map(lambda stage: stage[turn], stages))
+        better = (turn == 0) | jnp.any(_forgets(found.forget))
+        return turn + 1, jax.tree.map(lambda n, o: jnp.where(better, n, o), found, before)
+
+    nothing = jnp.zeros(len(coverages), jnp.float32)
+    start = CoverageSearch(coverages, nothing, nothing, jnp.float32(0.0), jnp.bool_(False))
+    return jax.lax.while_loop(goes_on, turned, (jnp.int32(0), start))[1]
+
+
+def _forgets(recognised: jax.Array) -> jax.Array:
+    """At which coverages none is recognised, nor at the next."""
+    return (recognised == 0) & (jnp.append(recognised[1:], 0.0) == 0)
 
 
 def check_coverage(coverage: tuple[float, float]) -> tuple[float, float]:

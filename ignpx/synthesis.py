@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ignpx import caching, convolutions, loops, sharding, stages
 from ignpx.adapters import NormStatistics
 from ignpx.classifier import Classifier, PyTree
+from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy as sample_cross_entropy
 from ignpx.losses import entropy as sample_entropy
 
@@ -59,8 +61,10 @@ class Prototypes(NamedTuple):
       noise_confidence: `(K,)` the confidence of the noise that the descent started from. Where it
         is near one the model takes noise for this class, and the inputs hardly had to move.
       roughness: `(K,)` total variation of the inputs relative to that of standard normal noise:
-        near one, they still are noise to the eye. Not a number for inputs that are not images.
+        near one, they still are noise to the eye. None for inputs that are not images.
       trace: `(steps, K)` mean cross-entropy of each class before each step.
+      broken: `(K,)` int32, the step, from 1, whose gradient in the inputs of a class was the first
+        that was not finite; 0 if there was none.
     """
 
     inputs: jax.Array
@@ -69,8 +73,31 @@ class Prototypes(NamedTuple):
     confidence: jax.Array
     recognised: jax.Array
     noise_confidence: jax.Array
-    roughness: jax.Array
+    roughness: jax.Array | None
     trace: jax.Array
+    broken: jax.Array
+
+    def check(self) -> None:
+        """Raises `UnlearningError` if a loss, a gradient or an input is not finite; not traced."""
+        trace = np.asarray(self.trace)
+        of_gradients = np.asarray(self.broken)
+        infinite = ~np.isfinite(np.vstack([trace, self.loss]))
+        of_losses = np.where(infinite.any(axis=0), infinite.argmax(axis=0) + 1, 0)
+        steps = np.concatenate([of_losses, of_gradients])
+        if not steps.any():
+            return
+        # One follows from the other, so what was first is what is wrong.
+        first = steps[steps > 0].min()
+        what = "loss" if first in of_losses else "gradient in their inputs"
+        classes = np.flatnonzero((of_losses if first in of_losses else of_gradients) == first)
+        ended = np.count_nonzero((of_losses > 0) | (of_gradients > 0))
+        raise UnlearningError(
+            f"the {what} of the prototypes of classes {np.asarray(self.labels)[classes].tolist()} "
+            f"is not finite from step {min(first, len(trace))} of {len(trace)} on; in the end "
+            f"{ended} of {len(of_losses)} classes were reached by that. A common cause is the "
+            "gradient of a norm, a square root or a logarithm at zero: guard it in the model, or "
+            "lower the learning rate of the synthesis"
+        )
 
 
 def cross_entropy(weight: float = 1.0) -> Term:
@@ -139,7 +166,7 @@ def total_variation(weight: float = 1.0, *, spread: float = 10.0) -> Term:
         # Multiples of the golden ratio: any run of inputs covers the range evenly.
         place = jnp.arange(view.inputs.shape[1]) * 0.6180339887 % 1.0
         weights = weight * spread ** (place - 0.5)
-        return jnp.mean(weights * _neighbour_differences(view.inputs))
+        return jnp.mean(weights[None] * _neighbour_differences(view.inputs))
 
     return term
 
@@ -211,18 +238,24 @@ def synthesise(
 
     Returns:
       See `Prototypes`.
+
+    Raises:
+      UnlearningError: if a loss or a gradient is not finite, see `Prototypes.check`; not under
+        `jit` and `vmap`.
     """
     optimizer = optax.adam(0.1) if optimizer is None else optimizer
     labels = jnp.arange(classifier.num_classes) if labels is None else labels
     shape = (labels.shape[0], samples, *classifier.input_shape)
     noise = jax.random.normal(key, shape, jnp.float32)
-    bounds = (jnp.float32(-jnp.inf), jnp.float32(jnp.inf)) if bounds is None else bounds
     step = _step(tuple(terms), optimizer)
     carry = (noise, optimizer.init(noise))
     report = stages.report if stages.reported() else None
     operands = (classifier, labels, bounds)
-    (inputs, _), trace = loops.iterate(step, operands, carry, steps, report=report)
-    return _judged(classifier, labels, noise, inputs, trace)
+    (inputs, _), (trace, finite) = loops.iterate(step, operands, carry, steps, report=report)
+    made = _judged(classifier, labels, noise, inputs, trace, finite)
+    if not loops.traced(made):
+        made.check()
+    return made
 
 
 @caching.cached
@@ -234,14 +267,16 @@ def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> l
         total = sum((term(view) for term in terms), jnp.float32(0.0))
         return total, _class_losses(view.logits, labels)
 
-    def step(operands: PyTree, carry: Any, _: jax.Array) -> tuple[Any, jax.Array]:
+    def step(operands: PyTree, carry: Any, _: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         classifier, labels, bounds = operands
         inputs, opt_state = carry
         gradient = jax.grad(convolutions.fast(objective), has_aux=True)
         gradients, losses = gradient(inputs, classifier, labels)
         updates, opt_state = optimizer.update(gradients, opt_state, inputs)
-        inputs = jnp.clip(optax.apply_updates(inputs, updates), *bounds)
-        return (inputs, opt_state), losses
+        inputs = optax.apply_updates(inputs, updates)
+        inputs = inputs if bounds is None else jnp.clip(inputs, *bounds)
+        finite = jnp.all(jnp.isfinite(gradients), axis=tuple(range(1, gradients.ndim)))
+        return (inputs, opt_state), (losses, finite)
 
     return step
 
@@ -253,6 +288,7 @@ def _judged(
     noise: jax.Array,
     inputs: jax.Array,
     trace: jax.Array,
+    finite: jax.Array,
 ) -> Prototypes:
     logits = _logits(classifier, inputs)
     return Prototypes(
@@ -264,6 +300,7 @@ def _judged(
         noise_confidence=_confidence(_logits(classifier, noise), labels),
         roughness=_roughness(inputs),
         trace=trace,
+        broken=jnp.where(jnp.all(finite, axis=0), 0, jnp.argmin(finite, axis=0) + 1),
     )
 
 
@@ -291,9 +328,9 @@ def _neighbour_differences(inputs: jax.Array) -> jax.Array:
     return jnp.mean(jnp.abs(down), axis=(2, 3, 4)) + jnp.mean(jnp.abs(across), axis=(2, 3, 4))
 
 
-def _roughness(inputs: jax.Array) -> jax.Array:
+def _roughness(inputs: jax.Array) -> jax.Array | None:
     if inputs.ndim != 5:
-        return jnp.full(inputs.shape[0], jnp.nan, jnp.float32)
+        return None
     # The mean absolute difference of two standard normal values is 2 / sqrt(pi), down and across.
     return jnp.mean(_neighbour_differences(inputs), axis=1) / (4.0 / jnp.sqrt(jnp.pi))
 

@@ -296,7 +296,8 @@ def unlearn(
     if prepared is not None:
         _check_prepared(unlearner, classifier, prepared)
     arguments = (classifier, request, key)
-    with stages.reporting(on_stage):
+    # Optax's Adam mixes dtypes, and so does not run where JAX is told to refuse that.
+    with stages.reporting(on_stage), jax.numpy_dtype_promotion("standard"):
         edited, info = unlearner.unlearn(*arguments, *([] if prepared is None else [prepared]))
     info.check(request)
     if broken := _not_finite(edited):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 import ignpx
-from ignpx import Classifier, InvalidArgumentError, Request, importance, losses, selection
+from ignpx import (
+    Classifier,
+    InvalidArgumentError,
+    Request,
+    UnlearningError,
+    importance,
+    losses,
+    selection,
+)
 from ignpx.methods import METHODS, ignp
 from ignpx.methods.ignp import auto_coverage
 
@@ -62,12 +70,19 @@ def test_sensitivities_are_means_over_what_is_forgotten_and_what_is_retained(
     request = Request.classes(forget, 4, forgotten=forgotten)
     with jax.disable_jit():
         _, info = unlearner.unlearn(mlp, request, jax.random.key(0))
-    for mask, actual in zip((request.forget, request.retain), seen[0], strict=True):
-        classes = np.flatnonzero(mask)
+    retained = np.flatnonzero(request.retain)
+    sides = (
+        (forget, jnp.tile(request.forget, (4 * len(forget), 1))),
+        (
+            retained,
+            jnp.repeat(retained, 4),
+        ),
+    )
+    for (classes, right), actual in zip(sides, seen[0], strict=True):
         expected = importance.sensitivity(
             mlp,
-            info.prototypes.inputs[classes, :4].reshape(-1, 6),
-            jnp.repeat(classes, 4),
+            info.prototypes.inputs[jnp.asarray(classes), :4].reshape(-1, 6),
+            right,
             loss=losses.negative_log_odds,
         )
         for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -192,3 +207,67 @@ def test_the_automatic_range_shrinks_as_classes_grow_in_number():
 def test_bad_settings(setting):
     with pytest.raises(InvalidArgumentError, match=next(iter(setting))):
         ignp(**setting)
+
+
+def test_one_class_of_two_is_forgotten_by_default(two_classes):
+    """By more parameters than the range holds, which the one retained class does without."""
+    for forget in (0, 1):
+        request = Request.classes([forget], 2)
+        unlearner = ignp(samples=6, held_out=6, steps=40)
+        _, info = ignpx.unlearn(unlearner, two_classes, request, jax.random.key(0))
+        assert float(info.calibration.coverage) > auto_coverage(2)[1]
+        assert float(info.held_out[forget]) == 0.0
+        assert float(info.held_out[1 - forget]) == 1.0
+
+
+def test_a_coverage_that_no_alpha_reaches_says_why(two_classes):
+    unlearner = ignp(samples=6, held_out=6, steps=40, coverage=(0.001, 0.002))
+    request = Request.classes([1], 2)
+    with pytest.raises(UnlearningError, match="no sensitivity to the retained classes") as caught:
+        ignpx.unlearn(unlearner, two_classes, request, jax.random.key(0))
+    message = str(caught.value)
+    assert message.count("%") == 1
+    assert "classes [1]" in message
+    assert "[0]" in message
+    assert "auto" in message
+
+
+def test_prototypes_that_are_not_finite_say_what_and_when():
+    def norm_at_zero(params, x):
+        clipped = jnp.maximum(x - 3.5, 0.0)  # zero everywhere, to begin with
+        return x @ params["w"] + jnp.linalg.norm(clipped, axis=-1, keepdims=True) * params["v"]
+
+    params = {"w": jnp.eye(4, 3), "v": jnp.ones(3)}
+    classifier = Classifier.from_function(norm_at_zero, params, input_shape=(4,), num_classes=3)
+    request = Request.classes([0], 3)
+    with pytest.raises(UnlearningError, match="gradient in their inputs") as caught:
+        ignpx.unlearn(ignp(steps=5, samples=3, held_out=2), classifier, request, jax.random.key(0))
+    assert "from step 1 of 5" in str(caught.value)
+    assert "[0, 1, 2]" in str(caught.value)
+
+
+def test_sensitivities_that_are_not_finite_name_the_parameter():
+    def root_at_zero(params, x):
+        return x @ params["w"] + jnp.sqrt(params["root"])
+
+    params = {"w": jnp.eye(4, 3), "root": jnp.zeros(3)}
+    classifier = Classifier.from_function(root_at_zero, params, input_shape=(4,), num_classes=3)
+    with pytest.raises(UnlearningError, match="sensitivities of root are not finite"):
+        ignpx.unlearn(ignp(**QUICK), classifier, Request.classes([0], 3), jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def two_classes():
+    """Each class has hidden units of its own, which the other hardly uses, and a bias."""
+    own = np.kron(np.eye(2), np.ones((3, 8)))
+    params = {
+        "first": own * np.abs(np.random.default_rng(0).normal(size=own.shape)),
+        "second": np.kron(np.eye(2), np.ones((8, 1))),
+        "bias": np.ones(2),
+    }
+    return Classifier.from_function(
+        lambda p, x: jax.nn.relu(x @ p["first"]) @ p["second"] + p["bias"],
+        jax.tree.map(jnp.float32, params),
+        input_shape=(6,),
+        num_classes=2,
+    )

@@ -10,6 +10,7 @@ import pytest
 
 import check_speedups
 import class_changes
+import few_classes
 import forget_random_samples
 import jit_toy
 import rounding
@@ -88,6 +89,21 @@ def test_settling(tmp_path):
     assert list(table["class"]) == list(range(10))
     assert (table["lowest_loss"] <= table["last_loss"]).all()
     assert table["settled_step"].between(0, 4).all()
+
+
+def test_models_of_few_classes_are_asked_for_each_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(few_classes, "TRIALS", (("mlp", ((3,), (8,))),))
+    out, quick = tmp_path / "few.csv", ["steps=40", "samples=6", "held_out=6"]
+    few_classes.main(out, quick, seed=[0], split="validation", epochs=5)
+    table = pd.read_csv(out, keep_default_na=False, dtype={"forget": str})
+    assert set(table["classes"]) == {"3|8"}
+    assert list(table["forget"]) == ["0", "1"]
+    assert (table["forget_before"] > 0.8).all()
+    assert (table["forget_after"] < 0.2).all()
+    assert (table["retain_after"] > 0.8).all()
+    asked = [tuple(few_classes.chains(count)) for count in (2, 3, 10)]
+    assert [max(map(len, chains)) for chains in asked] == [1, 2, 3]
+    assert all(((index,),) in asked[2] for index in range(10))
 
 
 def test_changes_are_of_the_retained_classes():

@@ -72,8 +72,8 @@ def test_zero_sensitivities():
     forget = jnp.asarray([0.0, 0.0, 1.0, 1e-30])
     retain = jnp.asarray([0.0, 1.0, 0.0, 1e30])
     log_ratios = selection.log_ratio(forget, retain)
-    np.testing.assert_array_equal(np.isposinf(log_ratios), [False, False, True, False])
-    np.testing.assert_array_equal(np.isneginf(log_ratios), [True, True, False, False])
+    np.testing.assert_array_equal(log_ratios == selection.ALWAYS, [False, False, True, False])
+    np.testing.assert_array_equal(log_ratios == -selection.ALWAYS, [True, True, False, False])
     assert float(log_ratios[3]) == pytest.approx(-60 * np.log(10), rel=1e-5)
 
 
@@ -168,6 +168,38 @@ def test_search_goes_half_way_between_forgetting_and_damage(forget, retain, expe
     np.testing.assert_allclose(search.forget, forget)
     np.testing.assert_allclose(search.retain, retain)
     assert float(search.chosen) == pytest.approx(expected, rel=1e-5)
+
+
+BEYOND = jnp.asarray([0.2, 0.24, 0.32, 0.48, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "expected", "beyond"),
+    [
+        # Something within the range forgets.
+        ([1, 1, 1, 0, 0] + [0] * 5, [1] * 10, np.sqrt(0.08 * 0.16), False),
+        # Nothing within does: at most twice the smallest that does, half way on a log scale.
+        ([1] * 7 + [0] * 3, [1] * 10, np.sqrt(0.32 * 0.5), True),
+        ([1] * 5 + [0] * 5, [1] * 10, np.sqrt(0.2 * 0.4), True),
+        # What retains ends before that.
+        ([1] * 5 + [0] * 5, [1] * 6 + [0.9] * 4, 0.2, True),
+        # Damage within the range: no more is tried. Nothing forgets anywhere: the range's largest.
+        ([1] * 5 + [0] * 5, [1] * 4 + [0.9] * 6, 0.16, False),
+        ([1] * 10, [1] * 10, 0.16, False),
+    ],
+)
+def test_search_goes_beyond_the_range_where_nothing_in_it_forgets(forget, retain, expected, beyond):
+    tree, tried = ratios(), jnp.concatenate([TRIED, BEYOND])
+    alphas = jnp.stack([selection.calibrate(tree, (0, 1), at=c).log_alpha for c in tried])
+
+    def recognised(log_alpha):
+        index = jnp.argmin(jnp.abs(alphas - log_alpha))
+        return jnp.float32(forget)[index], jnp.float32(retain)[index]
+
+    search = selection.search_coverage(tree, recognised, TRIED, beyond=BEYOND)
+    assert bool(search.beyond) == beyond
+    assert float(search.chosen) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(search.coverages, BEYOND if beyond else TRIED)
 
 
 def test_runs_under_jit_and_vmap():

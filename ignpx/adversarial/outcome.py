@@ -76,8 +76,9 @@ def scale_of(classifier: Classifier) -> jax.Array:
 
 
 def opened(bounds: Bounds | None) -> Bounds:
-    """The bounds, or none at all as infinite ones."""
-    return (jnp.float32(-jnp.inf), jnp.float32(jnp.inf)) if bounds is None else bounds
+    """The bounds, or none at all as the largest numbers there are."""
+    most = jnp.float32(jnp.finfo(jnp.float32).max)
+    return (-most, most) if bounds is None else bounds
 
 
 def chosen_of(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -181,7 +181,7 @@ def _subtraction(ledger: training.Ledger) -> Any:
 def _subtract(
     ledger: training.Ledger, classifier: Classifier, forget: jax.Array
 ) -> tuple[Classifier, SubtractionInfo]:
-    same = (ledger.sets == forget).all(axis=1)
+    same = (ledger.sets == forget[None]).all(axis=1)
     known, which = jnp.any(same), jnp.argmax(same)
 
     def leaf(value: jax.Array, updates: jax.Array) -> jax.Array:

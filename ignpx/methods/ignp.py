@@ -22,7 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import caching, checks, convolutions, edits, importance, losses, selection, synthesis
+from ignpx import (
+    caching,
+    checks,
+    convolutions,
+    edits,
+    importance,
+    loops,
+    losses,
+    selection,
+    synthesis,
+)
 from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
@@ -59,6 +69,7 @@ class IgnpInfo(NamedTuple):
       held_out: `(num_classes,)` share of the held-out prototypes of each class that the edited
         model still recognises. Without any data it tells how the edit went: 0 for the forget
         classes and 1 for the retained ones is what one wants to see.
+      finite: whether the sensitivities of a parameter are, a pytree of booleans like `selected`.
     """
 
     prototypes: synthesis.Prototypes
@@ -66,9 +77,11 @@ class IgnpInfo(NamedTuple):
     search: selection.CoverageSearch | None
     selected: PyTree
     held_out: jax.Array
+    finite: PyTree
 
     def check(self, request: Request) -> None:
-        """Raises if prototypes never reached their class or no alpha reaches the coverage."""
+        """Raises if values are not finite, a class or the coverage was not reached."""
+        self.prototypes.check()
         used = np.asarray(request.forget | request.retain)
         recognised = np.asarray(self.prototypes.recognised)
         lost = np.flatnonzero(used & ~(recognised >= 0.5))
@@ -78,14 +91,51 @@ class IgnpInfo(NamedTuple):
                 f"prototypes did not reach their class (recognised share by class: {shares}); "
                 "the model may be constant or untrained, otherwise raise steps or learning_rate"
             )
-        if not self.calibration.converged:
-            below, above = (float(value) for value in self.calibration.reachable)
+        finite = zip(paths(self.finite), jax.tree.leaves(self.finite), strict=True)
+        if broken := [name for name, good in finite if not good]:
             raise UnlearningError(
-                "no alpha reaches the coverage; the nearest that can be reached are "
-                f"{below:.4%} and {above:.4%}. Set coverage to a range that holds one of them"
+                f"the sensitivities of {', '.join(broken)} are not finite on the prototypes, which "
+                "are: a gradient in these parameters is infinite, not a number, or too large to be "
+                "squared; guard the operation that uses them, or leave them out of targets"
             )
+        if not self.calibration.converged:
+            raise UnlearningError(self._unreachable(request))
         for doubt in self.doubts(request):
             warnings.warn(doubt, UnlearningWarning, stacklevel=3)
+
+    def _unreachable(self, request: Request) -> str:
+        """Why no alpha reaches the coverage, and what to do."""
+        forget, retain = (
+            np.flatnonzero(mask).tolist() for mask in (request.forget, request.retain)
+        )
+        least, most = (float(share) for share in self.calibration.limits)
+        reached = sorted({float(share) for share in self.calibration.reachable})
+        shares = " and ".join(f"{share:.4%}" for share in reached)
+        begin = f"to forget classes {forget}, no alpha reaches the coverage: "
+        if most == 0:
+            return (
+                f"{begin}no target is sensitive to them in the direction asked for; widen targets"
+            )
+        if least == most:
+            return (
+                f"{begin}every alpha selects {least:.4%} of the parameters. Set coverage to a "
+                "range that holds that, or widen targets"
+            )
+        if reached == [least]:
+            return (
+                f"{begin}{least:.4%} of the parameters have no sensitivity to the retained classes "
+                f"{retain}, so every alpha selects them. Set coverage to a range above that, or to "
+                '"auto", which takes as many as are needed'
+            )
+        if reached == [most]:
+            return (
+                f"{begin}only {most:.4%} of the parameters are sensitive to them in the direction "
+                "asked for. Set coverage to a range below that, or widen targets"
+            )
+        return (
+            f"{begin}parameters tie, and the nearest that can be reached is {shares}. Set coverage "
+            "to a range that holds one of them"
+        )
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -107,7 +157,9 @@ class IgnpInfo(NamedTuple):
         forget, retain = np.asarray(request.forget), np.asarray(request.retain)
         used = forget | retain
         doubts = []
-        roughness = np.asarray(self.prototypes.roughness)
+        # What is no image has none.
+        measured = self.prototypes.roughness
+        roughness = np.zeros(len(used)) if measured is None else np.asarray(measured)
         rough = np.flatnonzero(used & (roughness > 0.75))
         if rough.size:
             doubts.append(
@@ -133,6 +185,13 @@ class IgnpInfo(NamedTuple):
             doubts.append(
                 f"the edited model recognises only {held_out[retain].mean():.0%} of the held-out "
                 "prototypes of the retained classes; lower coverage"
+            )
+        # A single retained class has no other that it could be taken for.
+        if self.search is not None and self.search.beyond and retain.sum() > 1:
+            doubts.append(
+                f"it took {float(self.calibration.coverage):.2%} of the parameters to forget the "
+                f"class, more than the {float(self.search.coverages[0]):.2%} that usually do: the "
+                "retained classes may have lost accuracy that their prototypes do not show"
             )
         return doubts
 
@@ -189,7 +248,9 @@ def ignp(
       coverage: the range that the share of edited parameters must lie in (Equation 6). The paper
         has (0.04, 0.05) for ten classes and (0.011, 0.013) for a hundred, chosen on test data, and
         1 to 5 % in general. `auto` takes neither test data nor a setting for each dataset: a range
-        that follows from the number of classes (`auto_coverage`).
+        that follows from the number of classes (`auto_coverage`). With `within="held_out"` it goes
+        beyond that range, up to `MOST`, where none of it forgets the held-out prototypes, and where
+        a single class is retained, which cannot be mistaken for another retained one.
       within: which coverage of the range is taken; any will do for Equation 6. `held_out` lets
         prototypes decide that took no part in the sensitivities (see
         `ignpx.selection.search_coverage`); `middle` takes the middle of the range.
@@ -210,7 +271,9 @@ def ignp(
         classifier's preprocessing tells them; False is the paper's setting.
       sensitivity_loss: what is differentiated in Equations 3 and 4. The paper's `cross_entropy`
         weighs a prototype by the square of `1 - p`, so that a few that are less sure than the rest
-        decide alone; `log_odds` is the same gradient without that factor.
+        decide alone; `log_odds` is the same gradient without that factor. Several classes that are
+        forgotten at once are one class to it: their log-odds are those of all of them against the
+        rest, so that none is pushed into another. The cross-entropy of each is its own.
       held_out: prototypes of each class that are kept out of the sensitivities: they choose the
         coverage, and `IgnpInfo.held_out` tells by them how the edit went.
       coverage_of: whether coverage is a share of all parameters of the model, as Equation 6 reads,
@@ -280,13 +343,17 @@ def ignp(
         classifier: Classifier,
         prototypes: synthesis.Prototypes,
         classes: Any,
+        right: Any,
         weights: jax.Array,
         mean_weights: jax.Array | None = None,
     ) -> Moments:
-        """Of the prototypes of some classes `(K,)`, with weights `(..., K)`."""
+        """Of the prototypes of some classes `(M,)`, with weights `(..., M)`.
+
+        `right` is `(M, num_classes)`, the classes that those prototypes may be taken for.
+        """
         return importance.sensitivity_moments(
             classifier,
-            *each_sample(prototypes, classes, weights, mean_weights),
+            *each_sample(prototypes, classes, right, weights, mean_weights),
             loss=sensitivity_losses[sensitivity_loss],
             patterns=patterns(classifier),
             microbatch=microbatch,
@@ -296,18 +363,22 @@ def ignp(
     # as the gradients of a small model.
     @caching.jit
     def each_sample(
-        prototypes: synthesis.Prototypes, classes: jax.Array, *weights: jax.Array | None
+        prototypes: synthesis.Prototypes,
+        classes: jax.Array,
+        right: jax.Array,
+        *weights: jax.Array | None,
     ) -> tuple[Any, ...]:
         inputs = prototypes.inputs[classes, :samples]
         return (
             inputs.reshape(-1, *inputs.shape[2:]),
-            jnp.repeat(prototypes.labels[classes], samples),
+            jnp.repeat(right, samples, axis=0),
             *jax.tree.map(lambda each: jnp.repeat(each, samples, axis=-1), weights),
         )
 
     def weigh_all(classifier: Classifier, prototypes: synthesis.Prototypes) -> PyTree:
         every = np.arange(classifier.num_classes)
-        return moments(classifier, prototypes, every, jnp.full(len(every), 1.0 / samples)).square
+        right, weights = np.eye(len(every), dtype=bool), jnp.full(len(every), 1.0 / samples)
+        return moments(classifier, prototypes, every, right, weights).square
 
     def weigh(
         classifier: Classifier,
@@ -315,26 +386,56 @@ def ignp(
         request: Request,
         total: PyTree | None,
     ) -> tuple[PyTree, PyTree]:
-        # With a total only what it does not retain is weighed: the classes that are forgotten, and
-        # those that were before, which count among neither.
-        if total is None or isinstance(request.retain, jax.core.Tracer):
-            classes = np.arange(classifier.num_classes)
-        else:
-            classes = np.flatnonzero(~np.asarray(request.retain))
-        weights = class_weights(request, classes, total is None)
-        found = moments(classifier, prototypes, classes, *weights)
+        parts = None if total is None else parts_of(request)
+        if parts is None:
+            total, every = None, np.arange(classifier.num_classes)
+            parts = every, np.ones(len(every), bool), np.ones(len(every), bool)
+        right, *weights = labelled(request, *parts, total is not None)
+        found = moments(classifier, prototypes, parts[0], right, *weights)
         chosen, _ = partition(classifier.params, patterns(classifier))
         return balance(found, chosen, total, request.retain)
 
-    @functools.partial(caching.jit, static_argnums=2)
-    def class_weights(
-        request: Request, classes: jax.Array, all_classes: bool
-    ) -> tuple[jax.Array, jax.Array | None]:
-        forget, retain = request.forget[classes], request.retain[classes]
-        forgets = forget / (samples * jnp.sum(request.forget))
-        others = retain / jnp.sum(request.retain) if all_classes else ~retain
+    def parts_of(request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """What is weighed where the sum over all classes is known, None for every class.
+
+        The classes that are not retained, so that they can be taken from the sum. Those that are
+        forgotten count for themselves; several of them are weighed once more, together.
+
+        Returns:
+          Classes, and of each whether it counts among those forgotten and among those taken.
+        """
+        if loops.traced((request.forget, request.retain)):
+            return None
+        asked, others = np.flatnonzero(request.forget), np.flatnonzero(~np.asarray(request.retain))
+        again = asked if len(asked) > 1 else asked[:0]
+        classes = np.concatenate([others, again])
+        # Of a sum of which little is retained, little is left, in few digits.
+        if len(classes) >= np.sum(request.retain):
+            return None
+        first = np.arange(len(classes)) < len(others)
+        return classes, ~first if len(again) else first, first
+
+    @functools.partial(caching.jit, static_argnums=4)
+    def labelled(
+        request: Request,
+        classes: jax.Array,
+        together: jax.Array,
+        alone: jax.Array,
+        from_total: bool,
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """The right classes, the weights of the squares, and those of the gradients."""
+        forget = request.forget[classes] & together
+        right = jax.nn.one_hot(classes, len(request.forget), dtype=bool)
+        if sensitivity_loss == "log_odds":
+            right = jnp.where(forget[:, None], request.forget[None], right)
+        forgets = _share(forget, request.forget) / samples
+        others = (
+            alone.astype(jnp.float32)
+            if from_total
+            else _share(request.retain[classes], request.retain)
+        )
         weights = jnp.stack([forgets, others / samples])
-        return weights, forgets if direction == "supporting" else None
+        return right, weights, forgets if direction == "supporting" else None
 
     @caching.jit
     def balance(
@@ -344,7 +445,9 @@ def ignp(
         if total is not None:
             retain = jax.tree.map(
                 # Rounding, where the retained classes add next to nothing.
-                lambda total, part: jnp.maximum(total - part, 0.0) / jnp.sum(retained),
+                lambda total, part: (
+                    jnp.maximum(total - part, 0.0) / jnp.sum(retained, dtype=part.dtype)
+                ),
                 total,
                 retain,
             )
@@ -371,22 +474,32 @@ def ignp(
         request: Request,
         forget: PyTree,
         retain: PyTree,
-    ) -> tuple[PyTree, selection.CoverageSearch | None, selection.Calibration]:
+    ) -> tuple[PyTree, selection.CoverageSearch | None, selection.Calibration, PyTree]:
+        finite = jax.tree.map(lambda f, r: jnp.all(jnp.isfinite(f + r)), forget, retain)
         if ranking == "forget":
             retain = jax.tree.map(jnp.ones_like, retain)
         ratios = selection.log_ratio(forget, retain)
         total = parameter_count(classifier.params if coverage_of == "model" else ratios)
         limits = auto_coverage(classifier.num_classes) if coverage == "auto" else coverage
         if within == "middle":
-            return ratios, None, selection.calibrate(ratios, limits, total=total)
+            return ratios, None, selection.calibrate(ratios, limits, total=total), finite
 
         def shares(log_alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
             # XLA computes what the layers below the targets make of the prototypes only once.
             each = recognised(dampen(classifier, ratios, log_alpha), prototypes)
             return _mean(each, request.forget), _mean(each, request.retain)
 
-        search = selection.search_coverage(ratios, shares, jnp.geomspace(*limits, 16), total=total)
-        return ratios, search, selection.calibrate(ratios, limits, at=search.chosen, total=total)
+        tried, beyond = jnp.geomspace(*limits, 16), None
+        if coverage == "auto":
+            # A single retained class cannot be mistaken for another: nothing bounds the edit.
+            widest = jnp.geomspace(limits[0], MOST, 16)
+            tried = jnp.where(jnp.sum(request.retain) == 1, widest, tried)
+            beyond = jnp.geomspace(limits[1], MOST, 16)
+            # What the prototypes choose is taken where it is not the range that was asked for.
+            limits = (1 / total, 1.0)
+        search = selection.search_coverage(ratios, shares, tried, beyond=beyond, total=total)
+        found = selection.calibrate(ratios, limits, at=search.chosen, total=total)
+        return ratios, search, found, finite
 
     def diagnose(
         edited: Classifier, prototypes: synthesis.Prototypes, ratios: PyTree, log_alpha: jax.Array
@@ -431,20 +544,28 @@ def ignp(
         prototypes, total, _ = prepared
         check_settings(classifier, prototypes, total)
         forget, retain = run_sensitivity(classifier, prototypes, request, total)
-        ratios, search, calibration = run_calibration(
+        ratios, search, calibration, finite = run_calibration(
             classifier, prototypes, request, forget, retain
         )
         edited = run_dampening(classifier, ratios, calibration.log_alpha)
         selected, shares = run_diagnosis(edited, prototypes, ratios, calibration.log_alpha)
-        return edited, IgnpInfo(prototypes, calibration, search, selected, shares)
+        return edited, IgnpInfo(prototypes, calibration, search, selected, shares, finite)
 
     return Unlearner(Sees.NOTHING, unlearn, prepare=prepare)
 
 
+# The largest coverage that `coverage="auto"` takes where the prototypes ask for it.
+MOST = 0.5
+
+
 def auto_coverage(num_classes: int) -> tuple[float, float]:
-    """The range of coverages that `coverage="auto"` searches: 0.3 to 2.5 % for ten classes."""
+    """The range that `coverage="auto"` searches first: 0.3 to 2.5 % for ten classes."""
     return 0.03 / num_classes, 0.08 / num_classes**0.5
 
 
+def _share(mask: jax.Array, of: jax.Array) -> jax.Array:
+    return mask.astype(jnp.float32) / jnp.sum(of, dtype=jnp.float32)
+
+
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.sum(mask)
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.sum(mask, dtype=values.dtype)

@@ -135,7 +135,7 @@ class _Steepness:
     ) -> tuple[jax.Array, PyTree]:
         inputs, weight = self.preprocess(batch["samples"].images), batch["weight"]
         noise = jax.random.normal(key, (self.perturbations, *inputs.shape), jnp.float32)
-        noised = inputs + self.sigma * noise
+        noised = inputs[None] + self.sigma * noise
         if self.clamp:
             real = (weight > 0).reshape(-1, *[1] * (inputs.ndim - 1))
             lowest = jnp.min(inputs, initial=jnp.inf, where=real)
@@ -146,14 +146,14 @@ class _Steepness:
 
         of_noise = params if self.through_noise else jax.lax.stop_gradient(params)
         around = logits(of_noise, noised.reshape(-1, *inputs.shape[1:]))
-        changes = logits(params, inputs) - around.reshape(self.perturbations, len(inputs), -1)
-        distances = (noised - inputs).reshape(self.perturbations, len(inputs), -1)
+        changes = logits(params, inputs)[None] - around.reshape(self.perturbations, len(inputs), -1)
+        distances = (noised - inputs[None]).reshape(self.perturbations, len(inputs), -1)
         # Norms that are safe where they are zero: there they have no gradient.
         rise = optax.safe_norm(changes, 0.0, axis=-1)
         run = optax.safe_norm(distances, 0.0, axis=-1)
         # Clamping can leave a noisy input nearer to the input than the input's rounding, or equal
         # to it. What the logits then rise by is rounding, not steepness.
         scale = jnp.linalg.norm(inputs.reshape(len(inputs), -1), axis=-1)
-        apart = run > jnp.finfo(run.dtype).eps * scale
+        apart = run > jnp.finfo(run.dtype).eps * scale[None]
         steepness = jnp.where(apart, rise / jnp.where(apart, run, 1.0), 0.0)
         return jnp.sum(weight * jnp.mean(steepness, axis=0)), state

@@ -96,4 +96,5 @@ def _into_pixels(x: jax.Array) -> jax.Array:
 
 def _upsampled(convolution: nnx.Conv, x: jax.Array) -> jax.Array:
     """The convolution of the upsampled images."""
-    return upsample_convolve(x, convolution.kernel[...]) + convolution.bias[...]
+    bias = convolution.bias[...].reshape(1, 1, 1, -1)
+    return upsample_convolve(x, convolution.kernel[...]) + bias
