@@ -72,8 +72,9 @@ def become(request: dict[str, Any]) -> None:
     import jax
 
     if not request["compiles"]:
-        # What is compiled is read and not written: a killed process may leave half a file.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+        # What is compiled is read and not written: a killed process may leave half a file. The
+        # size says so, as `cli.main` sets the time.
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", sys.maxsize)
     for descriptor, name in ((0, "/dev/null"), (1, request["out"]), (2, request["err"])):
         flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(name, flags, 0o600), descriptor)
