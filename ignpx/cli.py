@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 import ignpx
-from ignpx import checkpoint, data, display, preparation, records, runs, scenarios
+from ignpx import checkpoint, data, display, logs, preparation, records, runs, scenarios
 from ignpx import config as configuration
 from ignpx import demo as demonstration
 from ignpx import workdir as directories
-from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning
+from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning, UnlearningWarning
 from ignpx.methods import METHODS, describe
 from ignpx.scenarios import Random, Scenario, Subclass
 from ignpx.training import Progress as Epoch
@@ -366,13 +366,15 @@ def _accuracies(metrics: dict[str, Any]) -> Table:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """What is put right on the way is said in one line."""
+    """Our own warnings are said in one line each."""
+    ours = (RecoveryWarning, UnlearningWarning)
     with warnings.catch_warnings():
-        warnings.simplefilter("always", RecoveryWarning)
+        for category in ours:
+            warnings.simplefilter("always", category)
         others = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
-            if issubclass(category, RecoveryWarning):
+            if issubclass(category, ours):
                 _warn(str(message))
             else:
                 others(message, category, *rest, **named)
@@ -413,7 +415,7 @@ def main() -> None:
     """Entry point: errors that a user can act on are printed in one piece, with status 2."""
     # A command compiles many small functions once: with a cache they are worth keeping, too.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    sys.unraisablehook = _heard
+    logs.hush()
     try:
         with _told(), _stoppable():
             app()
@@ -431,12 +433,3 @@ def main() -> None:
         if found is None:
             raise
         _fail(directories.explained(found))
-
-
-def _heard(error: Any) -> None:
-    """Tells what could not be raised, but for TensorStore's calls of loops that Orbax has closed.
-
-    They come from other threads, after an error of the disk that is told.
-    """
-    if not (error.exc_type is RuntimeError and str(error.exc_value) == "Event loop is closed"):
-        sys.__unraisablehook__(error)

@@ -1,8 +1,11 @@
 """What other libraries log on their way, which says nothing to whoever calls this one."""
 
 import contextlib
+import inspect
 import logging
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -22,3 +25,25 @@ def quiet(level: int = logging.ERROR) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(serious)
+
+
+def hush() -> None:
+    """Keeps from a command's standard error, until it ends, what Orbax says beside what it raises.
+
+    Its threads and coroutines outlive the call that failed, and say so whenever they end: by
+    absl's log, by asyncio's, or as what could not be raised. No other part has coroutines.
+    """
+    logging.getLogger("absl").addFilter(_not_orbax)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _heard
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname
+
+
+def _heard(error: Any) -> None:
+    """Tells what could not be raised, but of coroutines, and of TensorStore's calls of them."""
+    closed = error.exc_type is RuntimeError and str(error.exc_value) == "Event loop is closed"
+    if not (closed or inspect.iscoroutine(error.object)):
+        sys.__unraisablehook__(error)

@@ -19,7 +19,6 @@ import os
 import pathlib
 import re
 import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -181,20 +180,28 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that it is either the old one or the new one, never half of it."""
-    temporary = _beside(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a file so that it is either the old one or the new one, never half of it.
+
+    Several processes may write the same one, in turn. What a killed one left is written over.
+    """
+    new, lock = (path.with_name(f".{path.name}.ignpx.{part}") for part in ("new", "lock"))
+    with filelock.FileLock(lock):
+        try:
+            new.write_text(text, encoding="utf-8")
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)  # while it is held, as in `_locked`
 
 
 # These say that a file is missing or not of the kind it should be: the disk itself is sound.
 _OF_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
 # TensorStore raises a ValueError with the error of the system in its text.
 _TENSORSTORE = re.compile(r"\[os_error_code='(\d+)'\]")
-_PATH_IN_TEXT = re.compile(r'.*"(/[^"]+)"', re.DOTALL)
+# The last path before what it appends in any order: the number, and where it has a spec, with other
+# paths. Of a folder that it cannot make it tells the rest of the name in escaped bytes.
+_APPENDED = re.compile(r" \[(os_error_code|tensorstore_spec)='")
+_PATH_IN_TEXT = re.compile(r'.*"(/[^"]+?)(\\x00[^"]*)?"', re.DOTALL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
     **dict.fromkeys(_FULL, "free some space"),
@@ -217,7 +224,7 @@ def storage_error(error: BaseException | None) -> OSError | None:
         if found := _TENSORSTORE.search(str(error)):
             number = int(found[1])
             if number not in _OF_FILES:
-                path = _PATH_IN_TEXT.match(str(error)[: found.start()])
+                path = _PATH_IN_TEXT.match(_APPENDED.split(str(error), maxsplit=1)[0])
                 return OSError(number, os.strerror(number), path[1] if path else None)
         error = error.__cause__
     return None
@@ -309,8 +316,3 @@ def _parts(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Pa
 def _real(path: pathlib.Path) -> pathlib.Path:
     """Where a link leads to: the renames need its file system, and the link stays."""
     return pathlib.Path(os.path.realpath(path))
-
-
-def _beside(path: pathlib.Path) -> pathlib.Path:
-    """A hidden name that no other thread, process or machine takes for the same path."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import warnings
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 import ignpx
 from ignpx import checkpoint, cli, data, runs
+from ignpx.errors import UnlearningWarning
 from ignpx.methods import METHODS
 from ignpx.scenarios import Classes
 
@@ -448,6 +450,18 @@ def test_errors_of_the_disk(trained_run, tmp_path, monkeypatch):
     status, printed = run(*unlearning)
     assert (status, f"{out}: No space left on device; free" in printed) == (2, True)
     assert contents(tmp_path) == {"file": b"precious"}
+
+
+def test_a_warning_before_an_error_is_one_line(tmp_path, monkeypatch):
+    def failing(*_, **__):
+        warnings.warn("still recognised", UnlearningWarning, stacklevel=2)
+        raise OSError(28, "No space left on device", "place")
+
+    monkeypatch.setattr(cli.demonstration, "run", failing)
+    status, printed = run("demo", "--workdir", tmp_path / "demo")
+    _, warning, error = filter(None, printed.splitlines())  # the first is the stage
+    assert (status, warning) == (2, "warning: still recognised")
+    assert error.startswith("error: cannot read or write place: No space left on device")
 
 
 def test_seeds_that_do_not_count_are_refused(trained_run, tmp_path):

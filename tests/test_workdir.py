@@ -3,6 +3,10 @@
 import errno
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+from concurrent import futures
 
 import pytest
 
@@ -241,12 +245,19 @@ FULL = (
     'writing: "/disk/c/d/13b0": Failed to write 3398 bytes to file 11: No space left on device '
     "[os_error_code='28']"
 )
+NO_FOLDER = (
+    'RESOURCE_EXHAUSTED: Error opening "zarr" driver: Error writing "b/.zarray" in OCDBT database '
+    'at local file "/disk/c/": Failed to create directory: "/disk/c/process_0\\x00\\x64\\x00": No '
+    "space left on device [tensorstore_spec='{\\\"path\\\":\\\"/disk/b/\\\"}'] [os_error_code='28']"
+)
 
 
 def test_which_errors_are_of_the_disk():
     found = workdir.storage_error(ValueError(FULL))
     assert (found.errno, found.filename) == (errno.ENOSPC, "/disk/c/d/13b0")
     assert "/disk/c/d/13b0: No space left on device; free some space" in workdir.explained(found)
+    found = workdir.storage_error(ValueError(NO_FOLDER))
+    assert (found.errno, found.filename) == (errno.ENOSPC, "/disk/c/process_0")
     denied = PermissionError(errno.EACCES, "Permission denied", "x")
     caused = RuntimeError()
     caused.__cause__ = denied
@@ -259,3 +270,33 @@ def test_which_errors_are_of_the_disk():
         None,
     ]
     assert [workdir.storage_error(other) for other in others] == [None] * 5
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from ignpx import workdir
+pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+workdir.write_text(pathlib.Path(sys.argv[1]), "killed")
+"""
+
+
+def test_what_a_killed_write_left_is_written_over(tmp_path):
+    path = tmp_path / "results.csv"
+    for kept in ({}, {path.name: b"new"}):
+        killed = subprocess.run([sys.executable, "-c", KILLED, path])
+        assert killed.returncode == -signal.SIGKILL
+        left_over = contents(tmp_path)
+        assert kept.items() < left_over.items()
+        assert b"killed" in left_over.values()
+        workdir.write_text(path, "new")
+        assert contents(tmp_path) == {path.name: b"new"}
+
+
+def test_several_write_the_same_file_in_turn(tmp_path):
+    path = tmp_path / "results.csv"
+    texts = [str(number) * 10_000 for number in range(8)]
+    with futures.ThreadPoolExecutor(8) as threads:
+        for written in threads.map(lambda text: workdir.write_text(path, text), texts * 3):
+            assert written is None
+            assert path.read_text() in texts
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
