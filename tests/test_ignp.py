@@ -15,6 +15,7 @@ from ignpx import (
     losses,
     selection,
 )
+from ignpx.data import Normalise
 from ignpx.methods import METHODS, ignp
 from ignpx.methods.ignp import auto_coverage
 
@@ -271,3 +272,25 @@ def two_classes():
         input_shape=(6,),
         num_classes=2,
     )
+
+
+def test_targets_are_patterns_and_not_letters():
+    with pytest.raises(InvalidArgumentError, match="targets='out': must be a tuple of patterns"):
+        ignp(targets="out")
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_prototypes_stay_within_the_range_of_pixels(limited):
+    """Images of 0 to 255 are 0 to 1 before they are normalised."""
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    classifier = Classifier.from_function(
+        lambda w, x: x.reshape(len(x), -1) @ w,
+        weights,
+        input_shape=(2, 2, 1),
+        num_classes=3,
+        preprocess=Normalise((0.4,), (0.2,)),
+    )
+    unlearner = ignp(**QUICK, total_variation=0.0, pixel_range=limited)
+    inputs = np.asarray(unlearner.prepare(classifier, jax.random.key(0)).prototypes.inputs)
+    lowest, highest = -0.4 / 0.2, 0.6 / 0.2
+    assert (inputs.min() >= lowest - 1e-6 and inputs.max() <= highest + 1e-6) == limited

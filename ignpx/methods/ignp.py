@@ -37,7 +37,7 @@ from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.moments import Moments
 from ignpx.stages import stage
-from ignpx.targets import partition, paths
+from ignpx.targets import as_patterns, partition, paths
 from ignpx.targets import size as parameter_count
 from ignpx.unlearner import Request, Sees, Unlearner
 
@@ -319,12 +319,14 @@ def ignp(
     }
     checks.one_of(tuple(sensitivity_losses), sensitivity_loss=sensitivity_loss)
     checks.one_of(OPTIMIZERS, optimizer=optimizer)
+    if targets is not None:
+        targets = as_patterns(targets)
     transformation = getattr(optax, optimizer)(learning_rate)
     terms = [synthesis.cross_entropy()]
     terms += [getattr(synthesis, name)(value) for name, value in weights.items() if value > 0]
 
     def patterns(classifier: Classifier) -> tuple[str, ...]:
-        return classifier.targets if targets is None else tuple(targets)
+        return classifier.targets if targets is None else targets
 
     def synthesise(classifier: Classifier, key: jax.Array) -> synthesis.Prototypes:
         # Patterns that match nothing are found before anything long is done.
