@@ -142,7 +142,7 @@ BAD = {
     "no strength": (["--forget", "1", "--set", "strength=0"], "strength=0"),
     "a strength that is a word": (["--forget", "1", "--set", "strength=ten"], "strength"),
     "a class by an unknown name": (["--forget", "sqare"], "forget='sqare': is no class; give the"),
-    "a class below zero": (["--forget", "-1"], "is not a class; the classes are 0 to 9"),
+    "a class below zero": (["--forget", "-1"], "forget=-1: is not a class"),
     "a name as a pattern": (["--forget", "1", "--set", "targets=conv2"], "must be a list of any"),
     "a number as a pattern": (["--forget", "1", "--set", "targets=3"], "targets=3: must be a list"),
     "no YAML": (["--forget", "1", "--set", "strength=[1"], "overrides='strength=[1': is not valid"),

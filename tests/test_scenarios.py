@@ -303,7 +303,9 @@ def test_classes_by_number_and_by_name():
     known = ("circle", "square", "7")
     assert scenarios.named(["2", "square"], lambda: known) == Classes((2, 1))
     assert scenarios.named(["7"], lambda: known) == Classes((7,))
-    assert scenarios.named(["0", "-1"], lambda: pytest.fail("asked")) == Classes((0, -1))
+    assert scenarios.named(["0", "2"], lambda: pytest.fail("asked")) == Classes((0, 2))
+    with pytest.raises(InvalidArgumentError, match="forget=-1: is not a class"):
+        scenarios.named(["-1"], lambda: known)
     with pytest.raises(InvalidArgumentError, match=r"forget='sqare': is no class.*mean square"):
         scenarios.named(["sqare"], lambda: known)
     with pytest.raises(InvalidArgumentError, match=r"forget='square'.*has no names of classes"):
