@@ -23,6 +23,7 @@ from rich.console import Console
 
 from fault_injection import client, commands, damage, disks, kills
 from fault_injection.tally import Tally
+from ignpx import logs
 
 console = Console()
 KINDS = {"kills": kills.inject, "disks": disks.inject, "damage": damage.inject}
@@ -46,6 +47,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the places of damaged bytes.")] = 0,
 ) -> None:
     """Injects the faults and writes the counts."""
+    logs.hush()  # reading what was damaged
     tell = functools.partial(console.print, markup=False, soft_wrap=True)
     described = {"command": " ".join(["python", *sys.argv]), "seed": seed, "versions": _versions()}
     # In memory where there is such a place: most of the time would be the disk's.

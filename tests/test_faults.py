@@ -85,6 +85,10 @@ def test_outcomes_leave_out_the_clocks(tmp_path):
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
     one, other = (commands.outcome(tmp_path / name) for name in ("one", "other"))
     assert one == other == {"metrics.json": {"accuracy": 0.5}}
+    (tmp_path / "one" / "models").mkdir()
+    (tmp_path / "one" / "models" / "metrics.json").write_text("{")
+    assert commands.outcome(tmp_path / "one") is None
+    assert commands.outcome(tmp_path / "one", unread="models") == one
     (tmp_path / "one" / "metrics.json").write_text("{")
     assert commands.outcome(tmp_path / "one") is None
     assert commands.outcome(tmp_path / "nowhere") is None
