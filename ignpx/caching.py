@@ -45,19 +45,19 @@ class _Same:
 
 
 def cached(function: F) -> F:
-    """`functools.lru_cache` of 64 entries, which also finds arguments that are equal by `identity`.
+    """`functools.lru_cache` of 256 entries, which also finds arguments equal by `identity`.
 
     The arguments are hashable, and given in the same way: by position or by name.
     """
 
-    @functools.lru_cache(maxsize=64)
+    @functools.lru_cache(maxsize=256)
     def equal(arguments: _Compared) -> Any:
         args, kwargs = arguments.value
         return function(*args, **kwargs)
 
     # The same objects are found first: a call may change what a function closes over, as that of a
     # schedule of optax does, which is then no longer equal to what it was.
-    @functools.lru_cache(maxsize=64, typed=True)
+    @functools.lru_cache(maxsize=256, typed=True)
     @functools.wraps(function)
     def same(*args: Any, **kwargs: Any) -> Any:
         return equal(_Compared((args, kwargs)))
