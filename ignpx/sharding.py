@@ -16,6 +16,8 @@ import math
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ignpx.errors import InvalidArgumentError
@@ -96,3 +98,10 @@ def over_data(tree: T) -> T:
         return jax.lax.with_sharding_constraint(array, PartitionSpec(DATA))
 
     return jax.tree.map(leaf, tree)
+
+
+def gathered(array: jax.Array) -> np.ndarray:
+    """The values of a whole array, of which each process may hold a part; called by all of them."""
+    if not array.is_fully_addressable:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)

@@ -79,9 +79,8 @@ class Prototypes(NamedTuple):
 
     def check(self) -> None:
         """Raises `UnlearningError` if a loss, a gradient or an input is not finite; not traced."""
-        trace = np.asarray(self.trace)
-        of_gradients = np.asarray(self.broken)
-        infinite = ~np.isfinite(np.vstack([trace, self.loss]))
+        trace, of_gradients = sharding.gathered(self.trace), sharding.gathered(self.broken)
+        infinite = ~np.isfinite(np.vstack([trace, sharding.gathered(self.loss)]))
         of_losses = np.where(infinite.any(axis=0), infinite.argmax(axis=0) + 1, 0)
         steps = np.concatenate([of_losses, of_gradients])
         if not steps.any():
@@ -90,9 +89,10 @@ class Prototypes(NamedTuple):
         first = steps[steps > 0].min()
         what = "loss" if first in of_losses else "gradient in their inputs"
         classes = np.flatnonzero((of_losses if first in of_losses else of_gradients) == first)
+        labels = sharding.gathered(self.labels)
         ended = np.count_nonzero((of_losses > 0) | (of_gradients > 0))
         raise UnlearningError(
-            f"the {what} of the prototypes of classes {np.asarray(self.labels)[classes].tolist()} "
+            f"the {what} of the prototypes of classes {labels[classes].tolist()} "
             f"is not finite from step {min(first, len(trace))} of {len(trace)} on; in the end "
             f"{ended} of {len(of_losses)} classes were reached by that. A common cause is the "
             "gradient of a norm, a square root or a logarithm at zero: guard it in the model, or "
@@ -300,7 +300,7 @@ def _judged(
         noise_confidence=_confidence(_logits(classifier, noise), labels),
         roughness=_roughness(inputs),
         trace=trace,
-        broken=jnp.where(jnp.all(finite, axis=0), 0, jnp.argmin(finite, axis=0) + 1),
+        broken=jnp.where(finite.all(axis=0), 0, finite.argmin(axis=0) + 1).astype(jnp.int32),
     )
 
 

@@ -230,7 +230,15 @@ def test_all_is_float32_where_jax_defaults_to_double_precision():
         bases = {path: subspaces.basis(gram, 0.9) for path, gram in grams.items()}
         around = {path: subspaces.complement(basis) for path, basis in bases.items()}
         random = [subspaces.random_basis(jax.random.key(0), basis) for basis in bases.values()]
-    everything = (made._replace(labels=None), moments_of, gradient, grams, bases, around, random)
+    everything = (
+        made._replace(labels=None, broken=None),
+        moments_of,
+        gradient,
+        grams,
+        bases,
+        around,
+        random,
+    )
     for leaf in jax.tree.leaves(everything):
         assert leaf.dtype == jnp.float32
     plain = importance.sensitivity(classifier, inputs, labels.astype(jnp.int32))
