@@ -16,6 +16,10 @@ import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# What a process keeps of each cached function: a benchmark builds every method, and evicting one
+# would compile it again.
+ENTRIES = 256
+
 
 class _Compared:
     """A value with its key, which keeps what the key refers to."""
@@ -45,19 +49,19 @@ class _Same:
 
 
 def cached(function: F) -> F:
-    """`functools.lru_cache` of 256 entries, which also finds arguments equal by `identity`.
+    """`functools.lru_cache` of `ENTRIES` results, which also finds arguments equal by `identity`.
 
     The arguments are hashable, and given in the same way: by position or by name.
     """
 
-    @functools.lru_cache(maxsize=256)
+    @functools.lru_cache(maxsize=ENTRIES)
     def equal(arguments: _Compared) -> Any:
         args, kwargs = arguments.value
         return function(*args, **kwargs)
 
     # The same objects are found first: a call may change what a function closes over, as that of a
     # schedule of optax does, which is then no longer equal to what it was.
-    @functools.lru_cache(maxsize=256, typed=True)
+    @functools.lru_cache(maxsize=ENTRIES, typed=True)
     @functools.wraps(function)
     def same(*args: Any, **kwargs: Any) -> Any:
         return equal(_Compared((args, kwargs)))
