@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from ignpx import InvalidArgumentError, data
 from ignpx.audit import count_correct
+from ignpx.data import stratified
 from ignpx.data.augment import crop_and_flip
 
 
@@ -24,6 +27,37 @@ def test_embedded_digits(digits):
     whole = np.concatenate([p.images for p in (digits.train, digits.validation, digits.test)])
     # Nothing is lost and nothing twice, but for the pictures that the source has twice itself.
     assert len(np.unique(whole, axis=0)) >= 1797 - 5
+
+
+def test_embedded_digits_are_those_of_scikit_learn(digits):
+    theirs = load_digits()
+    enlarged = [
+        np.asarray(
+            Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC), dtype=np.uint8
+        )
+        for image in np.round(theirs.images * (255 / 16)).astype(np.uint8)
+    ]
+    places = train_test_split(
+        np.arange(1797), test_size=0.2, stratify=theirs.target, random_state=0
+    )
+    for split, chosen in zip(("train", "test"), places, strict=True):
+        images, labels = data.load("digits", split)
+        np.testing.assert_array_equal(images[..., 0], np.stack(enlarged)[chosen])
+        np.testing.assert_array_equal(labels, theirs.target[chosen])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3, 0.8])
+@pytest.mark.parametrize("classes", [2, 7, 30])
+def test_what_is_held_out_is_what_scikit_learn_draws(share, classes):
+    random = np.random.default_rng(0)
+    for spread in (0.5, 5, 1e6):  # of the sizes of classes, from uneven to even
+        sizes = 20 + random.multinomial(700, random.dirichlet(np.full(classes, spread)))
+        labels = random.permutation(np.repeat(3 * np.arange(classes), sizes))
+        theirs = train_test_split(
+            np.arange(len(labels)), test_size=share, stratify=labels, random_state=0
+        )
+        for ours, of_theirs in zip(stratified.split(labels, share), theirs, strict=True):
+            np.testing.assert_array_equal(ours, of_theirs)
 
 
 def test_normalisation_and_its_inverse(digits):

@@ -96,6 +96,10 @@ def test_building_a_method_imports_nothing_heavy():
     assert loaded(build) <= theirs
 
 
+def test_reading_the_digits_does_not_import_scikit_learn():
+    assert "sklearn" not in loaded("from ignpx import data; data.load_splits('digits')")
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_while_importing_ends_the_command_in_one_line(name):
     code = f"""

@@ -5,6 +5,8 @@ that is asked for.
 """
 
 import functools
+import gzip
+import importlib.util
 import os
 import pathlib
 import threading
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ignpx import checks
+from ignpx.data import stratified
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.logs import quiet
 from ignpx.samples import Samples
@@ -365,27 +368,31 @@ def _source(builder: Any, split: str, **options: Any) -> Any:
 @functools.cache
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
-    from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    # 8x8 pictures of intensities 0 to 16, enlarged to the 32x32 that the models take.
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    # The file that scikit-learn's `load_digits` reads: 64 intensities from 0 to 16 and a label a
+    # line. Importing scikit-learn for it takes longer than to forget a class of them.
+    sklearn = importlib.util.find_spec("sklearn")
+    assert sklearn is not None
+    assert sklearn.origin is not None
+    path = pathlib.Path(sklearn.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    with gzip.open(path) as file:
+        table = np.loadtxt(file, delimiter=",")
+    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    # Enlarged to the 32x32 that the models take.
     enlarged = [
         Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in images
     ]
-    return np.stack([np.asarray(image) for image in enlarged])[..., None], digits.target
+    labels = table[:, -1].astype(np.int32)
+    return np.stack([np.asarray(image) for image in enlarged])[..., None], labels
 
 
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.model_selection import train_test_split
-
     if split not in ("train", "test"):
         raise InvalidArgumentError("split", split, "digits has the splits test, train")
     images, labels = _all_digits()
-    parts = train_test_split(
-        images, labels.astype(np.int32), test_size=0.2, stratify=labels, random_state=0
-    )
-    return (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+    train, test = stratified.split(labels, 0.2)
+    places = train if split == "train" else test
+    return images[places], labels[places]
 
 
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ignpx import checks
+from ignpx.data import stratified
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load
 from ignpx.errors import InvalidArgumentError
@@ -107,13 +108,7 @@ def _held_out(
             f"holds out {held} of the {len(fine)} training samples of {info.name}; it has "
             f"{len(classes)} classes, each of which needs one at least on either side",
         )
-    from sklearn.model_selection import train_test_split  # slow to import
-
-    places = np.arange(len(fine))
-    train, held_out = train_test_split(
-        places, test_size=validation_share, stratify=fine, random_state=0
-    )
-    return train, held_out
+    return stratified.split(fine, validation_share)
 
 
 def load_test(
