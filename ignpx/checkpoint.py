@@ -149,6 +149,21 @@ def load_tree(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
     return _read_arrays(directory, like, _read(directory))
 
 
+def load_leaves(directory: str | os.PathLike[str], count: int) -> list[jax.Array]:
+    """Reads a list of so many arrays that `save_tree` wrote, of whatever shapes and dtypes.
+
+    Raises:
+      InvalidArgumentError: if the checkpoint is damaged or holds something else.
+      OSError: if the disk cannot be read.
+    """
+    described = _read(directory)
+    names, kinds = [str(index) for index in range(count)], described.arrays or {}
+    if kinds.keys() != set(names):
+        raise InvalidArgumentError("directory", str(directory), f"is no list of {count} arrays")
+    like = [jax.ShapeDtypeStruct(kinds[name].shape, kinds[name].dtype) for name in names]
+    return _read_arrays(directory, like, described)
+
+
 def save_latest(directory: pathlib.Path, step: int, tree: PyTree) -> None:
     """Writes a pytree of arrays as the only checkpoint of a run in progress."""
     save_tree(directory / str(step), jax.tree.leaves(tree), {"step": step}, overwrite=True)

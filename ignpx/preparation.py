@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 import ignpx
-from ignpx import checkpoint, checks, stages, workdir
+from ignpx import checkpoint, checks, stages, structures, workdir
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, RecoveryWarning
 from ignpx.methods import build, defaults
@@ -65,7 +65,8 @@ def prepare(
         with stages.recording() as seconds:
             prepared = unlearner.prepare(classifier, jax.random.key(seed))
         about = _about(classifier, method, settings or {}, seed)
-        checkpoint.save_tree(new, jax.tree.leaves(prepared), about)
+        described = {**about, "structure": structures.encode(prepared)}
+        checkpoint.save_tree(new, jax.tree.leaves(prepared), described)
     return seconds
 
 
@@ -87,11 +88,14 @@ def load(
     if unlearner.prepare is None or not path.exists():
         return None
     try:
-        if checkpoint.load_config(path) != _about(classifier, method, settings, seed):
+        described = checkpoint.load_config(path)
+        structure = described.pop("structure", "none")
+        if described != _about(classifier, method, settings, seed):
             return None
-        like = jax.eval_shape(unlearner.prepare, classifier, jax.random.key(seed))
-        leaves, structure = jax.tree.flatten(like)
-        return jax.tree.unflatten(structure, checkpoint.load_tree(path, leaves))
+        # All that it was made by is the same, and so are its structure and shapes: nothing has to
+        # be traced to know them.
+        like = jax.tree.structure(structures.decode(structure))
+        return jax.tree.unflatten(like, checkpoint.load_leaves(path, like.num_leaves))
     except (InvalidArgumentError, OSError) as error:
         _warn(f"what was prepared is not used: {error}")
         return None

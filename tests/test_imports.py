@@ -15,6 +15,7 @@ ROOT = pathlib.Path(ignpx.__file__).parent
 # From the ground up; a module may import from its own layer and from those below.
 LAYERS = [
     ["errors", "caching"],
+    ["structures"],
     ["checks", "settings"],
     ["recipe"],
     ["jaxprs", "losses", "targets", "loops", "sharding", "stages", "logs"],

@@ -1,6 +1,7 @@
 """What was prepared is used for what it was prepared for, and for nothing else."""
 
 import functools
+import sys
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from flax import nnx
 
 import ignpx
-from ignpx import Classifier, checkpoint, preparation
+from ignpx import Classifier, RecoveryWarning, checkpoint, preparation
 from ignpx.methods import METHODS, build, defaults
 
 SETTINGS = {"samples": 3, "steps": 2, "held_out": 1, "learning_rate": 0.5}
@@ -52,6 +53,39 @@ def test_a_model_with_keys_in_its_state(prepared):
     find = prepared(classifier, **SETTINGS)
     assert find(classifier, **SETTINGS) is not None
     assert find(other, **SETTINGS) is None
+
+
+def test_it_is_read_as_it_was_made_and_nothing_is_traced(mlp, prepared, monkeypatch):
+    find = prepared(mlp, **SETTINGS)
+    made = build("ignp", SETTINGS).prepare(mlp, jax.random.key(0))
+
+    def trace(*_):
+        pytest.fail("traces")
+
+    untraceable = build("ignp", SETTINGS)._replace(prepare=trace)
+    monkeypatch.setattr(sys.modules[__name__], "build", lambda *_: untraceable)
+    found = find(mlp, **SETTINGS)
+    assert jax.tree.structure(found) == jax.tree.structure(made)
+    assert any(leaf is None for leaf in jax.tree.leaves(found, is_leaf=lambda x: x is None))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(made), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_of_an_earlier_form(mlp, prepared, monkeypatch):
+    """It had no structure; its fields may be others."""
+    find = prepared(mlp, **SETTINGS)
+    config = checkpoint.load_config
+    for changes in (
+        {"structure": None},
+        {"structure": {"list": ["leaf"]}},
+        {"structure": {"named": ["ignpx.methods.ignp", "Prepared"], "fields": [["a", "leaf"]]}},
+        {"structure": {"named": ["os", "stat_result"], "fields": [["a", "leaf"]]}},
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "load_config", lambda path, c=changes: config(path) | c)
+            with pytest.warns(RecoveryWarning, match="what was prepared is not used"):
+                assert find(mlp, **SETTINGS) is None
 
 
 def test_another_seed_or_setting(mlp, prepared):

@@ -1,0 +1,41 @@
+"""Structures of pytrees as JSON values."""
+
+import json
+
+import jax
+import pytest
+
+from ignpx import InvalidArgumentError, structures
+from ignpx.methods.ignp import Prepared
+
+LEAF = structures.LEAF
+
+
+def test_there_and_back():
+    tree = Prepared({"b": [1, None], "a": {0: (2.0, 3), 10: 4}, "c": {}}, None, 5)
+    written = json.loads(json.dumps(structures.encode(tree)))
+    back = structures.decode(written)
+    assert back == Prepared(
+        {"b": [LEAF, None], "a": {0: (LEAF, LEAF), 10: LEAF}, "c": {}}, None, LEAF
+    )
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    assert list(back.prototypes) == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        3,
+        "none",
+        {},
+        {"list": LEAF},
+        {"list": [3]},
+        {"named": ["ignpx.methods.ignp", "Prepared"], "fields": [["prototypes", LEAF]]},
+        {"named": ["ignpx.methods.ignp", "nothing"], "fields": []},
+        {"named": ["ignpx.nothing", "Prepared"], "fields": []},
+        {"named": ["os", "stat_result"], "fields": []},
+    ],
+)
+def test_of_no_tree_that_there_is(written):
+    with pytest.raises(InvalidArgumentError, match="is of no tree that this version"):
+        structures.decode(written)
