@@ -1,20 +1,24 @@
 """Pictures of what a method made and what it did, as matplotlib figures."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ignpx import selection
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORGET = "#c8443c"
 RETAIN = "#4a6fa5"
 BEFORE = "#b8bec8"
+WHITE = "#ffffff"
 
 
 def prototypes(
     images: np.ndarray, class_names: Sequence[str], forget: Sequence[int] = (), *, rows: int = 4
-) -> Figure:
+) -> "Figure":
     """A grid of prototypes, one column a class, the forget classes marked.
 
     Args:
@@ -23,25 +27,31 @@ def prototypes(
       forget: indices of the forget classes.
       rows: prototypes shown of each class.
     """
-    classes, count = images.shape[:2]
-    rows = min(rows, count)
-    figure = Figure(figsize=(0.9 * classes + 0.2, 0.9 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, classes, squeeze=False)
-    for column in range(classes):
-        marked = column in forget
-        title = class_names[column] + (" (forget)" if marked else "")
-        axes[0, column].set_title(title, fontsize=8, color=FORGET if marked else "black")
-        for row in range(rows):
-            axis = axes[row, column]
-            _show(axis, images[column, row])
-            for spine in axis.spines.values():
-                spine.set(color=FORGET if marked else "white", linewidth=1.5)
+    classes = len(images)
+    marked = [index in forget for index in range(classes)]
+    # One picture, and not one in each of many axes, which take most of a second to draw.
+    grid = np.concatenate(
+        [
+            np.concatenate([_framed(image, FORGET if mark else WHITE) for image in column[:rows]])
+            for column, mark in zip(images, marked, strict=True)
+        ],
+        axis=1,
+    )
+    height, width = grid.shape[0] * classes / grid.shape[1], classes
+    title = 0.3  # of the height of a cell
+    figure = _figure(0.9 * width, 0.9 * (height + title))
+    axis = figure.add_axes((0, 0, 1, height / (height + title)))
+    axis.imshow(grid, extent=(0, width, 0, height), aspect="auto")
+    axis.set_axis_off()
+    for place, (name, mark) in enumerate(zip(class_names, marked, strict=True)):
+        text, color = (f"{name} (forget)", FORGET) if mark else (name, "black")
+        axis.text(place + 0.5, height, text, fontsize=8, color=color, ha="center", va="bottom")
     return figure
 
 
 def class_accuracies(
     accuracies: dict[str, Sequence[float]], class_names: Sequence[str], forget: Sequence[int] = ()
-) -> Figure:
+) -> "Figure":
     """Bars of the accuracy of each class, one series a model, the forget classes marked.
 
     Args:
@@ -50,7 +60,7 @@ def class_accuracies(
       forget: indices of the forget classes.
     """
     classes = len(class_names)
-    figure = Figure(figsize=(max(5.0, 0.7 * classes + 1), 3.2), layout="constrained")
+    figure = _figure(max(5.0, 0.7 * classes + 1), 3.2, layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(accuracies)
     palette = [BEFORE, RETAIN, "#7fa66f", "#c9a24a"]
@@ -69,7 +79,7 @@ def class_accuracies(
 
 def coverage_curve(
     log_ratios: np.ndarray, total: int, log_alpha: float, coverage: tuple[float, float]
-) -> Figure:
+) -> "Figure":
     """The share of parameters that each alpha selects, with the wanted range and the alpha found.
 
     Args:
@@ -82,7 +92,7 @@ def coverage_curve(
     finite = np.sort(log_ratios[np.abs(log_ratios) < selection.ALWAYS])
     always = np.count_nonzero(log_ratios >= selection.ALWAYS)
     selected = (np.arange(len(finite), 0, -1) + always) / total
-    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    figure = _figure(5.5, 3.2, layout="constrained")
     axis = figure.subplots()
     axis.axhspan(100 * coverage[0], 100 * coverage[1], color=FORGET, alpha=0.15, linewidth=0)
     axis.plot(finite / np.log(10), 100 * selected, color=RETAIN)
@@ -92,8 +102,21 @@ def coverage_curve(
     return figure
 
 
-def _show(axis: object, image: np.ndarray) -> None:
+def _figure(width: float, height: float, **options: Any) -> "Figure":
+    from matplotlib.figure import Figure  # slow to import, and needed where something is drawn
+
+    return Figure(figsize=(width, height), **options)
+
+
+def _framed(image: np.ndarray, color: str) -> np.ndarray:
+    """An image `(H, W, 1 or more)` as RGB in uint8, with a line of this colour and space around."""
+    line = max(1, image.shape[0] // 32)
     low, high = image.min(), image.max()
-    stretched = (image - low) / max(high - low, 1e-6)
-    axis.imshow(stretched.squeeze(), cmap="gray", vmin=0, vmax=1)  # type: ignore[attr-defined]
-    axis.set(xticks=[], yticks=[])  # type: ignore[attr-defined]
+    stretched = np.round(255 * (image[..., :3] - low) / max(high - low, 1e-6)).astype(np.uint8)
+    framed = np.broadcast_to(stretched, (*image.shape[:2], 3))
+    for around in (color, WHITE):
+        rows, columns = (size + 2 * line for size in framed.shape[:2])
+        canvas = np.tile(np.frombuffer(bytes.fromhex(around[1:]), np.uint8), (rows, columns, 1))
+        canvas[line:-line, line:-line] = framed
+        framed = canvas
+    return framed

@@ -94,7 +94,7 @@ def load(
             return None
         # All that it was made by is the same, and so are its structure and shapes: nothing has to
         # be traced to know them.
-        like = jax.tree.structure(structures.decode(structure))
+        like: Any = jax.tree.structure(structures.decode(structure))
         return jax.tree.unflatten(like, checkpoint.load_leaves(path, like.num_leaves))
     except (InvalidArgumentError, OSError) as error:
         _warn(f"what was prepared is not used: {error}")

@@ -18,9 +18,9 @@ def encode(tree: Any) -> Any:
         return None
     if isinstance(tree, dict):
         return {"dict": [[key, encode(value)] for key, value in tree.items()]}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+    if isinstance(tree, tuple) and (names := getattr(tree, "_fields", None)):
         kind = type(tree)
-        fields = [[name, encode(value)] for name, value in tree._asdict().items()]
+        fields = [[name, encode(value)] for name, value in zip(names, tree, strict=True)]
         return {"named": [kind.__module__, kind.__qualname__], "fields": fields}
     if isinstance(tree, list | tuple):
         return {type(tree).__name__: [encode(value) for value in tree]}
