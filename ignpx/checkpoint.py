@@ -6,6 +6,7 @@ them: what loads is what was saved.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -355,10 +356,19 @@ def _arrays(classifier: Classifier) -> dict[str, PyTree]:
 
 
 def _abstract(tree: PyTree) -> PyTree:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    """Shapes, dtypes and shardings: the default device's where the tree has none."""
+    here = jax.device_put(0.0).sharding
+
+    def abstract(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return ocp.utils.to_shape_dtype_struct(leaf)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
+
+    return jax.tree.map(abstract, tree)
 
 
 def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Classifier:
+    """The classifier that a config names, with shapes and dtypes for arrays."""
     model = config.get("model")
     named = isinstance(model, dict) and model.get("name") in list(models.MODELS)
     if not named or config.get("preprocess", {}) is None:
@@ -374,7 +384,8 @@ def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Class
     fields: dict[str, Any] = {}
     if ours.preprocess is not None:
         fields["preprocess"] = Normalise(ours.preprocess.mean, ours.preprocess.std)
-    return models.create(
+    create = functools.partial(
+        models.create,
         ours.model.name,
         width=ours.model.width,
         input_shape=ours.input_shape,
@@ -382,6 +393,7 @@ def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Class
         targets=ours.targets,
         **fields,
     )
+    return jax.eval_shape(create)  # nothing is initialised that is read in a moment
 
 
 def _first_line(error: Exception) -> str:

@@ -45,8 +45,23 @@ def test_models_with_state(tmp_path):
     classifier = classifier.replace(state=state)
     checkpoint.save(tmp_path / "c", classifier, {"model": {"name": "resnet9", "width": 0.03}})
     loaded, _ = checkpoint.load(tmp_path / "c")
-    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(classifier), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert jax.tree.structure(loaded) == jax.tree.structure(classifier)
+    assert checkpoint.fingerprints(loaded) == checkpoint.fingerprints(classifier)
+
+
+def test_what_is_read_is_not_initialised_before(saved, trained, monkeypatch):
+    made, create = [], models.create
+
+    def watched(*args, **kwargs):
+        made.append(create(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(models, "create", watched)
+    loaded, _ = checkpoint.load(saved)
+    [like] = made
+    assert all(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(like))
+    for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(trained), strict=True):
+        assert one.sharding.device_set == other.sharding.device_set
 
 
 def test_a_model_that_is_not_ours(mlp, tmp_path):

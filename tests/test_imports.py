@@ -124,6 +124,17 @@ main()
     assert ended.stderr == f"stopped by {name}\n"
 
 
+def test_what_a_command_imports_is_not_looked_through_for_garbage():
+    code = """
+import gc
+from ignpx import __main__, cli
+cli.main = lambda: print(gc.isenabled(), gc.get_freeze_count() > 100_000)
+__main__.main()
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert found.stdout == "True True\n"
+
+
 def test_every_public_name_is_found():
     assert set(ignpx.__all__) <= set(dir(ignpx))
     for name in ignpx.__all__:
