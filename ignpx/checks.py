@@ -51,6 +51,13 @@ def share(**values: float) -> None:
             raise InvalidArgumentError(name, value, "must be a share, above 0 and at most 1")
 
 
+def part(**values: float) -> None:
+    """Raises `InvalidArgumentError` for the first value that is not in (0, 1)."""
+    for name, value in values.items():
+        if not (isinstance(value, numbers.Real) and 0 < value < 1):
+            raise InvalidArgumentError(name, value, "must be a number above 0 and below 1")
+
+
 def one_of(choices: tuple[str, ...], **values: str) -> None:
     """Raises `InvalidArgumentError` for the first value that is not among the choices."""
     for name, value in values.items():

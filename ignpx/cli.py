@@ -352,7 +352,8 @@ def _class_names(directory: pathlib.Path, where: runs.Where) -> tuple[str, ...]:
     run = records.check(records.Run, config, "directory", directory)
     if run.dataset is None:
         return ()
-    return data.describe(run.dataset.name, coarse=run.dataset.coarse, **where._asdict()).class_names
+    dataset = run.dataset.model_dump(exclude={"image_size", "validation_share"})
+    return data.describe(**dataset, **where._asdict()).class_names
 
 
 def _accuracies(metrics: dict[str, Any]) -> Table:

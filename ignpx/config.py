@@ -32,12 +32,17 @@ class DatasetConfig(_Section):
 
     `coarse: [[0, 1, 2], [3, 4]]` trains on groups of classes, `coarse: coarse_label` on those that
     the dataset has itself, here cifar100; a part of a class can then be forgotten.
+
+    `test_share: 0.2` holds a part of the train split out for testing, where a dataset has no other;
+    `test_split: validation` names the split for testing.
     """
 
     name: str
     image_size: int | None = pydantic.Field(default=None, ge=1, le=4096)
     validation_share: float = pydantic.Field(default=0.1, gt=0, lt=1)
     coarse: tuple[tuple[int, ...], ...] | str | None = None
+    test_share: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    test_split: str | None = None
 
     @pydantic.field_validator("coarse", mode="wrap")
     @classmethod
@@ -54,10 +59,10 @@ class DatasetConfig(_Section):
 
     @pydantic.model_serializer(mode="wrap")
     def _as_before(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        # What groups nothing is written as it was before there were groups: the identity of runs
-        # and results, which is that of their configs, stays.
-        values = dump(self)
-        return {n: v for n, v in values.items() if n != "coarse" or v is not None}
+        # What is not asked for is written as it was before one could: the identity of runs and
+        # results, which is that of their configs, stays.
+        later = ("coarse", "test_share", "test_split")
+        return {n: v for n, v in dump(self).items() if n not in later or v is not None}
 
 
 class ModelConfig(_Section):

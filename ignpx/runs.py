@@ -306,7 +306,7 @@ def _tested(
     """What the classifier of a run is tested on: samples, fine labels, and the dataset."""
     if splits is not None:
         return splits.test, splits.fine.test, splits.info
-    fields = {name: config["dataset"].get(name) for name in ("name", "image_size", "coarse")}
+    fields = {name: v for name, v in config["dataset"].items() if name != "validation_share"}
     return data.load_test(**fields, **where._asdict())
 
 

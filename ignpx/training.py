@@ -285,8 +285,7 @@ def validated_training(
       InvalidArgumentError: if a field of the recipe or the share cannot be used.
     """
     recipe = Recipe.of(recipe)
-    if not 0 < validation_share < 1:
-        raise InvalidArgumentError("validation_share", validation_share, "must lie in (0, 1)")
+    checks.part(validation_share=validation_share)
 
     def descend(
         classifier: Classifier, samples: Samples, validation: Samples, key: jax.Array

@@ -99,7 +99,7 @@ def main(
 ) -> None:
     """Writes a row for each class and what is left out, and prints a summary."""
     classifier, described = checkpoint.load(run / workdir.CHECKPOINT)
-    fields = {n: described["dataset"].get(n) for n in ("name", "image_size", "coarse")}
+    fields = {n: v for n, v in described["dataset"].items() if n != "validation_share"}
     samples, _, _ = data.load_test(**fields, data_dir=data_dir)
     settings = config.parse_overrides(overrides or ())
     table = []

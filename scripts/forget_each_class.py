@@ -74,7 +74,7 @@ def main(
     """Writes the rows and prints a summary by setting."""
     classifier, described = checkpoint.load(run / workdir.CHECKPOINT)
     if split == "test":
-        fields = {n: described["dataset"].get(n) for n in ("name", "image_size", "coarse")}
+        fields = {n: v for n, v in described["dataset"].items() if n != "validation_share"}
         samples, _, _ = data.load_test(**fields, data_dir=data_dir)
     else:
         samples = getattr(data.load_splits(**described["dataset"], data_dir=data_dir), split)

@@ -43,6 +43,18 @@ def test_overrides_of_the_training_config(bench):
     assert cell.described()["width"] == 0.25
 
 
+def test_what_is_tested_on_is_known_before_anything_is_run(bench):
+    def cells(**dataset):
+        changes = {f"dataset.{name}": value for name, value in dataset.items()}
+        entry = {"config": "digits.yaml", "set": changes}
+        return cells_of(bench(models=[entry], methods={"original": None}))
+
+    assert cells()[0].id != cells(test_share=0.2)[0].id != cells(test_share=0.3)[0].id
+    assert cells(test_share=None, test_split=None) == cells()
+    with pytest.raises(InvalidArgumentError, match="test_split='validation': is none of its spl"):
+        cells(test_split="validation")
+
+
 def test_what_varies_is_written_out(bench):
     vary = {"strength": [3, 10], "samples": [5, 6]}
     methods = {"sweep": {"method": "ignp", "vary": vary}}

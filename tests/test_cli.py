@@ -547,6 +547,7 @@ def test_a_part_of_a_class(trained_run, tmp_path):
     status, printed = run(
         "train", config, "--workdir", tmp_path / "run", "--set", "training.epochs=1",
         "--set", "dataset.coarse=[[0, 1, 2], [3, 4, 5, 6, 7, 8, 9]]",
+        "--set", "dataset.test_share=0.2",
     )  # fmt: skip
     assert status == 0, printed
     status, printed = run(
@@ -554,7 +555,10 @@ def test_a_part_of_a_class(trained_run, tmp_path):
         "--set", "epochs=1", "--set", "batch_size=64", "--workdir", tmp_path / "out",
     )  # fmt: skip
     assert status == 0, printed
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["forget_subclass"] == 8
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["forget_subclass"] == 8
+    # The part that was held out of training on the other 1437.
+    assert sum(metrics["test_samples_by_class"]) == 288
 
 
 def test_methods():

@@ -48,16 +48,26 @@ def test_overrides():
     assert changed.dataset == config.load(path).dataset
 
 
-def test_groups_of_classes():
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("coarse", [[0, 1], [2]]),
+        ("coarse", "coarse_label"),
+        ("test_share", 0.2),
+        ("test_split", "validation"),
+    ],
+)
+def test_what_datasets_were_given_later(field, value):
     path = CONFIGS[0].with_stem("mnist_lenet")
     plain = config.load(path)
-    # Its identity is that of before there were groups.
-    assert "coarse" not in plain.model_dump(mode="json")["dataset"]
-    for coarse in ([[0, 1], [2]], "coarse_label"):
-        grouped = config.load(path, [f"dataset.coarse={coarse}"])
-        described = grouped.model_dump(mode="json")
-        assert described["dataset"]["coarse"] == coarse
-        assert config.TrainConfig.model_validate(described) == grouped != plain
+    # The identity of what does not ask for it is that of before.
+    assert set(plain.model_dump(mode="json")["dataset"]) == {
+        "name", "image_size", "validation_share"
+    }  # fmt: skip
+    asked = config.load(path, [f"dataset.{field}={value}"])
+    described = asked.model_dump(mode="json")
+    assert described["dataset"][field] == value
+    assert config.TrainConfig.model_validate(described) == asked != plain
 
 
 @pytest.mark.parametrize(
@@ -71,6 +81,8 @@ def test_groups_of_classes():
         ("training.warmup_epochs=200", "training.warmup_epochs=200: must be below epochs (200)"),
         ("model.width=-1", "model.width=-1"),
         ("dataset.coarse=5", "dataset.coarse=5: must be lists of classes"),
+        ("dataset.test_share=1", "dataset.test_share=1: Input should be less than 1"),
+        ("dataset.test_split=[a]", "dataset.test_split=['a']: Input should be a valid string"),
         ("dataset.coarse=[[0, 1], [two]]", "or the name of a feature"),
         ("seed", "overrides='seed': must have the form name=value"),
         ("seed.deep=1", "not a section"),

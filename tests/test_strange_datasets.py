@@ -212,6 +212,7 @@ def test_labels_that_are_hidden(made, hidden):
     assert said.startswith(f"split='test': of made_up has {count} of 6 samples without a label")
     with pytest.raises(InvalidArgumentError, match=r"^split='test'.*without a label"):
         data.load_test("made_up", data_dir=directory)
+    assert "test_split and test_share" in said
     # What has its labels is served.
     assert len(data.load("made_up", "train", data_dir=directory).labels) == 30
 
@@ -219,6 +220,54 @@ def test_labels_that_are_hidden(made, hidden):
 def test_nothing_to_test_on(made):
     said = refused(made(counts={"train": 30}))
     assert said.startswith("dataset='made_up': has the splits train, and none of the name test or")
+    assert "test_share: 0.2" in said
+    assert "test_split" in said
+
+
+class TestWhatIsTestedOn:
+    def test_a_share_of_the_train_split(self, made):
+        directory = made(counts={"train": 30})
+        whole = data.load("made_up", "train", data_dir=directory)
+        splits = data.load_splits("made_up", test_share=0.2, data_dir=directory)
+        parts = [splits.train, splits.validation, splits.test]
+        assert [len(part.labels) for part in parts] == [21, 3, 6]
+        # Two samples of each class are for testing, and every sample is in one of the parts.
+        assert sorted(splits.test.labels) == [0, 0, 1, 1, 2, 2]
+        seen = np.concatenate([part.images[:, 0, 0, 0] for part in parts])
+        assert sorted(seen) == sorted(whole.images[:, 0, 0, 0])
+        alone, fine, info = data.load_test("made_up", test_share=0.2, data_dir=directory)
+        np.testing.assert_array_equal(alone.images, splits.test.images)
+        np.testing.assert_array_equal(alone.labels, splits.test.labels)
+        np.testing.assert_array_equal(fine, splits.fine.test)
+        assert info == splits.info
+        assert info.test_split is None
+        assert data.describe("made_up", test_share=0.2, data_dir=directory) == info
+
+    def test_another_split(self, made):
+        directory = made(counts={"train": 30, "test": 6, "validation": 9, "unseen": 12})
+        for split, count in ((None, 6), ("validation", 9), ("unseen", 12)):
+            splits = data.load_splits("made_up", test_split=split, data_dir=directory)
+            assert len(splits.train.labels) == 27
+            assert len(splits.test.labels) == count
+            alone, _, info = data.load_test("made_up", test_split=split, data_dir=directory)
+            np.testing.assert_array_equal(alone.images, splits.test.images)
+            assert info.test_split == (split or "test")
+
+    def test_what_is_none(self, made):
+        directory = made(counts={"train": 30, "validation": 9})
+        for settings, start in {
+            ("train", None): "test_split='train': is what is trained on; made_up has the splits",
+            ("test", None): "test_split='test': is none of its splits; made_up has the splits",
+            (5, None): "test_split=5: is none of its splits; made_up has the splits train, val",
+            ("validation", 0.2): "test_split='validation': and test_share both say",
+            (None, 1.0): "test_share=1.0: must be a number above 0 and below 1",
+            (None, "0.2"): "test_share='0.2': must be a number above 0 and below 1",
+            (None, 0.05): "test_share=0.05: holds out 2 of the 30 training samples",
+        }.items():
+            split, share = settings
+            assert refused(directory, test_split=split, test_share=share).startswith(start)
+            with pytest.raises(InvalidArgumentError):
+                data.load_test("made_up", test_split=split, test_share=share, data_dir=directory)
 
 
 def test_nothing_to_train_on(made):
@@ -255,7 +304,7 @@ class TestRareClasses:
         fewer = splits.validation if share < 0.5 else splits.train
         assert sorted(fewer.labels) == [0, 1, 2]
 
-    @pytest.mark.parametrize("share", [0, 1, -0.1, 2, float("nan")])
+    @pytest.mark.parametrize("share", [0, 1, -0.1, 2, float("nan"), "0.2"])
     def test_a_share_that_is_none(self, share):
         with pytest.raises(InvalidArgumentError, match=r"^validation_share="):
             data.load_splits("digits", validation_share=share)

@@ -129,8 +129,8 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
     cells = []
     for seed, entry in itertools.product(config.seeds, config.models):
         training = training_config(entry, directory)
-        dataset = training.dataset
-        info = data.describe(dataset.name, coarse=dataset.coarse, **where._asdict())
+        dataset = training.dataset.model_dump(exclude={"image_size", "validation_share"})
+        info = data.describe(**dataset, **where._asdict())
         methods = config.entries(entry)
         for steps in config.requests(info.num_classes):
             _check_classes(steps, info.num_classes)

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,14 +41,14 @@ class DatasetInfo(NamedTuple):
       name: see `describe`.
       num_classes: of the labels that a classifier learns.
       class_names: of these classes, in their order.
-      test_split: as TFDS names it.
+      test_split: as TFDS names it; None where a share of the train split is held out instead.
       fine_names: of the dataset's own classes; `class_names` are groups of them if it is grouped.
     """
 
     name: str
     num_classes: int
     class_names: tuple[str, ...]
-    test_split: str
+    test_split: str | None
     fine_names: tuple[str, ...]
 
 
@@ -57,6 +57,8 @@ def describe(
     name: str,
     *,
     coarse: Coarse | None = None,
+    test_share: float | None = None,
+    test_split: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
 ) -> DatasetInfo:
@@ -67,25 +69,29 @@ def describe(
         of any classification dataset prepared under the data directory.
       coarse: how its classes are grouped, if they are: the fine classes of each coarse one, which
         have to be all of them and each once, or the name of a feature with coarse labels.
+      test_share: the share of the train split, in (0, 1), that is held out for testing, in place of
+        a split of its own.
+      test_split: the split for testing; by default `test`, or else `validation`.
       data_dir: TFDS's directory; by default its own default, which `TFDS_DATA_DIR` sets.
       download: lets TFDS download and prepare the dataset if it is not there.
 
     Raises:
       InvalidArgumentError: if the dataset is not there, or not one of labelled images, or cannot be
-        grouped in this way.
+        grouped in this way, or has no such split for testing.
     """
-    if name == EMBEDDED:
-        return DatasetInfo(name, *_grouped(name, _DIGITS, coarse, {}), "test", _DIGITS)
-    info = _builder(name, data_dir, download).info
-    _check_features(name, info.features)
-    fine = _class_names(info.features["label"])
-    test_split = _test_split(name, info.splits)
-    return DatasetInfo(name, *_grouped(name, fine, coarse, dict(info.features)), test_split, fine)
+    fine, splits, features = _DIGITS, ("train", "test"), {}
+    if name != EMBEDDED:
+        info = _builder(name, data_dir, download).info
+        _check_features(name, info.features)
+        features, splits = dict(info.features), tuple(info.splits)
+        fine = _class_names(features["label"])
+    tested = _test_split(name, splits, test_share, test_split)
+    return DatasetInfo(name, *_grouped(name, fine, coarse, features), tested, fine)
 
 
 @quiet()
 def coarse_of(
-    name: str,
+    info: DatasetInfo,
     coarse: Coarse | None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
@@ -94,22 +100,21 @@ def coarse_of(
     """The class of each fine class, `(F,)` int32: itself where nothing is grouped.
 
     Args:
-      name: as for `describe`.
+      info: of the dataset, by `describe`.
       coarse: as for `describe`. Which fine classes a feature groups is read from the train split.
       data_dir: as for `describe`.
       download: as for `describe`.
 
     Raises:
-      InvalidArgumentError: as `describe`, and if samples of one fine class differ in the feature.
+      InvalidArgumentError: if samples of one fine class differ in the feature.
     """
-    info = describe(name, coarse=coarse, data_dir=data_dir, download=download)
     count = len(info.fine_names)
     classes = np.arange(count, dtype=np.int32)
     if isinstance(coarse, str):
         import tensorflow_datasets as tfds
 
         skip = {"image": tfds.decode.SkipDecoding()}
-        source = _source(_builder(name, data_dir, download), "train", decoders=skip)
+        source = _source(_builder(info.name, data_dir, download), "train", decoders=skip)
         records = (source[index] for index in range(len(source)))
         pairs = sorted({(int(record["label"]), int(record[coarse])) for record in records})
         if [fine for fine, _ in pairs] != list(range(count)):
@@ -199,15 +204,34 @@ def _is_class_label(feature: Any) -> bool:
     return isinstance(feature, tfds.features.ClassLabel) and feature.num_classes is not None
 
 
-def _test_split(name: str, splits: Iterable[str]) -> str:
-    for split in ("test", "validation"):
-        if split in splits:
-            return split
+def _test_split(
+    name: str, splits: Sequence[str], share: float | None, split: str | None
+) -> str | None:
+    has = f"{name} has the splits {', '.join(sorted(splits))}"
+    if share is not None:
+        if split is not None:
+            raise InvalidArgumentError(
+                "test_split",
+                split,
+                "and test_share both say what to test on; give one of the two",
+            )
+        checks.part(test_share=share)
+        return None
+    if split == "train":
+        raise InvalidArgumentError(
+            "test_split", split, f"is what is trained on; {has}. test_share holds a part of it out"
+        )
+    if split is not None and split not in splits:
+        raise InvalidArgumentError("test_split", split, f"is none of its splits; {has}")
+    for tested in ("test", "validation") if split is None else (split,):
+        if tested in splits:
+            return tested
     raise InvalidArgumentError(
         "dataset",
         name,
         f"has the splits {', '.join(sorted(splits))}, and none of the name test or validation to "
-        "measure accuracies on; prepare it with one",
+        "measure accuracies on; hold a part of train out (test_share: 0.2), or name another split "
+        "(test_split)",
     )
 
 
@@ -229,7 +253,8 @@ def _check_labelled(name: str, split: str, labels: np.ndarray, num_classes: int)
             split,
             f"of {name} has {unlabelled} of {len(labels)} samples without a label that is a class "
             f"(labels from {labels.min()} to {labels.max()}, the classes are 0 to "
-            f"{num_classes - 1}); take a split with all of its labels",
+            f"{num_classes - 1}); take a split with all of its labels (test_split and test_share "
+            "choose what is tested on)",
         )
 
 

@@ -49,6 +49,8 @@ def load_splits(
     image_size: int | None = None,
     validation_share: float = 0.1,
     coarse: Coarse | None = None,
+    test_share: float | None = None,
+    test_split: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
 ) -> Splits:
@@ -60,8 +62,11 @@ def load_splits(
     Args:
       name: see `sources.describe`.
       image_size: see `sources.load`.
-      validation_share: share of the train split that is held out, in (0, 1).
+      validation_share: share of what there is to train on that is held out, in (0, 1).
       coarse: groups of classes, which then are the labels; see `sources.describe`.
+      test_share: share of the train split that is held out for testing, in (0, 1), before
+        `validation_share` is; None where the dataset has a split for testing.
+      test_split: the split for testing; see `sources.describe`.
       data_dir: see `sources.describe`.
       download: see `sources.describe`.
 
@@ -69,14 +74,18 @@ def load_splits(
       InvalidArgumentError: as `sources.describe` and `sources.load`, and if a class has too few
         samples for some to be held out.
     """
-    if not 0 < validation_share < 1:
-        raise InvalidArgumentError("validation_share", validation_share, "must lie in (0, 1)")
+    checks.part(validation_share=validation_share)
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
-    info = describe(name, coarse=coarse, **where)
+    info = describe(name, coarse=coarse, test_share=test_share, test_split=test_split, **where)
     images, fine = load(name, "train", image_size=image_size, **where)
-    train, held_out = _held_out(fine, validation_share, info)
-    classes = coarse_of(name, coarse, **where)
-    test_images, fine_test = load(name, info.test_split, image_size=image_size, **where)
+    if info.test_split is not None:
+        test_images, fine_test = load(name, info.test_split, image_size=image_size, **where)
+    else:
+        rest, test = _held_out("test_share", test_share, fine, info)
+        test_images, fine_test = images[test], fine[test]
+        images, fine = images[rest], fine[rest]
+    train, held_out = _held_out("validation_share", validation_share, fine, info)
+    classes = coarse_of(info, coarse, **where)
     return Splits(
         train=Samples(images[train], classes[fine[train]]),
         validation=Samples(images[held_out], classes[fine[held_out]]),
@@ -88,27 +97,27 @@ def load_splits(
 
 
 def _held_out(
-    fine: np.ndarray, validation_share: float, info: DatasetInfo
+    setting: str, share: Any, fine: np.ndarray, info: DatasetInfo
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the samples to train on, and of those held out."""
+    """The places of the samples to train on, and of the share of them that a setting holds out."""
     classes, counts = np.unique(fine, return_counts=True)
     names = [info.fine_names[index] for index in classes[counts < 2]]
     if names:
         raise InvalidArgumentError(
-            "validation_share",
-            validation_share,
+            setting,
+            share,
             f"holds out samples of every class, and {info.name} has but one to train on of "
             f"{', '.join(names[:10])}; add samples of it, or leave the class out",
         )
-    held = math.ceil(validation_share * len(fine))
+    held = math.ceil(share * len(fine))
     if not len(classes) <= held <= len(fine) - len(classes):
         raise InvalidArgumentError(
-            "validation_share",
-            validation_share,
+            setting,
+            share,
             f"holds out {held} of the {len(fine)} training samples of {info.name}; it has "
             f"{len(classes)} classes, each of which needs one at least on either side",
         )
-    return stratified.split(fine, validation_share)
+    return stratified.split(fine, share)
 
 
 def load_test(
@@ -116,6 +125,8 @@ def load_test(
     *,
     image_size: int | None = None,
     coarse: Coarse | None = None,
+    test_share: float | None = None,
+    test_split: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
 ) -> tuple[Samples, np.ndarray, DatasetInfo]:
@@ -125,6 +136,8 @@ def load_test(
       name: as for `load_splits`, as all the others.
       image_size: see there.
       coarse: see there.
+      test_share: see there.
+      test_split: see there.
       data_dir: see there.
       download: see there.
 
@@ -135,9 +148,12 @@ def load_test(
       InvalidArgumentError: as `load_splits`.
     """
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
-    info = describe(name, coarse=coarse, **where)
-    images, fine = load(name, info.test_split, image_size=image_size, **where)
-    return Samples(images, coarse_of(name, coarse, **where)[fine]), fine, info
+    info = describe(name, coarse=coarse, test_share=test_share, test_split=test_split, **where)
+    images, fine = load(name, info.test_split or "train", image_size=image_size, **where)
+    if info.test_split is None:
+        _, places = _held_out("test_share", test_share, fine, info)
+        images, fine = images[places], fine[places]
+    return Samples(images, coarse_of(info, coarse, **where)[fine]), fine, info
 
 
 def only(samples: Samples, classes: Sequence[int]) -> Samples:

@@ -27,6 +27,8 @@ VALID = st.fixed_dictionaries(
                 "image_size": st.none() | st.integers(1, 64),
                 "validation_share": st.floats(0.01, 0.99),
                 "coarse": st.sampled_from([None, "coarse_label", [[0, 1], [2]]]),
+                "test_share": st.none() | st.floats(0.01, 0.99),
+                "test_split": st.sampled_from([None, "test", "validation"]),
             },
         ),
         "model": st.fixed_dictionaries(
@@ -65,7 +67,7 @@ BENCH = {
     "split": "test",
 }
 FIELDS = [
-    *(f"dataset.{n}" for n in ("name", "image_size", "validation_share", "coarse")),
+    *(f"dataset.{n}" for n in ("name", "image_size", "validation_share", "coarse", "test_share")),
     *(f"training.{n}" for n in ("epochs", "learning_rate", "optimizer", "warmup_epochs", "flip")),
     "model.width", "seed", "model", "training", "x", "training.x", "a.b.c", "seed.x", "", ".", "..",
     "model.", "recipe.epochs", "dataset.coarse.0",
