@@ -4,11 +4,30 @@ Names are imported when they are first used: `import ignpx` alone loads nothing 
 """
 
 import importlib
+import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ignpx import audit, data, methods, models, training
+    from ignpx import (
+        adversarial,
+        audit,
+        data,
+        descent,
+        edits,
+        experiments,
+        gradients,
+        importance,
+        losses,
+        methods,
+        models,
+        selection,
+        sharding,
+        stages,
+        synthesis,
+        targets,
+        training,
+    )
     from ignpx.classifier import Classifier
     from ignpx.errors import (
         IgnpxError,
@@ -22,7 +41,25 @@ if TYPE_CHECKING:
 
 __version__ = version("ignpx")
 
-_MODULES = ("audit", "data", "methods", "models", "training")
+_MODULES = (
+    "adversarial",
+    "audit",
+    "data",
+    "descent",
+    "edits",
+    "experiments",
+    "gradients",
+    "importance",
+    "losses",
+    "methods",
+    "models",
+    "selection",
+    "sharding",
+    "stages",
+    "synthesis",
+    "targets",
+    "training",
+)
 # The module of each name.
 _HOMES = {
     "Classifier": "classifier",
@@ -40,6 +77,18 @@ _HOMES = {
     "Unlearner": "unlearner",
     "unlearn": "unlearner",
 }
+# Where modules that stood on top in 0.1 are now; their old names go with 0.3.
+_MOVED = {
+    "checkpoint": "experiments.checkpoint",
+    "config": "experiments.config",
+    "pictures": "experiments.pictures",
+    "runs": "experiments.runs",
+    "scenarios": "experiments.scenarios",
+    "influence": "gradients.influence",
+    "moments": "gradients.moments",
+    "subspaces": "gradients.subspaces",
+    "recipe": "training.recipe",
+}
 
 __all__ = [
     "Changes",
@@ -55,10 +104,22 @@ __all__ = [
     "Unlearner",
     "UnlearningError",
     "UnlearningWarning",
+    "adversarial",
     "audit",
     "data",
+    "descent",
+    "edits",
+    "experiments",
+    "gradients",
+    "importance",
+    "losses",
     "methods",
     "models",
+    "selection",
+    "sharding",
+    "stages",
+    "synthesis",
+    "targets",
     "training",
     "unlearn",
 ]
@@ -67,6 +128,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"ignpx.{name}")
+    if new := _MOVED.get(name):
+        warnings.warn(f"ignpx.{name} is ignpx.{new} now", DeprecationWarning, stacklevel=2)
+        return importlib.import_module(f"ignpx.{new}")
     if name not in _HOMES:
         raise AttributeError(f"module 'ignpx' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"ignpx.{_HOMES[name]}"), name)

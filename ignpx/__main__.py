@@ -13,7 +13,7 @@ def main() -> None:
         signal.signal(number, _end)
     # What is imported stays. Looking for garbage in it takes a tenth of a short command.
     gc.disable()
-    from ignpx import cli
+    from ignpx.cli import app as cli
 
     gc.freeze()
     gc.enable()

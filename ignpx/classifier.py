@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from ignpx import adapters, checks, inspection, targets
-from ignpx.adapters import FunctionApply, LinenApply, NnxApply, NormStatistics
+from ignpx import _xla, adapters, targets
+from ignpx._support import checks
+from ignpx.adapters import FunctionApply, LinenApply, NnxApply, NormStatistics, inspection
 from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples as Samples  # for those who import it from here
 
@@ -149,7 +150,7 @@ class Classifier:
           InvalidArgumentError: if there is no kernel whose last axis is that of the classes.
         """
         inputs = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
-        found = targets.uses(lambda p, x: self.replace(params=p).logits(x), self.params, inputs)
+        found = _xla.uses(lambda p, x: self.replace(params=p).logits(x), self.params, inputs)
         kernels = [place for place, use in enumerate(found) if use.of_kernel]
         after = found[kernels[-1] + 1 :] if kernels else []
         names = [found[place].path for place in kernels[-1:]]

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import caching, convolutions, loops, sharding, stages
+from ignpx import _xla, sharding, stages
+from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy
@@ -90,7 +91,8 @@ def descend(
 
     Args:
       loss: maps parameters, state, a batch, a key and what is `given` to a scalar and the new
-        state. Equal ones compile once, however often they are built (see `ignpx.caching`).
+        state. Equal ones compile once: functions are compared by code and by the values that they
+        close over.
       optimizer: an optax transformation; likewise.
       carry: where to start, see `start`.
       data: a pytree of arrays `(N, ...)`.
@@ -114,14 +116,14 @@ def descend(
     def operands(first: int) -> PyTree:
         return data, indices, key, given or {}, jnp.int32(first)
 
-    if loops.traced((data, carry, indices, key, given)):
-        return loops.iterate(step, operands(0), carry, steps)
+    if checks.traced((data, carry, indices, key, given)):
+        return _xla.iterate(step, operands(0), carry, steps)
     losses: list[jax.Array] = []
     room = WATCHED if jax.default_backend() == "cpu" else None
     piece = room or steps
     for first in range(0, steps, piece):
         count = min(piece, steps - first)
-        carry, some = loops.iterate(step, operands(first), carry, count, room=room)
+        carry, some = _xla.iterate(step, operands(first), carry, count, room=room)
         losses.append(some)
         if report is not None:
             report((first + count) / steps)
@@ -140,8 +142,8 @@ def _diverged(name: str, losses: np.ndarray, index: int, steps: int) -> Unlearni
     )
 
 
-@caching.cached
-def _step(loss: Loss, optimizer: optax.GradientTransformation) -> loops.Step[Descent]:
+@_xla.cached
+def _step(loss: Loss, optimizer: optax.GradientTransformation) -> _xla.Step[Descent]:
     transformation = optax.with_extra_args_support(optimizer)
 
     def step(operands: PyTree, carry: Descent, index: jax.Array) -> tuple[Descent, jax.Array]:
@@ -152,7 +154,7 @@ def _step(loss: Loss, optimizer: optax.GradientTransformation) -> loops.Step[Des
             return jax.tree.map(lambda array: array[rows[index]], part)
 
         batch = sharding.over_data(jax.tree.map(drawn, indices, data))
-        gradient = jax.value_and_grad(convolutions.fast(loss), has_aux=True)
+        gradient = _xla.value_and_grad(loss, has_aux=True)
         (value, state), gradients = gradient(
             carry.params, carry.state, batch, jax.random.fold_in(key, index), given
         )
@@ -351,49 +353,3 @@ def masked() -> optax.GradientTransformationExtraArgs:
         return kept, state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-class Account(NamedTuple):
-    """The state of `ledger`.
-
-    Attributes:
-      updates: for each set of classes, the sum of the updates of the steps whose batch held a
-        sample of one of them: a pytree like the parameters, float32, with a leading axis of sets.
-      steps: `(sets,)` the number of those steps.
-    """
-
-    updates: PyTree
-    steps: jax.Array
-
-
-@functools.lru_cache(maxsize=64)
-def ledger(count: int) -> optax.GradientTransformationExtraArgs:
-    """Keeps an `Account` of the final updates, which it passes on as they are; chained last.
-
-    `sets`, among what is `given` to `descend`, is a `(count, num_classes)` bool array, whose rows
-    are sets of classes. The data are `Samples`. Memory is that of `count` copies of the parameters.
-    """
-
-    def init(params: PyTree) -> Account:
-        sums = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), jnp.float32), params)
-        return Account(sums, jnp.zeros(count, jnp.int32))
-
-    def update(
-        updates: PyTree,
-        state: Account,
-        params: PyTree = None,
-        *,
-        batch: Samples,
-        sets: jax.Array,
-        **_: Any,
-    ) -> tuple[PyTree, Account]:
-        held = sets[:, batch.labels].any(axis=1)
-
-        def add(total: jax.Array, leaf: jax.Array) -> jax.Array:
-            counts = held.reshape(count, *[1] * leaf.ndim)
-            return total + jnp.where(counts, leaf.astype(jnp.float32), 0.0)
-
-        sums = jax.tree.map(add, state.updates, updates)
-        return updates, Account(sums, state.steps + held)
-
-    return optax.GradientTransformationExtraArgs(init, update)

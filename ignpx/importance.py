@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import caching, convolutions, loops, targets
+from ignpx import _xla, targets
+from ignpx._support import batching
 from ignpx.classifier import Classifier
+from ignpx.gradients.mean import mean_gradient as mean_gradient
+from ignpx.gradients.moments import Loss, Moments, gradient_moments, mean_squared_gradients
 from ignpx.losses import cross_entropy
-from ignpx.moments import Loss, Moments, gradient_moments, mean_squared_gradients
 from ignpx.samples import Samples
 
 PyTree = Any
@@ -90,60 +92,7 @@ def sensitivity_moments(
     )
 
 
-def mean_gradient(
-    classifier: Classifier,
-    inputs: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array,
-    *,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
-    patterns: tuple[str, ...] = (".*",),
-    microbatch: int = 32,
-) -> PyTree:
-    """Gradient of the weighted sum of the losses of samples, in evaluation mode.
-
-    As `sensitivity_moments` has it beside the squares, by an ordinary backward pass.
-
-    Args:
-      classifier: the model.
-      inputs: `(N, *input_shape)`, preprocessed.
-      labels: `(N,)` class ids.
-      weights: `(N,)` float.
-      loss: see `sensitivity`.
-      patterns: see `sensitivity`.
-      microbatch: samples differentiated at once.
-
-    Returns:
-      A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
-    """
-    chosen, rest = targets.partition(classifier.params, patterns)
-    samples = (
-        loops.microbatches(inputs, microbatch),
-        loops.microbatches(labels, microbatch),
-        loops.microbatches(weights, microbatch, zero=True),
-    )
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), chosen)
-    operands = (chosen, samples, classifier.replace(params=rest))
-    return loops.iterate(_gradient_step(loss), operands, zeros, len(samples[0]))[0]
-
-
-@caching.cached
-def _gradient_step(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> loops.Step[PyTree]:
-    def total(chosen: PyTree, batch: PyTree, frozen: Classifier) -> jax.Array:
-        inputs, labels, weights = batch
-        classifier = frozen.replace(params=targets.combine(chosen, frozen.params))
-        return jnp.sum(weights * jax.vmap(loss)(classifier.logits(inputs), labels))
-
-    def step(operands: PyTree, running: PyTree, index: jax.Array) -> tuple[PyTree, None]:
-        chosen, samples, frozen = operands
-        batch = jax.tree.map(lambda array: array[index], samples)
-        gradients = jax.grad(convolutions.fast(total))(chosen, batch, frozen)
-        return jax.tree.map(lambda r, g: r + g.astype(jnp.float32), running, gradients), None
-
-    return step
-
-
-@caching.cached
+@_xla.cached
 def _sample_loss(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Loss:
     def sample_loss(
         chosen: PyTree, sample: tuple[jax.Array, jax.Array], frozen: Classifier
@@ -177,8 +126,8 @@ def squared_batch_gradients(
     Returns:
       A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
     """
-    images, labels = (loops.microbatches(np.asarray(array), batch_size) for array in samples)
-    real = loops.microbatches(np.ones(len(samples.labels), bool), batch_size, zero=True)
+    images, labels = (batching.microbatches(np.asarray(array), batch_size) for array in samples)
+    real = batching.microbatches(np.ones(len(samples.labels), bool), batch_size, zero=True)
     chosen, rest = targets.partition(classifier.params, patterns)
     return mean_squared_gradients(
         _batch_loss,
@@ -219,9 +168,11 @@ def fisher_information(
       A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
     """
     size = min(len(images), max(1, 1024 // classifier.num_classes))
-    real = loops.microbatches(np.full(len(images), 1.0 / len(images), np.float32), size, zero=True)
+    real = batching.microbatches(
+        np.full(len(images), 1.0 / len(images), np.float32), size, zero=True
+    )
     total = None
-    for chunk, share in zip(loops.microbatches(images, size), real, strict=True):
+    for chunk, share in zip(batching.microbatches(images, size), real, strict=True):
         inputs, labels, weights = _own_labels(classifier, chunk, share)
         part = sensitivity(classifier, inputs, labels, weights, patterns=patterns)
         total = part if total is None else jax.tree.map(jnp.add, total, part)

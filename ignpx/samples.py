@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import loops
-from ignpx.checks import shortened
+from ignpx._support import checks
+from ignpx._support.checks import shortened
 from ignpx.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _class_labels(labels: Any, num_classes: int, name: str) -> Any:
     floats = jnp.issubdtype(labels.dtype, jnp.floating)
     if not (floats or jnp.issubdtype(labels.dtype, jnp.integer)):
         raise InvalidArgumentError(name, shortened(labels), "must be whole numbers, the class ids")
-    if not loops.traced(labels):
+    if not checks.traced(labels):
         if floats and not np.array_equal(labels, np.floor(labels)):
             raise InvalidArgumentError(name, shortened(labels), "has values that are not whole")
         low, high = _extremes(labels)
@@ -127,7 +127,7 @@ def _check_images(images: Any, classifier: "Classifier", name: str) -> None:
             f"{classifier.input_shape}; give images of that size, the channels last",
         )
     # JAX holds every integer of up to 32 bits, and there may be many.
-    if (floats or images.dtype.itemsize > 4) and not loops.traced(images):
+    if (floats or images.dtype.itemsize > 4) and not checks.traced(images):
         _check_values(images, name)
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import caching, convolutions, loops, sharding, stages
+from ignpx import _xla, sharding, stages
+from ignpx._support import checks
 from ignpx.adapters import NormStatistics
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import UnlearningError
@@ -227,10 +228,10 @@ def synthesise(
     Args:
       classifier: in evaluation mode throughout; unchanged.
       key: PRNG key of the noise.
-      terms: their sum is minimised. Equal ones compile once, however often they are built (see
-        `ignpx.caching`).
+      terms: their sum is minimised. Equal ones compile once: functions are compared by code and by
+        the values that they close over.
       samples: inputs for each class.
-      steps: optimisation steps, see `ignpx.loops`.
+      steps: optimisation steps, compiled as one loop.
       optimizer: an optax transformation of the inputs, `optax.adam(0.1)` by default.
       bounds: smallest and largest value of an input, of shapes that broadcast with it; inputs are
         clipped to them after each step. `Normalise.bounds` are those of images.
@@ -251,15 +252,15 @@ def synthesise(
     carry = (noise, optimizer.init(noise))
     report = stages.report if stages.reported() else None
     operands = (classifier, labels, bounds)
-    (inputs, _), (trace, finite) = loops.iterate(step, operands, carry, steps, report=report)
+    (inputs, _), (trace, finite) = _xla.iterate(step, operands, carry, steps, report=report)
     made = _judged(classifier, labels, noise, inputs, trace, finite)
-    if not loops.traced(made):
+    if not checks.traced(made):
         made.check()
     return made
 
 
-@caching.cached
-def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> loops.Step[Any]:
+@_xla.cached
+def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> _xla.Step[Any]:
     def objective(
         inputs: jax.Array, classifier: Classifier, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -270,7 +271,7 @@ def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> l
     def step(operands: PyTree, carry: Any, _: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         classifier, labels, bounds = operands
         inputs, opt_state = carry
-        gradient = jax.grad(convolutions.fast(objective), has_aux=True)
+        gradient = _xla.grad(objective, has_aux=True)
         gradients, losses = gradient(inputs, classifier, labels)
         updates, opt_state = optimizer.update(gradients, opt_state, inputs)
         inputs = optax.apply_updates(inputs, updates)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks, loops, stages, targets
+from ignpx import stages, targets
+from ignpx._support import checks
 from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.samples import Samples, check, check_labels
@@ -182,7 +183,7 @@ class Request:
                     mask.shape,
                     f"is for another number of classes; the classifier has {num_classes}",
                 )
-        if loops.traced((self.forget, self.retain)):
+        if checks.traced((self.forget, self.retain)):
             return
         forget, retain = np.asarray(self.forget), np.asarray(self.retain)
         if (both := np.flatnonzero(forget & retain)).size:
@@ -198,7 +199,7 @@ class Request:
 
     def _check_held(self, labels: Any, name: str) -> None:
         """Raises unless data hold the classes that they are for, and no others."""
-        if loops.traced((self.forget, self.retain, labels)):
+        if checks.traced((self.forget, self.retain, labels)):
             return
         forget, retain = np.asarray(self.forget), np.asarray(self.retain)
         held = np.bincount(np.asarray(labels), minlength=len(forget)) > 0
@@ -349,7 +350,7 @@ def _check_arguments(
             "request", checks.shortened(request), "must be what ignpx.Request.classes returns"
         )
     key = checks.prng_key(key=key)
-    if loops.traced((classifier, request, key)):
+    if checks.traced((classifier, request, key)):
         raise InvalidArgumentError(
             "classifier, request or key",
             "traced",

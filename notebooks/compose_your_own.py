@@ -27,10 +27,11 @@ import pandas as pd
 from IPython.display import display
 
 import ignpx
-from ignpx import data, edits, importance, losses, models, pictures, selection, synthesis, training
+from ignpx import data, edits, importance, losses, models, selection, synthesis, training
 from ignpx.audit import count_correct
-from ignpx.config import Recipe
+from ignpx.experiments import pictures
 from ignpx.targets import partition, size
+from ignpx.training import Recipe
 
 FORGET = 3
 

@@ -22,10 +22,11 @@ import numpy as np
 from IPython.display import display
 
 import ignpx
-from ignpx import data, models, pictures, training
+from ignpx import data, models, training
 from ignpx.audit import count_correct
-from ignpx.config import Recipe
+from ignpx.experiments import pictures
 from ignpx.methods import ignp
+from ignpx.training import Recipe
 
 # %% [markdown]
 # ## A model

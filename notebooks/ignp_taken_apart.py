@@ -23,20 +23,10 @@ import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from ignpx import (
-    data,
-    edits,
-    importance,
-    losses,
-    models,
-    pictures,
-    selection,
-    synthesis,
-    targets,
-    training,
-)
+from ignpx import data, edits, importance, losses, models, selection, synthesis, targets, training
 from ignpx.audit import count_correct
-from ignpx.config import Recipe
+from ignpx.experiments import pictures
+from ignpx.training import Recipe
 
 FORGET = 6
 

@@ -22,7 +22,8 @@ import pandas as pd
 import typer
 from flax import nnx
 
-from ignpx import convolutions, synthesis
+from ignpx import synthesis
+from ignpx._xla import convolutions
 from ignpx.models import layers
 
 Layer = Callable[..., jax.Array]

@@ -1,11 +1,11 @@
-"""Loops on a CPU: what `ignpx.loops` compiles as a whole, beside two other ways to take the steps.
+"""Loops on a CPU: compiled as a whole, beside two other ways to take the steps.
 
     python scripts/bench_loops.py
 
 Gradient descent on the inputs, as synthesis takes it, and on the parameters, as training does.
-`loop` is `ignpx.loops.iterate` over a step that convolves by `ignpx.convolutions.fast`. `called` is
-the same step, compiled and called from Python. `plain` is the same loop over XLA's own
-convolutions, and `plain called` calls that step from Python: what who writes plain JAX has.
+`loop` is `ignpx._xla.iterate` over a step that convolves by `ignpx._xla.fast`. `called` is the same
+step, compiled and called from Python. `plain` is the same loop over XLA's own convolutions, and
+`plain called` calls that step from Python, as code in plain JAX does.
 
 After the models come two 3x3 convolutions of 32 channels: dilated, in groups, in bfloat16, and
 within a `lax.scan` of the model's own.
@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ignpx import Classifier, convolutions, loops, models
+from ignpx import Classifier, models
+from ignpx._xla import convolutions, loops
 from ignpx.losses import cross_entropy
 
 BATCH, STEPS, REPEATS = 64, 4, 3

@@ -4,7 +4,7 @@
 
 - `gradient_seconds`: the gradient of the mean loss of the samples in all parameters, one batch.
 - `sensitivity_seconds`: the mean squared gradient of single samples in the target layers, by the
-  factors of each layer's gradient (`ignpx.factors`).
+  factors of each layer's gradient (`ignpx._xla.factors`).
 - `vmap_seconds`: the same numbers as one gets them from JAX alone, by `vmap(grad)` in the target
   layers. It is the reference.
 - `forward_seconds`: the logits of the samples, without which nothing can be weighed.

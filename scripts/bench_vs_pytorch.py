@@ -51,9 +51,10 @@ from beside_pytorch.agreement import check, differences
 from beside_pytorch.contests import Contest
 from beside_pytorch.subject import Subject, trained, untrained
 from beside_pytorch.table import draw, markdown, merged
-from ignpx import config, stages, targets
+from ignpx import stages, targets
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
+from ignpx.experiments import config
 
 Seconds = dict[str, float]
 

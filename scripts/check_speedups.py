@@ -19,9 +19,11 @@ import jax
 import pandas as pd
 import typer
 
-from ignpx import checkpoint, config, convolutions, data, importance, jaxprs, loops, workdir
+from ignpx import data, importance
+from ignpx._xla import convolutions, jaxprs, loops
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
+from ignpx.experiments import checkpoint, config, workdir
 from ignpx.methods import build
 from ignpx.samples import Samples
 from ignpx.unlearner import Request, Unlearner

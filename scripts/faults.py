@@ -23,7 +23,7 @@ from rich.console import Console
 
 from fault_injection import client, commands, damage, disks, kills
 from fault_injection.tally import Tally
-from ignpx import logs
+from ignpx._support import logs
 
 console = Console()
 KINDS = {"kills": kills.inject, "disks": disks.inject, "damage": damage.inject}

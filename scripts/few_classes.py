@@ -20,8 +20,9 @@ import typer
 from flax import nnx
 from rich.console import Console
 
-from ignpx import Classifier, Samples, UnlearningError, config, data, models, training
+from ignpx import Classifier, Samples, UnlearningError, data, models, training
 from ignpx.audit import count_correct
+from ignpx.experiments import config
 from ignpx.methods import ignp
 from ignpx.unlearner import Request, Unlearner
 

@@ -20,9 +20,10 @@ import pandas as pd
 import typer
 from rich.console import Console
 
-from ignpx import checkpoint, config, data, targets, workdir
+from ignpx import data, targets
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
+from ignpx.experiments import checkpoint, config, workdir
 from ignpx.methods import build
 from ignpx.samples import Samples
 from ignpx.unlearner import Request, Unlearner

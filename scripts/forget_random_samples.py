@@ -18,9 +18,10 @@ import pandas as pd
 import typer
 from rich.console import Console
 
-from ignpx import checkpoint, data, scenarios, stages, unlearn, workdir
+from ignpx import data, stages, unlearn
 from ignpx.audit import count_correct, forgetting_rates, similarity, unlearning_degree
 from ignpx.classifier import Classifier
+from ignpx.experiments import checkpoint, scenarios, workdir
 from ignpx.methods import build
 
 console = Console()

@@ -25,10 +25,11 @@ from matplotlib.figure import Figure
 from sklearn.datasets import make_moons
 
 import ignpx
-from ignpx import methods, pictures, training
+from ignpx import methods, training
 from ignpx.classifier import Classifier
-from ignpx.config import Recipe
+from ignpx.experiments import pictures
 from ignpx.samples import Samples
+from ignpx.training import Recipe
 
 RECIPE = Recipe(epochs=300, batch_size=50, optimizer="adam", learning_rate=3e-3, weight_decay=0.0)
 MISLABELLED = dataclasses.replace(RECIPE, epochs=1, schedule="constant")

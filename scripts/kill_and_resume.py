@@ -23,7 +23,7 @@ console = Console()
 
 def start(config: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
     """The benchmark as a process of its own."""
-    command = ["-c", "from ignpx.cli import main; main()", "bench", str(config)]
+    command = ["-c", "from ignpx.cli.app import main; main()", "bench", str(config)]
     return subprocess.Popen(
         [sys.executable, *command, "--workdir", str(workdir)], stdout=subprocess.DEVNULL
     )

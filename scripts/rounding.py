@@ -21,7 +21,7 @@ import typer
 
 ISAS = ("native", "AVX2", "SSE4_2")
 THREADS = (1, 2)
-DEMO = "from ignpx.cli import main; main()"
+DEMO = "from ignpx.cli.app import main; main()"
 ACCURACIES = [
     f"{which}_{part}"
     for part in ("forget_accuracy", "retain_accuracy")

@@ -15,7 +15,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
-from ignpx import checkpoint, workdir
+from ignpx.experiments import checkpoint, workdir
 from ignpx.methods import ignp
 
 console = Console()

@@ -14,7 +14,7 @@ import pytest
 import mappings
 import small_bench
 from ignpx import Classifier, data, models, training
-from ignpx.config import Recipe
+from ignpx.training import Recipe
 
 # Most of the time of the tests is compilation. With few of LLVM's optimisations it takes a fifth
 # less, and in JAX 0.10 with the older code for fusions a quarter less again, and some less in one

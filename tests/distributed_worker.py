@@ -16,16 +16,8 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from ignpx import (
-    Classifier,
-    Request,
-    Samples,
-    checkpoint,
-    config,
-    importance,
-    sharding,
-    training,
-)
+from ignpx import Classifier, Request, Samples, importance, sharding, training
+from ignpx.experiments import checkpoint, config
 from ignpx.methods import METHODS
 
 

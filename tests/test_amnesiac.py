@@ -25,8 +25,8 @@ from by_hand import (
     samples,
 )
 from ignpx import InvalidArgumentError, Request, Samples, Sees, UnlearningError, training
-from ignpx.config import Recipe
 from ignpx.methods import amnesiac, amnesiac_subtract
+from ignpx.training import Recipe
 
 KEY = jax.random.key(2)
 # Batches of one: a step sees one class.

@@ -6,10 +6,11 @@ import pathlib
 
 import pytest
 
-from ignpx import data, records
+from ignpx import data
 from ignpx.bench import cells as expansion
 from ignpx.bench import config as configs
 from ignpx.errors import InvalidArgumentError
+from ignpx.experiments import records
 from small_bench import cells_of
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 import small_bench
-from ignpx import checkpoint, data, workdir
+from ignpx import data
 from ignpx.audit import count_correct
 from ignpx.bench import outcome, results, run, trained
 from ignpx.errors import IgnpxError, InvalidArgumentError
+from ignpx.experiments import checkpoint, workdir
 from small_bench import at_once, cells_of, models_in, without_clocks
 
 

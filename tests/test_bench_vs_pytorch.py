@@ -17,8 +17,9 @@ import pytorch_side
 from beside_pytorch import agreement, contests
 from beside_pytorch import subject as sides
 from beside_pytorch.table import merged as merge
-from ignpx import Classifier, checkpoint, models
+from ignpx import Classifier, models
 from ignpx.data import Normalise
+from ignpx.experiments import checkpoint
 from ignpx.losses import cross_entropy
 
 

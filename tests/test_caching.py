@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import ignpx
-from ignpx import caching, descent, methods, synthesis
+from ignpx import descent, methods, synthesis
+from ignpx._xla import caching
 from ignpx.methods import ignp
 from ignpx.methods.ignp import IgnpInfo
 

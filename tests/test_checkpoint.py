@@ -11,8 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ignpx import InvalidArgumentError, RecoveryWarning, checkpoint, models
+from ignpx import InvalidArgumentError, RecoveryWarning, models
 from ignpx.audit import count_correct
+from ignpx.experiments import checkpoint
 
 CONFIG = {"model": {"name": "lenet", "width": 1.0}, "forgotten": [3]}
 
@@ -154,8 +155,8 @@ def test_orbax_is_quiet_and_others_are_not(mlp, tmp_path):
     try:
         checkpoint.save(tmp_path / "c", mlp, {})
         checkpoint.load(tmp_path / "c", like=mlp)
-        checkpoint.save_latest(tmp_path / "latest", 1, mlp.params)
-        checkpoint.load_latest(tmp_path / "latest", mlp.params)
+        checkpoint.Latest(tmp_path / "latest").save(1, mlp.params)
+        checkpoint.Latest(tmp_path / "latest").load(mlp.params)
         logger.info("another's")
     finally:
         logger.setLevel(level)
@@ -168,7 +169,7 @@ def test_importing_changes_nothing_for_the_process():
 import absl.logging, jax.monitoring, logging
 from jax._src import monitoring
 before = logging.getLogger("absl").level, monitoring.get_event_duration_listeners()
-import ignpx.checkpoint, ignpx.stages
+import ignpx.experiments.checkpoint, ignpx.stages
 assert before == (logging.getLogger("absl").level, monitoring.get_event_duration_listeners())
 """
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -185,8 +186,8 @@ def test_any_name(tmp_path, name):
         np.testing.assert_array_equal, checkpoint.load_tree(tmp_path / name / name, SMALL), SMALL
     )
     assert checkpoint.load_config(tmp_path / name / name) == {"x": 1}
-    checkpoint.save_latest(tmp_path / name / "resume", 1, SMALL)
-    assert checkpoint.load_latest(tmp_path / name / "resume", SMALL) is not None
+    checkpoint.Latest(tmp_path / name / "resume").save(1, SMALL)
+    assert checkpoint.Latest(tmp_path / name / "resume").load(SMALL) is not None
 
 
 def test_a_damaged_byte_in_any_file(tmp_path):
@@ -290,15 +291,15 @@ def test_nothing_waits_for_a_folder_that_cannot_be_made(mlp, tmp_path, monkeypat
 
 
 def test_the_newest_state_of_a_run_alone_is_kept(tmp_path):
-    assert checkpoint.load_latest(tmp_path / "resume", SMALL) is None
+    assert checkpoint.Latest(tmp_path / "resume").load(SMALL) is None
     for step in (9, 10):
-        checkpoint.save_latest(tmp_path / "resume", step, {**SMALL, "step": np.asarray(step)})
+        checkpoint.Latest(tmp_path / "resume").save(step, {**SMALL, "step": np.asarray(step)})
     (tmp_path / "resume" / ".11.ignpx").mkdir()  # of a process that was killed
     assert {path.name for path in (tmp_path / "resume").iterdir()} == {"10", ".11.ignpx"}
     like = {**SMALL, "step": np.asarray(0)}
-    assert checkpoint.load_latest(tmp_path / "resume", like)["step"] == 10
-    checkpoint.save_latest(tmp_path / "resume", 11, like)
+    assert checkpoint.Latest(tmp_path / "resume").load(like)["step"] == 10
+    checkpoint.Latest(tmp_path / "resume").save(11, like)
     assert {path.name for path in (tmp_path / "resume").iterdir()} == {"11"}
     (tmp_path / "resume" / "11" / "config" / "metadata").write_text("{")
     with pytest.warns(RecoveryWarning, match="begun again from the start"):
-        assert checkpoint.load_latest(tmp_path / "resume", like) is None
+        assert checkpoint.Latest(tmp_path / "resume").load(like) is None

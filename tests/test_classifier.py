@@ -8,7 +8,7 @@ from flax import linen, nnx
 
 from ignpx import Classifier, InvalidArgumentError, Samples, training
 from ignpx.classifier import validated
-from ignpx.config import Recipe
+from ignpx.training import Recipe
 
 
 class Perceptron(nnx.Module):

@@ -13,10 +13,12 @@ import typer.main
 from typer.testing import CliRunner
 
 import ignpx
-from ignpx import checkpoint, cli, data, runs
+from ignpx import data
+from ignpx.cli import app as cli
 from ignpx.errors import UnlearningWarning
+from ignpx.experiments import checkpoint, runs
+from ignpx.experiments.scenarios import Classes
 from ignpx.methods import METHODS
-from ignpx.scenarios import Classes
 
 CONFIG = """
 dataset: {name: digits}

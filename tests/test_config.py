@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from ignpx import InvalidArgumentError, config, data, models
+from ignpx import InvalidArgumentError, data, models
+from ignpx.experiments import config
 
 CONFIGS = sorted(pathlib.Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ignpx import Classifier, convolutions, importance, models
+from ignpx import Classifier, importance, models
+from ignpx._xla import convolutions
 from ignpx.losses import cross_entropy
 
 # See conftest.py.

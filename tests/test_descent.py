@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ignpx import Samples, UnlearningError, descent, loops
+from ignpx import Samples, UnlearningError, descent
+from ignpx._xla import loops
 
 # See conftest.py.
 PATCHES = True

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from etils import epy
 from rich.console import Console
 
-from ignpx import display, stages
+from ignpx import stages
+from ignpx.cli import display
 from ignpx.data import sources
 
 

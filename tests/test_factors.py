@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from ignpx import factors, moments
+from ignpx._xla import factors
+from ignpx.gradients import moments
 
 
 def squares(loss, params, samples, weights, **options):

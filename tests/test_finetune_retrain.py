@@ -11,9 +11,9 @@ from flax import nnx
 import ignpx
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, UnlearningError, training
 from ignpx.adapters import split_nnx
-from ignpx.config import Recipe
 from ignpx.descent import DescentInfo
 from ignpx.methods import finetune, retrain
+from ignpx.training import Recipe
 
 CLASSES, SHAPE = 4, (2, 3, 1)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx.fusion import apart
+from ignpx._xla.noinline import apart
 
 # See conftest.py.
 PATCHES = True

@@ -6,17 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from ignpx import (
-    Classifier,
-    importance,
-    loops,
-    models,
-    moments,
-    selection,
-    subspaces,
-    synthesis,
-    targets,
-)
+from ignpx import Classifier, importance, models, selection, synthesis, targets
+from ignpx._xla import loops
+from ignpx.gradients import moments, subspaces
 
 # See conftest.py.
 PATCHES = True

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from ignpx import influence
+from ignpx.gradients import influence
 
 COUNT = 11
 

@@ -1,4 +1,4 @@
-"""`ignpx.jaxprs`: what is evaluated by a rule is evaluated within calls, too."""
+"""`ignpx._xla.jaxprs`: what is evaluated by a rule is evaluated within calls, too."""
 
 import chex
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from ignpx import convolutions, factors, jaxprs
+from ignpx._xla import convolutions, factors, jaxprs
 
 # See conftest.py.
 PATCHES = True

@@ -5,7 +5,7 @@ import logging
 import sys
 import types
 
-from ignpx import logs
+from ignpx._support import logs
 
 
 def record(path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ignpx import loops
+from ignpx._xla import loops
 
 # See conftest.py.
 PATCHES = True

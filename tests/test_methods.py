@@ -5,7 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
-from ignpx import Changes, Forgets, InvalidArgumentError, Sees, settings
+from ignpx import Changes, Forgets, InvalidArgumentError, Sees
+from ignpx._support import settings
 from ignpx.methods import METHODS, build, describe
 
 

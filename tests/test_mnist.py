@@ -6,8 +6,8 @@ import pytest
 import ignpx
 from ignpx import Request, data, models, training
 from ignpx.audit import count_correct
-from ignpx.config import Recipe
 from ignpx.methods import ignp
+from ignpx.training import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ignpx import InvalidArgumentError, checkpoint, models, targets
+from ignpx import InvalidArgumentError, models, targets
 from ignpx.adapters import split_nnx
+from ignpx.experiments import checkpoint
 from ignpx.models import densenet, googlenet, layers, resnet, vit
 
 FULL = dict(models.MODELS)

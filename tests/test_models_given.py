@@ -10,8 +10,8 @@ import pytest
 from flax import linen, nnx
 
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, training
-from ignpx.config import Recipe
 from ignpx.methods import ignp
+from ignpx.training import Recipe
 
 FIELDS = {"input_shape": (4,), "num_classes": 3}
 X = jax.random.normal(jax.random.key(0), (6, 4)) * 3 + 1

@@ -7,7 +7,8 @@ import pytest
 from flax import linen, nnx
 
 from ignpx import Classifier, InvalidArgumentError, UnlearningWarning, models
-from ignpx.adapters import observing, split_nnx
+from ignpx._xla import tagging
+from ignpx.adapters import split_nnx
 
 SHAPE, CLASSES = (6, 5, 2), 3
 FIELDS = {"input_shape": SHAPE, "num_classes": CLASSES}
@@ -324,14 +325,14 @@ def test_a_new_model_of_another_structure_is_refused(made):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_what_is_tagged_is_found_in_the_order_of_the_calls(reverse):
     def double(x):
-        return observing.tag("norm", x * 2)
+        return tagging.tag("norm", x * 2)
 
     def function(x):
         x = jax.jit(double)(x)
         x, last = jax.lax.scan(lambda x, y: (double(x) + y, x), x, jnp.arange(2.0), reverse=reverse)
         return jax.checkpoint(double)(x), last
 
-    (last, before), found = jax.jit(observing.observed(function))(1.0)
+    (last, before), found = jax.jit(tagging.observed(function))(1.0)
     steps = {False: [4.0, 8.0], True: [4.0, 10.0]}[reverse]
     assert [float(one) for one in found["norm"]] == [2.0, *steps, float(last)]
     assert float(last) == {False: 18.0, True: 20.0}[reverse]
@@ -340,8 +341,8 @@ def test_what_is_tagged_is_found_in_the_order_of_the_calls(reverse):
 
 def test_layers_in_branches_are_not_observed_and_a_warning_says_so():
     def function(x):
-        return jax.lax.cond(x > 0, lambda x: observing.tag("norm", x), lambda x: x, x)
+        return jax.lax.cond(x > 0, lambda x: tagging.tag("norm", x), lambda x: x, x)
 
     with pytest.warns(UnlearningWarning, match="within `cond` are not observed"):
-        outputs, found = observing.observed(function)(3.0)
+        outputs, found = tagging.observed(function)(3.0)
     assert (outputs, found) == (3.0, {})

@@ -9,7 +9,7 @@ import pytest
 from flax import linen, nnx
 
 from ignpx import Classifier, InvalidArgumentError, models
-from ignpx.adapters.observing import _bodies
+from ignpx._xla.tagging import _bodies
 
 SHAPE, CLASSES = (6, 5, 2), 3
 FIELDS = {"input_shape": SHAPE, "num_classes": CLASSES}

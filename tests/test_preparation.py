@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 import ignpx
-from ignpx import Classifier, RecoveryWarning, checkpoint, preparation
+from ignpx import Classifier, RecoveryWarning
+from ignpx.experiments import checkpoint, preparation
 from ignpx.methods import METHODS, build, defaults
 
 SETTINGS = {"samples": 3, "steps": 2, "held_out": 1, "learning_rate": 0.5}

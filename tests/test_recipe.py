@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from ignpx import InvalidArgumentError, config
-from ignpx.recipe import Recipe
+from ignpx import InvalidArgumentError
+from ignpx.experiments import config
+from ignpx.training.recipe import Recipe
 
 BAD = [
     ({"epochs": 0}, "epochs=0: must be a whole number above 0 and at most 100000"),

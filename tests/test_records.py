@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from ignpx import InvalidArgumentError, records
+from ignpx import InvalidArgumentError
+from ignpx.experiments import records
 
 HANDLE = {
     "input_shape": [32, 32, 1],

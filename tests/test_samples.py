@@ -20,9 +20,9 @@ from ignpx import (
     training,
 )
 from ignpx.classifier import Samples as FromClassifier
-from ignpx.config import Recipe
 from ignpx.data import Normalise
 from ignpx.samples import check
+from ignpx.training import Recipe
 
 CLASSES = 4
 COUNT = 12

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from ignpx import InvalidArgumentError, Samples, checkpoint, config, data, runs, scenarios
-from ignpx.scenarios import Classes, Random, Subclass
+from ignpx import InvalidArgumentError, Samples, data
+from ignpx.experiments import checkpoint, config, runs, scenarios
+from ignpx.experiments.scenarios import Classes, Random, Subclass
 
 # Eight fine classes in three coarse ones, the last of which has but one.
 COARSE = np.array([0, 0, 0, 1, 1, 1, 1, 2], np.int32)

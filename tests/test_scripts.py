@@ -15,9 +15,11 @@ import forget_random_samples
 import jit_toy
 import rounding
 import settling
-from ignpx import checkpoint, convolutions, data, factors, importance, loops, models, training
+from ignpx import data, importance, models, training
+from ignpx._xla import convolutions, factors, loops
 from ignpx.audit import count_correct
-from ignpx.config import Recipe
+from ignpx.experiments import checkpoint
+from ignpx.training import Recipe
 
 
 def test_jit_toy(tmp_path):

@@ -5,7 +5,8 @@ import json
 import jax
 import pytest
 
-from ignpx import InvalidArgumentError, structures
+from ignpx import InvalidArgumentError
+from ignpx.experiments import structures
 from ignpx.methods.ignp import Prepared
 
 LEAF = structures.LEAF

@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import linen, nnx
 
-from ignpx import Classifier, descent, subspaces, targets
+from ignpx import Classifier, descent, targets
+from ignpx.gradients import subspaces
 
 CLASSES = 3
 SHAPE = (7, 6, 2)

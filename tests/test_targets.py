@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen
 
-from ignpx import Classifier, InvalidArgumentError, models, targets
+from ignpx import Classifier, InvalidArgumentError, _xla, models, targets
 
 PARAMS = {
     "conv2": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)},
@@ -48,7 +48,7 @@ def test_bad_patterns(patterns, said):
 
 
 def used(function, params, inputs):
-    return [(use.path, use.operation) for use in targets.uses(function, params, inputs)]
+    return [(use.path, use.operation) for use in _xla.uses(function, params, inputs)]
 
 
 def test_uses_come_in_the_order_of_the_calls_whatever_the_names():

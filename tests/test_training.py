@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from ignpx import Classifier, InvalidArgumentError, Samples, training
-from ignpx.config import Recipe
+from ignpx.experiments import checkpoint
+from ignpx.training import Recipe
 
 
 class Net(nnx.Module):
@@ -52,7 +53,15 @@ def test_a_stopped_run_resumes_to_the_same_bits(small, tmp_path):
 
     where = tmp_path / "resume"
     with pytest.raises(StoppedError):
-        training.train(fresh, samples, validation, RECIPE, seed=3, resume_dir=where, on_epoch=stop)
+        training.train(
+            fresh,
+            samples,
+            validation,
+            RECIPE,
+            seed=3,
+            store=checkpoint.Latest(where),
+            on_epoch=stop,
+        )
     epochs = []
     resumed = training.train(
         fresh,
@@ -60,7 +69,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(small, tmp_path):
         validation,
         RECIPE,
         seed=3,
-        resume_dir=where,
+        store=checkpoint.Latest(where),
         on_epoch=lambda progress: epochs.append(progress.epoch),
     )
     assert epochs == [3, 4]

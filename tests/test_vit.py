@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 from scipy.special import erf
 
-from ignpx import Classifier, InvalidArgumentError, checkpoint, importance, models, targets
+from ignpx import Classifier, InvalidArgumentError, importance, models, targets
 from ignpx.adapters import split_nnx
+from ignpx.experiments import checkpoint
 from ignpx.models.vit import Block, vit_tiny
 
 SHAPE = (8, 12, 3)

@@ -10,7 +10,8 @@ from concurrent import futures
 
 import pytest
 
-from ignpx import InvalidArgumentError, RecoveryWarning, workdir
+from ignpx import InvalidArgumentError, RecoveryWarning
+from ignpx.experiments import workdir
 
 
 def write(directory, **config):

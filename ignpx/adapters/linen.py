@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import errors, linen, traverse_util
 
+from ignpx import _xla
 from ignpx.adapters import calls, observing, trees
 from ignpx.adapters.observing import Layers, NormStatistics
 from ignpx.adapters.precision import InPrecision
@@ -67,7 +68,7 @@ class LinenApply:
     ) -> tuple[jax.Array, list[NormStatistics]]:
         """See `ignpx.Classifier.with_statistics`."""
         run = functools.partial(self._run, train=False, watch="statistics")
-        (logits, _), found = observing.observed(run)(params, state, inputs)
+        (logits, _), found = _xla.observed(run)(params, state, inputs)
         return logits, observing.statistics(found)
 
     def observed(
@@ -75,7 +76,7 @@ class LinenApply:
     ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
         """See `ignpx.Classifier.observed`."""
         run = functools.partial(self._run, train=train, watch="outputs")
-        (logits, after), found = observing.observed(run)(params, state, inputs)
+        (logits, after), found = _xla.observed(run)(params, state, inputs)
         return logits, after if train else state, observing.maps(found)
 
     def _run(
@@ -147,7 +148,7 @@ def _after(layers: Layers, layer: linen.Module, x: Any, y: Any) -> Any:
         y = observing.narrowed(x, y)
     norm = isinstance(layer, linen.BatchNorm)
     if layers.watch == "outputs" and (norm or isinstance(layer, linen.Conv)):
-        y = observing.tag("norm" if norm else "convolution", y)
+        y = _xla.tag("norm" if norm else "convolution", y)
     elif layers.watch == "statistics" and norm:
         running = layer.variables["batch_stats"]
         observing.tag_statistics(x, layer.axis, running["mean"], running["var"])

@@ -8,6 +8,7 @@ from typing import Any, cast
 import jax
 from flax import nnx
 
+from ignpx import _xla
 from ignpx.adapters import calls, observing, trees
 from ignpx.adapters.observing import Layers, NormStatistics
 from ignpx.adapters.precision import InPrecision
@@ -97,7 +98,7 @@ class NnxApply:
     ) -> tuple[jax.Array, list[NormStatistics]]:
         """See `ignpx.Classifier.with_statistics`."""
         run = functools.partial(self._run, train=False, watch="statistics")
-        (logits, _), found = observing.observed(run)(params, state, inputs)
+        (logits, _), found = _xla.observed(run)(params, state, inputs)
         return logits, observing.statistics(found)
 
     def observed(
@@ -105,7 +106,7 @@ class NnxApply:
     ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
         """See `ignpx.Classifier.observed`."""
         run = functools.partial(self._run, train=train, watch="outputs")
-        (logits, after), found = observing.observed(run)(params, state, inputs)
+        (logits, after), found = _xla.observed(run)(params, state, inputs)
         return logits, after if train else state, observing.maps(found)
 
     def _run(
@@ -201,7 +202,7 @@ def _class(kind: type, layers: Layers) -> type:
         if layers.narrow:
             y = observing.narrowed(x, y)
         if layers.watch == "outputs":
-            y = observing.tag("norm" if isinstance(self, nnx.BatchNorm) else "convolution", y)
+            y = _xla.tag("norm" if isinstance(self, nnx.BatchNorm) else "convolution", y)
         elif layers.watch == "statistics" and isinstance(self, nnx.BatchNorm):
             observing.tag_statistics(x, self.axis, self.mean[...], self.var[...])
         return y

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ignpx import checks, convolutions, loops
+from ignpx import _xla
+from ignpx._support import checks
 from ignpx.adversarial.outcome import (
     Adversarial,
     Bounds,
@@ -87,7 +88,7 @@ def carlini_wagner(
         distance=each + jnp.inf,
         nearest=inputs,
     )
-    carry, _ = loops.iterate(step, operands, carry, searches * steps)
+    carry, _ = _xla.iterate(step, operands, carry, searches * steps)
     return judged(classifier, inputs, carry.nearest, labels, scale, targeted=targeted, order=2)
 
 
@@ -109,7 +110,7 @@ def _adam(learning_rate: float) -> optax.GradientTransformation:
 
 
 @functools.lru_cache(maxsize=64)
-def _carlini_step(targeted: bool, bounded: bool, learning_rate: float) -> loops.Step[_Search]:
+def _carlini_step(targeted: bool, bounded: bool, learning_rate: float) -> _xla.Step[_Search]:
     optimizer = _adam(learning_rate)
 
     def objective(variables: jax.Array, constant: jax.Array, operands: PyTree) -> Any:
@@ -135,7 +136,7 @@ def _carlini_step(targeted: bool, bounded: bool, learning_rate: float) -> loops.
             _next_search(carry, start, optimizer),
             carry,
         )
-        gradient = jax.grad(convolutions.fast(objective), has_aux=True)
+        gradient = _xla.grad(objective, has_aux=True)
         gradients, (moved, distance, margin) = gradient(carry.variables, carry.constant, operands)
         succeeds = (margin < 0) & (margin <= -confidence)
         nearer = succeeds & (distance < carry.distance)

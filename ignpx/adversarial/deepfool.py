@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, convolutions, loops
+from ignpx import _xla
+from ignpx._support import checks
 from ignpx.adversarial.outcome import (
     Adversarial,
     Bounds,
@@ -53,7 +54,7 @@ def deepfool(
     inputs, scale = jnp.asarray(inputs, jnp.float32), scale_of(classifier)
     operands = (classifier, inputs, labels, scale, jnp.float32(overshoot), opened(bounds))
     carry = (inputs, jnp.zeros_like(inputs))
-    (moved, _), _ = loops.iterate(_deepfool_step, operands, carry, steps)
+    (moved, _), _ = _xla.iterate(_deepfool_step, operands, carry, steps)
     return judged(classifier, inputs, moved, labels, scale, targeted=False, order=2)
 
 
@@ -62,7 +63,7 @@ def _deepfool_step(
 ) -> tuple[tuple[jax.Array, jax.Array], None]:
     classifier, inputs, labels, scale, overshoot, bounds = operands
     moved, total = carry
-    logits, pullback = jax.vjp(convolutions.fast(classifier.logits), moved)
+    logits, pullback = jax.vjp(_xla.fast(classifier.logits), moved)
     rows = jnp.eye(logits.shape[-1], dtype=logits.dtype)
     # No logit depends on another sample's input, so that one cotangent serves the whole batch.
     (jacobian,) = jax.vmap(lambda row: pullback(jnp.broadcast_to(row, logits.shape)))(rows)

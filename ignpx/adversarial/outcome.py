@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import loops
+from ignpx._support import batching
 from ignpx.classifier import Classifier
 
 # The smallest and the largest value of an input, of shapes that broadcast with it.
@@ -63,7 +63,8 @@ def in_batches(
     """
     count = len(labels)
     chunks = (
-        loops.microbatches(jnp.asarray(array), min(batch_size, count)) for array in (inputs, labels)
+        batching.microbatches(jnp.asarray(array), min(batch_size, count))
+        for array in (inputs, labels)
     )
     parts = [attack(*chunk) for chunk in zip(*chunks, strict=True)]
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays)[:count], *parts)

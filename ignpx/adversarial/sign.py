@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, convolutions, loops
+from ignpx import _xla
+from ignpx._support import checks
 from ignpx.adversarial.outcome import Adversarial, Bounds, judged, opened, scale_of
 from ignpx.classifier import Classifier, PyTree
 from ignpx.losses import negative_log_odds
@@ -83,12 +84,12 @@ def pgd(
     checks.whole(steps=steps)
     inputs, scale, bounds = jnp.asarray(inputs, jnp.float32), scale_of(classifier), opened(bounds)
     operands = (classifier, inputs, labels, epsilon * scale, step_size * scale, bounds)
-    moved, _ = loops.iterate(_sign_step(targeted), operands, inputs, steps)
+    moved, _ = _xla.iterate(_sign_step(targeted), operands, inputs, steps)
     return judged(classifier, inputs, moved, labels, scale, targeted=targeted, order=jnp.inf)
 
 
 @functools.lru_cache(maxsize=64)
-def _sign_step(targeted: bool) -> loops.Step[jax.Array]:
+def _sign_step(targeted: bool) -> _xla.Step[jax.Array]:
     def loss(inputs: jax.Array, classifier: Classifier, labels: jax.Array) -> jax.Array:
         # Its gradient has the sign of the cross-entropy's, and does not underflow where the model
         # is sure.
@@ -96,7 +97,7 @@ def _sign_step(targeted: bool) -> loops.Step[jax.Array]:
 
     def step(operands: PyTree, moved: jax.Array, _: jax.Array) -> tuple[jax.Array, None]:
         classifier, inputs, labels, epsilon, step_size, bounds = operands
-        sign = jnp.sign(jax.grad(convolutions.fast(loss))(moved, classifier, labels))
+        sign = jnp.sign(_xla.grad(loss)(moved, classifier, labels))
         moved = moved - step_size * sign if targeted else moved + step_size * sign
         moved = jnp.clip(moved, inputs - epsilon, inputs + epsilon)
         return jnp.clip(moved, *bounds), None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks
+from ignpx._support import checks
 from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier
 from ignpx.samples import Samples, check

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ignpx import checks
+from ignpx._support import checks
 from ignpx.classifier import Classifier
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ignpx import checks, loops
+from ignpx._support import batching, checks
 from ignpx.audit.accuracy import count_correct
 from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError
@@ -103,7 +103,7 @@ def similarity(
     samples = check(check(samples, classifier), reference)
     checks.whole(batch_size=batch_size)
     count = len(samples.images)
-    chunks = loops.microbatches(np.asarray(samples.images), min(batch_size, count))
+    chunks = batching.microbatches(np.asarray(samples.images), min(batch_size, count))
     found = np.concatenate([_divergences(classifier, reference, chunk) for chunk in chunks])
     return float(1 - found[:count].mean(dtype=np.float64))
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, synthesis
+from ignpx import synthesis
+from ignpx._support import checks
 from ignpx.classifier import Classifier, check_handle
 from ignpx.data.preprocessing import Normalise
 from ignpx.errors import InvalidArgumentError

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from ignpx import checks
+from ignpx._support import checks
 from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ignpx import checks, descent, loops
+from ignpx import descent
+from ignpx._support import batching, checks
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.audit.accuracy import count_correct
 from ignpx.classifier import Classifier, PyTree, check_handle, identity
@@ -175,7 +176,7 @@ class _Generator:
         return inputs + self.amplitude * changes, state
 
     def applied(self, carry: descent.Descent, inputs: np.ndarray, batch_size: int) -> np.ndarray:
-        chunks = loops.microbatches(inputs, min(batch_size, len(inputs)))
+        chunks = batching.microbatches(inputs, min(batch_size, len(inputs)))
         made = [_perturbed(self, carry.params, carry.state, chunk) for chunk in chunks]
         return np.concatenate(made)[: len(inputs)]
 

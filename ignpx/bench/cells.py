@@ -7,14 +7,15 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from ignpx import data, records
+from ignpx import data
 from ignpx.bench import published
 from ignpx.bench.config import RETRAIN, BenchConfig, Steps, training_config, written
-from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError
+from ignpx.experiments import records
+from ignpx.experiments.config import TrainConfig
+from ignpx.experiments.runs import TFDS_DEFAULT, Where
 from ignpx.methods import METHODS, defaults
-from ignpx.recipe import Recipe
-from ignpx.runs import TFDS_DEFAULT, Where
+from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Request
 
 

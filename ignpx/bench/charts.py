@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ignpx.bench import tables
-from ignpx.pictures import FORGET, RETAIN
+from ignpx.experiments.pictures import FORGET, RETAIN
 
 SERIES = {"retain_accuracy": ("retain", RETAIN), "forget_accuracy": ("forget", FORGET)}
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pydantic_core
 
-from ignpx import config as configuration
 from ignpx import models as architectures
 from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.experiments import config as configuration
 from ignpx.methods import METHODS, build
 
 # Not methods that edit a classifier: the model as it was trained, and one that never saw the
@@ -19,7 +19,7 @@ ORIGINAL, RETRAIN = "original", "retrain"
 # One class at a time, in this order: each step is a group of classes that go at once.
 Steps = tuple[tuple[int, ...], ...]
 
-# As in `ignpx.config`, with room for that of the judge of reconstructions.
+# As in `ignpx.experiments.config`, with room for that of the judge of reconstructions.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 
 
@@ -114,7 +114,7 @@ def training_config(entry: ModelEntry, directory: pathlib.Path) -> configuration
     """The training config of a model entry, whose path is relative to the benchmark's own file.
 
     Raises:
-      InvalidArgumentError: as `ignpx.config.load`, and if the model is unknown.
+      InvalidArgumentError: as `ignpx.experiments.config.load`, and if the model is unknown.
     """
     loaded = configuration.load(directory / entry.config, entry.set)
     if loaded.model.name not in architectures.MODELS:

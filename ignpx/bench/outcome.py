@@ -10,17 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from ignpx import checkpoint, data, records, scenarios, stages, workdir
+from ignpx import data, stages
 from ignpx.audit import count_correct, invert, membership_inference
 from ignpx.bench.cells import Cell
 from ignpx.bench.config import ORIGINAL, RETRAIN
 from ignpx.classifier import Classifier
-from ignpx.config import DatasetConfig
 from ignpx.errors import UnlearningWarning
+from ignpx.experiments import checkpoint, records, scenarios, workdir
+from ignpx.experiments.config import DatasetConfig
+from ignpx.experiments.pictures import prototypes
+from ignpx.experiments.runs import Where
+from ignpx.experiments.scenarios import Classes
 from ignpx.methods import build
-from ignpx.pictures import prototypes
-from ignpx.runs import Where
-from ignpx.scenarios import Classes
 from ignpx.unlearner import Unlearner, unlearn
 
 # They start over from all data, so that a sequence is one request to them (Table 2 of the paper).

@@ -13,9 +13,9 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ignpx import workdir
 from ignpx.bench import charts, published, tables
 from ignpx.bench.summary import failures, over_classes, summarise
+from ignpx.experiments import workdir
 
 
 def write(

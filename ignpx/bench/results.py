@@ -10,10 +10,10 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from ignpx import records, workdir
 from ignpx.bench.cells import Cell, digest
 from ignpx.bench.tables import QUANTITIES
 from ignpx.errors import InvalidArgumentError
+from ignpx.experiments import records, workdir
 
 CONFIG = "bench.json"
 CELLS = "cells"

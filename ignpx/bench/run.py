@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ignpx import runs, workdir
 from ignpx.bench import cells as expansion
 from ignpx.bench import outcome, report, results, trained
 from ignpx.bench.cells import Cell
 from ignpx.bench.config import BenchConfig, training_config
 from ignpx.bench.config import load as load_config
 from ignpx.errors import IgnpxError, InvalidArgumentError
-from ignpx.runs import TFDS_DEFAULT, Where
+from ignpx.experiments import runs, workdir
+from ignpx.experiments.runs import TFDS_DEFAULT, Where
 
 MODELS = "models"
 

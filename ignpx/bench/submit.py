@@ -9,7 +9,7 @@ from ignpx.bench.cells import expand
 from ignpx.bench.config import load
 from ignpx.bench.run import run
 from ignpx.errors import IgnpxError, InvalidArgumentError
-from ignpx.runs import Where
+from ignpx.experiments.runs import Where
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import filelock
 
-from ignpx import checkpoint, records, runs, workdir
 from ignpx.bench.cells import Model
 from ignpx.bench.results import LOCKS
 from ignpx.errors import InvalidArgumentError
-from ignpx.runs import Where
+from ignpx.experiments import checkpoint, records, runs, workdir
+from ignpx.experiments.runs import Where
 
 
 class BusyError(Exception):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx.checks import shortened
+from ignpx._support.checks import shortened
 from ignpx.errors import InvalidArgumentError
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ignpx import checks
+from ignpx._support import checks
+from ignpx._support.logs import quiet
 from ignpx.data import stratified
 from ignpx.errors import InvalidArgumentError, near_names
-from ignpx.logs import quiet
 from ignpx.samples import Samples
 
 EMBEDDED = "digits"

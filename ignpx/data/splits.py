@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ignpx import checks
+from ignpx._support import checks
 from ignpx.data import stratified
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load

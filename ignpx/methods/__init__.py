@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ignpx._support.settings import check
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.methods.amnesiac import amnesiac, amnesiac_subtract
 from ignpx.methods.bad_teacher import bad_teacher
@@ -29,7 +30,6 @@ from ignpx.methods.ttm import SUPPRESSING, ttm
 from ignpx.methods.uisps import uisps
 from ignpx.methods.unsir import unsir
 from ignpx.methods.zs_pag import zs_pag
-from ignpx.settings import check
 from ignpx.unlearner import Unlearner
 
 # A factory of hyperparameters for each method; the contract tests hold every one of them.

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks, descent, training
+from ignpx import descent, training
+from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
-from ignpx.recipe import Recipe
 from ignpx.samples import Samples
 from ignpx.stages import stage
+from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 

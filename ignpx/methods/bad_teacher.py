@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks, descent
+from ignpx import descent
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree, identity
 from ignpx.descent import DescentInfo
 from ignpx.losses import kl_divergence

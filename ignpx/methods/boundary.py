@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import adversarial, checks, descent, targets
+from ignpx import adversarial, descent, targets
+from ignpx._support import checks
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError

@@ -12,7 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, descent, synthesis
+from ignpx import descent, synthesis
+from ignpx._support import checks
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.losses import cross_entropy

@@ -4,11 +4,12 @@ from typing import Literal
 
 import jax
 
-from ignpx import checks, training
+from ignpx import training
+from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
-from ignpx.recipe import Recipe
 from ignpx.stages import stage
+from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 
@@ -37,7 +38,7 @@ def finetune(
       weight_decay: added to the gradient, as PyTorch does.
       final_share: the share of the learning rate that the decay ends at.
       batch_size: samples a step.
-      crop_padding: random crops, see `ignpx.recipe.Recipe`.
+      crop_padding: random crops, see `ignpx.training.recipe.Recipe`.
       flip: random mirroring.
 
     Raises:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, edits, importance, targets
+from ignpx import edits, importance, targets
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.samples import Samples
 from ignpx.stages import stage

@@ -15,7 +15,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ignpx import caching, checks, convolutions, descent, loops
+from ignpx import _xla, descent
+from ignpx._support import checks
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
@@ -156,16 +157,16 @@ def gkt(
 
     for_generator, for_student = optimizer(generator_steps), optimizer(student_steps)
 
-    def pseudo_batch(generator_apply: NnxApply) -> loops.Step[Any]:
+    def pseudo_batch(generator_apply: NnxApply) -> _xla.Step[Any]:
         """One latent batch: the generator's steps, then the student's."""
         generator_step = _generator_step(losses, for_generator, generator_apply)
         student_step = _student_step(losses, for_student)
 
-        @caching.jit
+        @_xla.jit
         def draw(key: jax.Array, index: jax.Array) -> jax.Array:
             return jax.random.normal(jax.random.fold_in(key, index), (batch_size, latent))
 
-        @caching.jit
+        @_xla.jit
         def teach(operands: PyTree, generator: descent.Descent, latents: jax.Array) -> PyTree:
             teacher, forget, _ = operands
             inputs, _ = generator_apply(generator.params, generator.state, latents, train=True)
@@ -176,11 +177,11 @@ def gkt(
             teacher, forget, key = operands
             generator, student = carry
             latents = draw(key, index)
-            generator, _ = loops.iterate(
+            generator, _ = _xla.iterate(
                 generator_step, (teacher, forget, latents, student), generator, generator_steps
             )
             lesson = teach(operands, generator, latents)
-            student, differences = loops.iterate(
+            student, differences = _xla.iterate(
                 student_step, (teacher, lesson), student, student_steps
             )
             return (generator, student), (differences[-1], jnp.mean(lesson[-1]))
@@ -197,7 +198,7 @@ def gkt(
             descent.start(params, state, for_generator),
             descent.start(student.params, student.state, for_student),
         )
-        (_, learnt), (differences, passed) = loops.repeat(
+        (_, learnt), (differences, passed) = _xla.repeat(
             pseudo_batch(NnxApply(graphdef)), (teacher, forget, latent_key), carry, iterations
         )
         edited = teacher.replace(params=learnt.params, state=learnt.state)
@@ -218,10 +219,10 @@ def gkt(
     return Unlearner(Sees.NOTHING, unlearn, Changes.ALL)
 
 
-@caching.cached
+@_xla.cached
 def _generator_step(
     losses: _Losses, optimizer: optax.GradientTransformation, apply: NnxApply
-) -> loops.Step[descent.Descent]:
+) -> _xla.Step[descent.Descent]:
     def step(
         operands: PyTree, carry: descent.Descent, _: jax.Array
     ) -> tuple[descent.Descent, jax.Array]:
@@ -235,17 +236,17 @@ def _generator_step(
             difference = losses.divergence(old, new, weights)
             return -losses.objective(difference, old.shape[-1]), (state, weights)
 
-        descend = jax.value_and_grad(convolutions.fast(loss), has_aux=True)
+        descend = _xla.value_and_grad(loss, has_aux=True)
         (value, (state, weights)), gradient = descend(carry.params)
         return _advanced(carry, gradient, state, optimizer, weights), value
 
     return step
 
 
-@caching.cached
+@_xla.cached
 def _student_step(
     losses: _Losses, optimizer: optax.GradientTransformation
-) -> loops.Step[descent.Descent]:
+) -> _xla.Step[descent.Descent]:
     def step(
         operands: PyTree, carry: descent.Descent, _: jax.Array
     ) -> tuple[descent.Descent, jax.Array]:
@@ -258,7 +259,7 @@ def _student_step(
             total = losses.objective(difference, old.shape[-1])
             return total + losses.attention_transfer(maps, seen, weights), (state, difference)
 
-        descend = jax.value_and_grad(convolutions.fast(loss), has_aux=True)
+        descend = _xla.value_and_grad(loss, has_aux=True)
         (_, (state, difference)), gradient = descend(carry.params)
         return _advanced(carry, gradient, state, optimizer, weights), difference
 

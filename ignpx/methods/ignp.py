@@ -22,20 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import (
-    caching,
-    checks,
-    convolutions,
-    edits,
-    importance,
-    loops,
-    losses,
-    selection,
-    synthesis,
-)
+from ignpx import _xla, edits, importance, losses, selection, synthesis
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
-from ignpx.moments import Moments
+from ignpx.gradients.moments import Moments
 from ignpx.stages import stage
 from ignpx.targets import as_patterns, partition, paths
 from ignpx.targets import size as parameter_count
@@ -286,7 +277,7 @@ def ignp(
         as well.
       edit: `dampen` by Equation 7, or `zero`, as in the ablation.
       microbatch: prototypes differentiated at once; memory against speed, not the result. By
-        default as many as fit (see `ignpx.moments.ROOM`).
+        default as many as fit (see `ignpx.gradients.moments.ROOM`).
       precision: of the model's passes in the synthesis; everything else is in float32.
 
     Returns:
@@ -363,7 +354,7 @@ def ignp(
 
     # Compiled, as is what follows the sensitivities: one by one the operations would take as long
     # as the gradients of a small model.
-    @caching.jit
+    @_xla.jit
     def each_sample(
         prototypes: synthesis.Prototypes,
         classes: jax.Array,
@@ -406,7 +397,7 @@ def ignp(
         Returns:
           Classes, and of each whether it counts among those forgotten and among those taken.
         """
-        if loops.traced((request.forget, request.retain)):
+        if checks.traced((request.forget, request.retain)):
             return None
         asked, others = np.flatnonzero(request.forget), np.flatnonzero(~np.asarray(request.retain))
         again = asked if len(asked) > 1 else asked[:0]
@@ -417,7 +408,7 @@ def ignp(
         first = np.arange(len(classes)) < len(others)
         return classes, ~first if len(again) else first, first
 
-    @functools.partial(caching.jit, static_argnums=4)
+    @functools.partial(_xla.jit, static_argnums=4)
     def labelled(
         request: Request,
         classes: jax.Array,
@@ -439,7 +430,7 @@ def ignp(
         weights = jnp.stack([forgets, others / samples])
         return right, weights, forgets if direction == "supporting" else None
 
-    @caching.jit
+    @_xla.jit
     def balance(
         found: Moments, chosen: PyTree, total: PyTree | None, retained: jax.Array
     ) -> tuple[PyTree, PyTree]:
@@ -459,7 +450,7 @@ def ignp(
 
     def recognised(classifier: Classifier, prototypes: synthesis.Prototypes) -> jax.Array:
         unseen = prototypes.inputs[:, samples:].reshape(-1, *classifier.input_shape)
-        logits = convolutions.fast(Classifier.logits)(classifier, unseen)
+        logits = _xla.fast(Classifier.logits)(classifier, unseen)
         right = jnp.argmax(logits, axis=-1).reshape(-1, held_out) == prototypes.labels[:, None]
         return jnp.mean(right, axis=1)
 
@@ -512,9 +503,9 @@ def ignp(
     run_synthesis = stage("synthesis", synthesise)
     run_total = stage("sensitivity", weigh_all)
     run_sensitivity = stage("sensitivity", weigh)
-    run_calibration = stage("calibration", caching.jit(calibrate))
-    run_dampening = stage("dampening", caching.jit(dampen))
-    run_diagnosis = stage("diagnosis", caching.jit(diagnose))
+    run_calibration = stage("calibration", _xla.jit(calibrate))
+    run_dampening = stage("dampening", _xla.jit(dampen))
+    run_diagnosis = stage("diagnosis", _xla.jit(diagnose))
 
     def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
         check_handle(classifier)

@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import adapters, checks, targets, training
+from ignpx import _xla, adapters, targets, training
+from ignpx._support import checks
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
 from ignpx.methods.finetune import finetune
-from ignpx.recipe import Recipe
+from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 Unit = Literal["layer", "tensor"]
@@ -57,7 +58,7 @@ def cf_k(
       weight_decay: added to the gradient, as PyTorch does.
       final_share: the share of the learning rate that a cosine decay ends at; 1 leaves it constant.
       batch_size: samples a step.
-      crop_padding: random crops, see `ignpx.recipe.Recipe`.
+      crop_padding: random crops, see `ignpx.training.recipe.Recipe`.
       flip: random mirroring.
 
     Raises:
@@ -158,7 +159,7 @@ def last_layers(classifier: Classifier, k: int, unit: Unit) -> Tail:
     """
     inputs = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
     trees = {"params": classifier.params, "state": classifier.state}
-    uses = targets.uses(lambda trees, x: classifier.replace(**trees).logits(x), trees, inputs)
+    uses = _xla.uses(lambda trees, x: classifier.replace(**trees).logits(x), trees, inputs)
     split = [use.path.partition("/") for use in uses]
     places = [place for place, (tree, _, _) in enumerate(split) if tree == "params"]
     starts = places

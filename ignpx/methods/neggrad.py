@@ -10,7 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, descent
+from ignpx import descent
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, descent
+from ignpx import descent
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.samples import Samples

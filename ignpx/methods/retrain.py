@@ -7,7 +7,7 @@ import jax
 from ignpx import training
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
-from ignpx.recipe import Recipe
+from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 

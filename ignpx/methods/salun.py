@@ -9,7 +9,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ignpx import checks, importance, selection
+from ignpx import importance, selection
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.methods.random_labels import RandomLabels

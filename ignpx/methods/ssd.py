@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks, edits, importance, selection
+from ignpx import edits, importance, selection
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import UnlearningError
 from ignpx.samples import Samples

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks, descent, edits, importance, losses, selection, targets
+from ignpx import descent, edits, importance, losses, selection, targets
+from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import checks
+from ignpx._support import checks
 from ignpx.classifier import Classifier, identity
 from ignpx.methods.bad_teacher import BadTeacher
 from ignpx.methods.uisps import UispsInfo, inversion, trained_mask

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, descent, importance, selection, synthesis, targets
+from ignpx import descent, importance, selection, synthesis, targets
+from ignpx._support import checks
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import UnlearningError, UnlearningWarning

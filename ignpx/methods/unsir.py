@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import checks, synthesis, training
+from ignpx import synthesis, training
+from ignpx._support import checks
 from ignpx.classifier import Classifier, identity
 from ignpx.descent import DescentInfo
-from ignpx.recipe import Recipe
 from ignpx.samples import Samples
 from ignpx.stages import stage
+from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 
 

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import adversarial, checks, descent, influence, loops, subspaces
+from ignpx import adversarial, descent
+from ignpx._support import batching, checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.gradients import influence, subspaces
 from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
@@ -386,7 +388,7 @@ def make_proxies(
         return np.asarray(found.inputs), np.asarray(found.predicted)
 
     logits = np.concatenate(
-        [_logits(classifier, chunk) for chunk in loops.microbatches(inputs, size)]
+        [_logits(classifier, chunk) for chunk in batching.microbatches(inputs, size)]
     )[: len(labels)]
     open_to = retain & (np.arange(len(retain)) != labels[:, None])
     runners_up = np.where(open_to, logits, -np.inf).argmax(axis=1)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from ignpx import checks
+from ignpx._support import checks
 from ignpx.adapters import split_nnx
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, near_names

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ignpx import checks
+from ignpx._support import checks
 from ignpx.models.layers import BatchNorm, Conv, Conv3x3, ConvBlock, Linear, max_pool, scaled
 
 

@@ -12,9 +12,10 @@ import typer
 from torch import Tensor, nn
 
 import pytorch_side as theirs
-from ignpx import checkpoint, data, models, targets, workdir
+from ignpx import data, models, targets
 from ignpx.classifier import Classifier
 from ignpx.data import Normalise
+from ignpx.experiments import checkpoint, workdir
 from ignpx.samples import Samples
 from ignpx.unlearner import Request
 

@@ -33,7 +33,8 @@ def load() -> None:
     from flax import nnx
     from jax._src import xla_bridge
 
-    from ignpx import data, demo, models
+    from ignpx import data, models
+    from ignpx.experiments import demo
 
     class Linear(nnx.Module):
         targets = (".*",)
@@ -144,7 +145,7 @@ def end(code: int) -> None:
 if __name__ == "__main__":
     load()
     become(serve())
-    from ignpx.cli import main
+    from ignpx.cli.app import main
 
     try:
         main()

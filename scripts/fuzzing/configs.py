@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from fuzzing.subject import JUNK, Subject
 from ignpx import Unlearner
-from ignpx import config as configuration
 from ignpx.bench import config as benches
-from ignpx.config import Recipe, TrainConfig
+from ignpx.experiments import config as configuration
+from ignpx.experiments.config import Recipe, TrainConfig
 from ignpx.methods import METHODS, build
 
 VALID = st.fixed_dictionaries(

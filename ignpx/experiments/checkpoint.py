@@ -6,6 +6,7 @@ them: what loads is what was saved.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -23,10 +24,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from ignpx import logs, models, records, workdir
+from ignpx import models
+from ignpx._support import logs
 from ignpx.classifier import Classifier, PyTree, identity
 from ignpx.data.preprocessing import Normalise
 from ignpx.errors import InvalidArgumentError, RecoveryWarning
+from ignpx.experiments import records, workdir
 from ignpx.targets import paths
 
 FORMAT = {"kind": "checkpoint", "format": 1}
@@ -165,31 +168,40 @@ def load_leaves(directory: str | os.PathLike[str], count: int) -> list[jax.Array
     return _read_arrays(directory, like, described)
 
 
-def save_latest(directory: pathlib.Path, step: int, tree: PyTree) -> None:
-    """Writes a pytree of arrays as the only checkpoint of a run in progress."""
-    save_tree(directory / str(step), jax.tree.leaves(tree), {"step": step}, overwrite=True)
-    if jax.process_index() == 0:
-        for left in directory.iterdir():
-            if left.name != str(step):
-                shutil.rmtree(left, ignore_errors=True)
+@dataclasses.dataclass(frozen=True)
+class Latest:
+    """The newest checkpoint of a run in progress, in a directory of its own.
 
-
-def load_latest(directory: pathlib.Path, like: T) -> T | None:
-    """Reads the newest complete checkpoint of a run in progress, or None if there is none.
-
-    Warns:
-      RecoveryWarning: if it is damaged, which counts as none.
+    It is a `Store` of `ignpx.training.train`.
     """
-    steps = [int(one.name) for one in directory.glob("*") if one.name.isdecimal()]
-    if not steps:
-        return None
-    newest = directory / str(max(steps))
-    leaves, structure = jax.tree.flatten(like)
-    try:
-        return jax.tree.unflatten(structure, load_tree(newest, leaves))
-    except InvalidArgumentError as error:
-        warnings.warn(f"begun again from the start: {error}", RecoveryWarning, stacklevel=2)
-        return None
+
+    directory: pathlib.Path
+
+    def save(self, step: int, tree: PyTree) -> None:
+        """Writes a pytree of arrays as the only checkpoint."""
+        place = self.directory / str(step)
+        save_tree(place, jax.tree.leaves(tree), {"step": step}, overwrite=True)
+        if jax.process_index() == 0:
+            for left in self.directory.iterdir():
+                if left.name != place.name:
+                    shutil.rmtree(left, ignore_errors=True)
+
+    def load(self, like: T) -> T | None:
+        """Reads the newest complete checkpoint, or None if there is none.
+
+        Warns:
+          RecoveryWarning: if it is damaged, which counts as none.
+        """
+        steps = [int(one.name) for one in self.directory.glob("*") if one.name.isdecimal()]
+        if not steps:
+            return None
+        newest = self.directory / str(max(steps))
+        leaves, structure = jax.tree.flatten(like)
+        try:
+            return jax.tree.unflatten(structure, load_tree(newest, leaves))
+        except InvalidArgumentError as error:
+            warnings.warn(f"begun again from the start: {error}", RecoveryWarning, stacklevel=2)
+            return None
 
 
 def in_run(directory: pathlib.Path) -> pathlib.Path:

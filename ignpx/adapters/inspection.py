@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import core, errors, linen, nnx
 
-from ignpx import checks, targets
+from ignpx import targets
+from ignpx._support import checks
 from ignpx.errors import InvalidArgumentError
 
 PyTree = Any

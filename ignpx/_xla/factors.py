@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import convolutions, jaxprs
-from ignpx.jaxprs import Equation
+from ignpx._xla import convolutions, jaxprs
+from ignpx._xla.jaxprs import Equation
 from ignpx.targets import paths
 
 PyTree = Any

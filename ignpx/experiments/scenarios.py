@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ignpx import checks, data
+from ignpx import data
+from ignpx._support import checks
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.samples import Samples
 from ignpx.unlearner import Forgets, Request

@@ -17,8 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ignpx import jaxprs, loops, sharding
-from ignpx.fusion import apart
+from ignpx import sharding
+from ignpx._support import batching
+from ignpx._xla import jaxprs
+from ignpx._xla.noinline import apart
 
 # Products of a channel with a place in the window, each of which becomes an operation.
 MOST_TERMS = 160
@@ -62,6 +64,16 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     return replaced
+
+
+def grad(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.grad` of the faster function; it may be differentiated again."""
+    return jax.grad(fast(function), **options)
+
+
+def value_and_grad(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.value_and_grad` of the faster function."""
+    return jax.value_and_grad(fast(function), **options)
 
 
 def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
@@ -354,10 +366,10 @@ def _by_places(
         return _put(cotangents @ weights, tuple(window), shape, strides)
 
     each = math.prod(cotangents.shape[1:3]) * math.prod(window) * channels
-    size = loops.evenly(len(cotangents), max(1, AT_ONCE // each))
+    size = batching.evenly(len(cotangents), max(1, AT_ONCE // each))
     if sharding.data_parts() > 1 or size == len(cotangents):
         return put(cotangents)
-    images = jax.lax.map(put, loops.microbatches(cotangents, size))
+    images = jax.lax.map(put, batching.microbatches(cotangents, size))
     return images.reshape(-1, *images.shape[2:])[: len(cotangents)]
 
 
@@ -483,11 +495,11 @@ def _in_turns(
     each: int,
 ) -> jax.Array:
     """The sum over all images of a product, for which `each` takes so many numbers."""
-    size = loops.evenly(len(images), max(1, TURN // each))
+    size = batching.evenly(len(images), max(1, TURN // each))
     # Turns would bring a batch together that is divided among devices.
     if sharding.data_parts() > 1 or size == len(images):
         return product(images, cotangents)
-    turns = [loops.microbatches(array, size, zero=True) for array in (images, cotangents)]
+    turns = [batching.microbatches(array, size, zero=True) for array in (images, cotangents)]
 
     def add(total: jax.Array, turn: list[jax.Array]) -> tuple[jax.Array, None]:
         return total + product(*turn), None

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from ignpx import caching, convolutions, factors, loops, sharding
+from ignpx import _xla, sharding
+from ignpx._support import batching
 
 PyTree = Any
 # What may be kept of one microbatch between its passes, in bytes, where it is not said how many
@@ -51,7 +52,7 @@ def gradient_moments(
 
     Args:
       loss: maps parameters, one sample and the constants to a scalar. Equal ones compile once
-        (see `ignpx.caching`).
+        by code and values.
       params: pytree of arrays; None leaves are passed through.
       samples: pytree of arrays with leading axis N.
       weights: `(..., N)` float, of the squares; several weightings share the pass.
@@ -60,7 +61,7 @@ def gradient_moments(
       microbatch: samples differentiated at once, at most. Memory grows with it and not with N; the
         result changes by rounding only. By default as many as `ROOM` holds.
       per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
-        (`ignpx.factors`): the same numbers, slower. It is the reference.
+        (`_xla.factors`): the same numbers, slower. It is the reference.
 
     Returns:
       See `Moments`; the groups of each are the leading axes of its weights.
@@ -71,13 +72,13 @@ def gradient_moments(
         room = ROOM // _kept(loss, params, samples, constants)
         # Gradients of single samples are as large as the parameters.
         microbatch = 32 if per_sample else parts * max(1, room)
-    microbatch = parts * -(-loops.evenly(count, microbatch) // parts)
+    microbatch = parts * -(-batching.evenly(count, microbatch) // parts)
     # Padding has no weight.
     weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})
     chunks, weighings, zeros = _laid_out(params, samples, weighings, microbatch)
     operands = (params, chunks, weighings, constants)
     steps = jax.tree.leaves(chunks)[0].shape[0]
-    total = loops.iterate(_step(loss, per_sample), operands, zeros, steps)[0]
+    total = _xla.iterate(_step(loss, per_sample), operands, zeros, steps)[0]
     return Moments(total["square"], total.get("mean"))
 
 
@@ -89,9 +90,9 @@ def _kept(loss: Loss, params: PyTree, samples: PyTree, constants: PyTree) -> int
     return _kept_of_shapes(loss, structure, shapes)
 
 
-@caching.cached
+@_xla.cached
 def _kept_of_shapes(loss: Loss, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
-    return max(1, factors.read(loss, *jax.tree.unflatten(structure, shapes)).kept())
+    return max(1, _xla.factors.read(loss, *jax.tree.unflatten(structure, shapes)).kept())
 
 
 # Compiled, because one by one the operations would take as long as the gradients of a small model.
@@ -104,7 +105,7 @@ def _laid_out(
         name: jax.tree.map(lambda p, w=w: jnp.zeros((*w.shape[:-1], *p.shape), jnp.float32), params)
         for name, w in weighings.items()
     }
-    chunks = jax.tree.map(lambda array: loops.microbatches(array, microbatch), samples)
+    chunks = jax.tree.map(lambda array: batching.microbatches(array, microbatch), samples)
     cut = {name: _cut(one.astype(jnp.float32), microbatch) for name, one in weighings.items()}
     return chunks, cut, zeros
 
@@ -152,11 +153,11 @@ def mean_squared_gradients(
 
 def _cut(weights: jax.Array, size: int) -> jax.Array:
     """Weights `(..., N)` into `(steps, ..., size)`; what fills up the last has none."""
-    return jnp.moveaxis(loops.microbatches(jnp.moveaxis(weights, -1, 0), size, zero=True), 1, -1)
+    return jnp.moveaxis(batching.microbatches(jnp.moveaxis(weights, -1, 0), size, zero=True), 1, -1)
 
 
-@caching.cached
-def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
+@_xla.cached
+def _step(loss: Loss, per_sample: bool) -> _xla.Step[PyTree]:
     def step(operands: PyTree, total: PyTree, index: jax.Array) -> tuple[PyTree, None]:
         params, samples, weighings, constants = operands
         chunk = jax.tree.map(lambda array: array[index], samples)
@@ -172,7 +173,7 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
             found = dict(enumerate(_direct(weighed, g) for g in jax.tree.leaves(gradients)))
         else:
             first = jax.tree.map(lambda array: array[0], chunk)
-            plan = factors.read(loss, params, first, constants)
+            plan = _xla.factors.read(loss, params, first, constants)
             recorded, direct = plan.gradients(params, chunk, constants)
             found = {leaf: _direct(weighed, gradients) for leaf, gradients in direct}
             for tap, pair in zip(plan.taps, recorded, strict=True):
@@ -190,7 +191,7 @@ def _step(loss: Loss, per_sample: bool) -> loops.Step[PyTree]:
 
 def _alone(loss: Loss, params: PyTree, chunk: PyTree, constants: PyTree) -> PyTree:
     """The gradients of single samples, stacked."""
-    gradient = jax.grad(convolutions.fast(loss))
+    gradient = _xla.grad(loss)
     if jax.tree.leaves(chunk)[0].shape[0] > 1:
         return jax.vmap(gradient, in_axes=(None, 0, None))(params, chunk, constants)
     # Under vmap the convolutions would be grouped ones, which are slow.
@@ -243,7 +244,7 @@ def _direct(weighed: dict[str, jax.Array], gradients: jax.Array) -> dict[str, ja
 
 
 def _factored(
-    weighed: dict[str, jax.Array], tap: factors.Tap, recorded: tuple[jax.Array, jax.Array]
+    weighed: dict[str, jax.Array], tap: _xla.factors.Tap, recorded: tuple[jax.Array, jax.Array]
 ) -> dict[str, jax.Array]:
     """As `_direct`, of the products of factors: `(..., I, O)`."""
     einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -268,7 +269,7 @@ def _factored(
 
     shape = (inputs.shape[-1], cotangents.shape[-1])
     size = _block(inputs.shape[0], math.prod(shape))
-    blocks = [loops.microbatches(array, size) for array in recorded]
+    blocks = [batching.microbatches(array, size) for array in recorded]
     weights = {name: _cut(one, size) for name, one in weighed.items()}
     zeros = {
         name: jnp.zeros((*one.shape[:-1], *shape), jnp.float32) for name, one in weighed.items()

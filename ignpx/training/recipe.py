@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from ignpx import settings
+from ignpx._support import settings
 from ignpx.errors import InvalidArgumentError, near_names
 
 
@@ -28,7 +28,7 @@ class Recipe:
       InvalidArgumentError: if a value is of another type than its field or out of its range.
     """
 
-    # For `ignpx.config`, which reads recipes from YAML.
+    # For `ignpx.experiments.config`, which reads recipes from YAML.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     epochs: Annotated[int, Gt(0), Le(100_000)]

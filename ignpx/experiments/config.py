@@ -15,7 +15,7 @@ import pydantic_core
 import yaml
 
 from ignpx.errors import InvalidArgumentError, near_names
-from ignpx.recipe import Recipe
+from ignpx.training.recipe import Recipe
 
 Section = TypeVar("Section")
 

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ignpx import convolutions, importance, loops
+from ignpx import _xla
+from ignpx._support import batching
 from ignpx.classifier import Classifier, PyTree
+from ignpx.gradients.mean import mean_gradient
 from ignpx.losses import cross_entropy
 
 
@@ -72,7 +74,7 @@ def newton_direction(
         stopped=jnp.array(False),
     )
     enough = 1e-12 * _dot(gradient, gradient)
-    carry, _ = loops.repeat(_conjugate_gradients, (system, enough), carry, iterations)
+    carry, _ = _xla.repeat(_conjugate_gradients, (system, enough), carry, iterations)
     return _judged(gradient, carry)
 
 
@@ -115,7 +117,7 @@ def lissa_direction(
     parts = -(-count // min(microbatch, count))
     order = jnp.argsort(jnp.arange(count) % parts, stable=True)
     system = _system(classifier, inputs[order], labels[order], weights[order], damping, microbatch)
-    carry, _ = loops.repeat(_neumann, (system, jnp.float32(scale)), system.gradient, iterations)
+    carry, _ = _xla.repeat(_neumann, (system, jnp.float32(scale)), system.gradient, iterations)
     direction = jax.tree.map(lambda v: v / scale, carry)
     rest = jax.tree.map(jnp.subtract, system.gradient, _product(system, direction))
     return Solution(direction, _relative(rest, system.gradient), jnp.array(False))
@@ -135,9 +137,9 @@ def influences(
     Returns:
       `(N, num_classes)` float32.
     """
-    chunks = loops.microbatches(inputs, min(microbatch, len(inputs)))
+    chunks = batching.microbatches(inputs, min(microbatch, len(inputs)))
     operands = (classifier, chunks, direction)
-    _, rows = loops.iterate(_influence_step, operands, jnp.int32(0), len(chunks))
+    _, rows = _xla.iterate(_influence_step, operands, jnp.int32(0), len(chunks))
     return rows.reshape(-1, rows.shape[-1])[: inputs.shape[0]]
 
 
@@ -191,11 +193,11 @@ def _system(
     )
     microbatch = min(microbatch, len(labels))
     samples = (
-        loops.microbatches(inputs, microbatch),
-        loops.microbatches(labels, microbatch),
-        loops.microbatches(weights, microbatch, zero=True),
+        batching.microbatches(inputs, microbatch),
+        batching.microbatches(labels, microbatch),
+        batching.microbatches(weights, microbatch, zero=True),
     )
-    gradient = importance.mean_gradient(classifier, inputs, labels, weights, microbatch=microbatch)
+    gradient = mean_gradient(classifier, inputs, labels, weights, microbatch=microbatch)
     return _System(classifier, samples, jnp.float32(damping), gradient)
 
 
@@ -203,7 +205,7 @@ def _product(system: _System, vector: PyTree) -> PyTree:
     """`(H + damping I)` times the vector."""
     operands = (system.classifier, system.samples, vector)
     zeros = jax.tree.map(jnp.zeros_like, vector)
-    product, _ = loops.iterate(_curvature_step, operands, zeros, len(system.samples[0]))
+    product, _ = _xla.iterate(_curvature_step, operands, zeros, len(system.samples[0]))
     return jax.tree.map(lambda h, v: h + system.damping * v, product, vector)
 
 
@@ -286,7 +288,7 @@ def _curvature_step(operands: PyTree, running: PyTree, index: jax.Array) -> tupl
         logits = classifier.replace(params=params).logits(inputs)
         return jnp.sum(weights * cross_entropy(logits, labels))
 
-    _, product = jax.jvp(jax.grad(convolutions.fast(loss)), (classifier.params,), (vector,))
+    _, product = jax.jvp(_xla.grad(loss), (classifier.params,), (vector,))
     return jax.tree.map(jnp.add, running, product), None
 
 

@@ -13,27 +13,16 @@ import jax
 import numpy as np
 
 import ignpx
-from ignpx import (
-    audit,
-    checkpoint,
-    checks,
-    data,
-    models,
-    pictures,
-    preparation,
-    records,
-    scenarios,
-    stages,
-    training,
-    workdir,
-)
+from ignpx import audit, data, models, stages, training
+from ignpx._support import checks
 from ignpx.audit import ClassCounts, count_correct
 from ignpx.classifier import Classifier
-from ignpx.config import TrainConfig
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.experiments import checkpoint, pictures, preparation, records, scenarios, workdir
+from ignpx.experiments.config import TrainConfig
+from ignpx.experiments.scenarios import Classes, Random, Scenario
 from ignpx.methods import build
 from ignpx.samples import Samples
-from ignpx.scenarios import Classes, Random, Scenario
 from ignpx.unlearner import check_served, unlearn
 
 
@@ -63,7 +52,7 @@ def train(
     another config. Trains nothing if the directory holds this very run, see `finished`.
 
     Leaves in `directory`: `checkpoint`, `config.json`, `metrics.json`, and `epochs.jsonl` with a
-    line an epoch. Until it is finished a run lies beside it, see `ignpx.workdir`.
+    line an epoch. Until it is finished a run lies beside it, see `ignpx.experiments.workdir`.
 
     Returns:
       The metrics: validation and test accuracy in 0 to 1, per-class test accuracies, seconds.
@@ -147,7 +136,7 @@ def _train(
             kept[1],
             config.training,
             seed=config.seed,
-            resume_dir=place.with_name(workdir.RESUME),
+            store=checkpoint.Latest(place.with_name(workdir.RESUME)),
             on_epoch=log,
         )
     # From the log, so that the epochs before an interruption count too. One that fell between the
@@ -185,7 +174,7 @@ def forget(
     """Unlearns from the classifier of a run, and writes the result as a run of its own.
 
     For a method that sees no data, the dataset is opened for nothing but scoring. What was
-    prepared of `source` with these settings and this seed is used (`ignpx.preparation`).
+    prepared of `source` with these settings and this seed is used (see `preparation`).
     `config.json` records what was forgotten; what `source` has forgotten before is not retained.
 
     Args:
@@ -194,7 +183,7 @@ def forget(
         scored.
       directory: of the new run.
       method: a key of `METHODS`.
-      scenario: what to forget, see `ignpx.scenarios`.
+      scenario: what to forget, see `ignpx.experiments.scenarios`.
       settings: hyperparameters of the method.
       seed: of the method.
       score: whether to measure accuracies, before and after: on the test split, but for samples

@@ -18,13 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 import ignpx
-from ignpx import checkpoint, data, display, logs, preparation, records, runs, scenarios
-from ignpx import config as configuration
-from ignpx import demo as demonstration
-from ignpx import workdir as directories
+from ignpx import data
+from ignpx._support import logs
+from ignpx.cli import display
 from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning, UnlearningWarning
+from ignpx.experiments import checkpoint, preparation, records, runs, scenarios
+from ignpx.experiments import config as configuration
+from ignpx.experiments import demo as demonstration
+from ignpx.experiments import workdir as directories
+from ignpx.experiments.scenarios import Random, Scenario, Subclass
 from ignpx.methods import METHODS, describe
-from ignpx.scenarios import Random, Scenario, Subclass
 from ignpx.training import Progress as Epoch
 
 if TYPE_CHECKING:

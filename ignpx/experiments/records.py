@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import pydantic
 
 import ignpx
-from ignpx import config as configuration
-from ignpx.config import DatasetConfig, ModelConfig, Recipe, Seed, TrainConfig
 from ignpx.errors import InvalidArgumentError
+from ignpx.experiments import config as configuration
+from ignpx.experiments.config import DatasetConfig, ModelConfig, Recipe, Seed, TrainConfig
 
 Kind = TypeVar("Kind", bound=pydantic.BaseModel)
 
@@ -78,7 +78,7 @@ class Ours(Handle):
 
 
 class Step(_Record):
-    """One request that a run has served, see `ignpx.scenarios`."""
+    """One request that a run has served, see `ignpx.experiments.scenarios`."""
 
     method: str
     forget: Annotated[tuple[Class, ...], pydantic.Field(min_length=1)] | None = None

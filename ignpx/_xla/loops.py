@@ -1,9 +1,8 @@
 """One loop for every verb that takes steps: a scan, compiled as a whole on every device.
 
 What a step needs is then allocated once for all of them. On a CPU a loop in Python over a compiled
-step takes up to 1.3 times as long, provided that the step convolves by `ignpx.convolutions.fast`:
-within a loop the gradients of plain convolutions take 3 to 30 times as long
-(`scripts/bench_loops.py`).
+step takes up to 1.3 times as long, provided that the step convolves by `convolutions.fast`: within
+a loop the gradients of plain convolutions take 3 to 30 times as long (`scripts/bench_loops.py`).
 """
 
 import functools
@@ -12,32 +11,15 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from ignpx import caching
+from ignpx._support import checks
+from ignpx._xla import caching
 
 PyTree = Any
 Carry = TypeVar("Carry")
 # (operands, carry, index of the step) -> (carry, what this step puts out)
 Step = Callable[[PyTree, Carry, jax.Array], tuple[Carry, PyTree]]
-
-
-def microbatches(array: Any, size: int, *, zero: bool = False) -> Any:
-    """Cuts `(N, ...)` into `(steps, size, ...)`, numpy or JAX; the last one is filled up.
-
-    What fills it are copies of the first entry, which are as sound as the others, or zeros.
-    """
-    xp = np if isinstance(array, np.ndarray) else jnp
-    steps = -(-array.shape[0] // size)
-    filling = xp.repeat(array[:1], steps * size - array.shape[0], axis=0)
-    filled = xp.concatenate([array, xp.zeros_like(filling) if zero else filling])
-    return filled.reshape(steps, size, *array.shape[1:])
-
-
-def evenly(count: int, most: int) -> int:
-    """How many of `count` to take at a time, at most so many, for as few steps of about a size."""
-    return -(-count // -(-count // most))
 
 
 def iterate(
@@ -52,7 +34,7 @@ def iterate(
     """Applies a step repeatedly.
 
     Args:
-      step: a pure function. Equal ones (see `ignpx.caching`) are compiled once for each set of
+      step: a pure function. Equal ones (see `caching`) are compiled once for each set of
         shapes and length, however often they are built.
       operands: pytree of arrays that every step sees and none changes.
       carry: pytree of arrays, passed from step to step.
@@ -65,9 +47,9 @@ def iterate(
     Returns:
       The last carry, and the outputs of all steps, stacked.
     """
-    if report is not None and not traced((operands, carry)):
+    if report is not None and not checks.traced((operands, carry)):
         return _in_pieces(step, operands, carry, length, report)
-    if room is None or traced((operands, carry)):
+    if room is None or checks.traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
     carry, outputs = _of_any_length(step, room)(operands, carry, length)
     return carry, jax.tree.map(lambda leaf: leaf[:length], outputs)
@@ -96,7 +78,7 @@ def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tu
 
     What such a step does besides is best compiled by itself.
     """
-    if jax.default_backend() != "cpu" or traced((operands, carry)):
+    if jax.default_backend() != "cpu" or checks.traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
     outputs = []
     for index in range(length):
@@ -127,10 +109,3 @@ def _of_any_length(step: Step[Carry], room: int) -> Callable[..., tuple[Carry, P
         return jax.lax.fori_loop(0, length, body, (carry, outputs))
 
     return jax.jit(run)
-
-
-def traced(tree: PyTree) -> bool:
-    """Whether values are not there to be looked at, but functions of them are being compiled."""
-    # Under jit even an operation on constants gives a tracer, under vmap alone it does not.
-    leaves = [*jax.tree.leaves(tree), jnp.zeros(())]
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

@@ -8,12 +8,14 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from ignpx import checks, data, models, pictures, runs, stages, training, workdir
+from ignpx import data, models, stages, training
+from ignpx._support import checks
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
-from ignpx.config import Recipe
+from ignpx.experiments import pictures, runs, workdir
 from ignpx.methods import ignp
 from ignpx.samples import Samples
+from ignpx.training import Recipe
 from ignpx.unlearner import Request, unlearn
 
 FORGET = 3

@@ -36,8 +36,8 @@ def walk(
 ) -> list[Any]:
     """Evaluates a jaxpr by a rule for its equations, `into` those that only call others.
 
-    Scope names and contexts of the equations are kept. A call that is set apart (`ignpx.fusion`)
-    is one equation.
+    Scope names and contexts of the equations are kept. A call that is set apart (`noinline`) is one
+    equation.
     """
     warn_of_missing()
     numbers = itertools.count() if numbers is None else numbers

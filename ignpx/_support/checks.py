@@ -132,3 +132,10 @@ def shortened(value: object) -> object:
     )
     about = [str(getattr(value, field)) for field in ("dtype", "shape") if hasattr(value, field)]
     return " ".join([name, *about])
+
+
+def traced(tree: Any) -> bool:
+    """Whether values are not there to be looked at, but functions of them are being compiled."""
+    # Under jit even an operation on constants gives a tracer, under vmap alone it does not.
+    leaves = [*jax.tree.leaves(tree), jnp.zeros(())]
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

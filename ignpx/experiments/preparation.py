@@ -12,12 +12,14 @@ from typing import Any
 import jax
 
 import ignpx
-from ignpx import checkpoint, checks, stages, structures, workdir
+from ignpx import stages
+from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, RecoveryWarning
+from ignpx.experiments import checkpoint, structures, workdir
+from ignpx.experiments.workdir import PREPARED
 from ignpx.methods import build, defaults
 from ignpx.unlearner import Unlearner
-from ignpx.workdir import PREPARED
 
 
 def prepare(

@@ -8,7 +8,7 @@ gradient projection memory (GPM, Saha et al., ICLR 2021), of which `basis` is th
 The inputs of a layer are the features of a dense layer or of an attention's projection, and the
 patches of a convolution, in the order in which the kernel `(h, w, channels, outputs)` flattens. All
 of them together make a wide matrix R; only its Gram matrix `R R^T` is ever formed. A layer is any
-parameter that `ignpx.factors` can take apart: Linen modules, NNX modules and plain functions alike.
+parameter whose gradient has known factors, in Linen modules, NNX modules and plain functions alike.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ignpx import factors, loops, targets
+from ignpx import _xla, targets
+from ignpx._support import batching
 from ignpx.classifier import Classifier, PyTree
 
 _exact = jax.lax.Precision.HIGHEST
@@ -40,7 +41,7 @@ class Layer:
     path: str
     inputs: int
     outputs: int
-    tap: factors.Tap
+    tap: _xla.factors.Tap
 
     def matrix(self, kernel: jax.Array) -> jax.Array:
         """A kernel, or an update of it, as `(inputs, outputs)`, float32."""
@@ -84,13 +85,13 @@ def gram_matrices(
     microbatch = min(microbatch, count)
     weights = (jnp.ones(count) if weights is None else weights).astype(jnp.float32)
     chunks = (
-        loops.microbatches(inputs, microbatch),
-        loops.microbatches(weights, microbatch, zero=True),
+        batching.microbatches(inputs, microbatch),
+        batching.microbatches(weights, microbatch, zero=True),
     )
     zeros = {
         layer.path: jnp.zeros((layer.inputs,) * 2, jnp.float32) for layer in layers(classifier)
     }
-    return loops.iterate(_gram_step, (classifier, *chunks), zeros, len(chunks[0]))[0]
+    return _xla.iterate(_gram_step, (classifier, *chunks), zeros, len(chunks[0]))[0]
 
 
 @jax.jit
@@ -156,7 +157,7 @@ def projected(layers: tuple[Layer, ...]) -> optax.GradientTransformationExtraArg
     is multiplied by from the left, is among what is `given` to `ignpx.descent.descend`.
 
     Args:
-      layers: of the classifier whose parameters descend, see `ignpx.subspaces.layers`.
+      layers: of the classifier whose parameters descend, see `ignpx.gradients.subspaces.layers`.
     """
     by_path = {layer.path: layer for layer in layers}
 
@@ -194,12 +195,12 @@ def _signature(classifier: Classifier) -> tuple[Any, tuple[jax.ShapeDtypeStruct,
 @functools.lru_cache(maxsize=64)
 def _read(
     structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
-) -> tuple[factors.Plan, tuple[Layer, ...]]:
+) -> tuple[_xla.factors.Plan, tuple[Layer, ...]]:
     classifier = jax.tree.unflatten(structure, leaves)
     paths = targets.paths(classifier.params)
     example = jax.ShapeDtypeStruct(classifier.input_shape, jnp.float32)
     rest = classifier.replace(params=None)
-    plan = factors.read(_total, classifier.params, example, rest)
+    plan = _xla.factors.read(_total, classifier.params, example, rest)
     batch = jax.ShapeDtypeStruct((1, *example.shape), jnp.float32)
     recorded, _ = jax.eval_shape(plan.gradients, classifier.params, batch, rest)
     found = []

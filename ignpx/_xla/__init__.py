@@ -1,0 +1,21 @@
+"""What an upgrade of JAX may break, entered here alone.
+
+Loops that compile once for equal steps, gradients that are fast on a CPU, and what is read from the
+jaxpr of a model: values that are tagged, where parameters are used, and the factors of gradients.
+"""
+
+from ignpx._xla import factors as factors
+from ignpx._xla.caching import cached as cached
+from ignpx._xla.caching import identity as identity
+from ignpx._xla.caching import jit as jit
+from ignpx._xla.convolutions import fast as fast
+from ignpx._xla.convolutions import grad as grad
+from ignpx._xla.convolutions import value_and_grad as value_and_grad
+from ignpx._xla.loops import Step as Step
+from ignpx._xla.loops import iterate as iterate
+from ignpx._xla.loops import repeat as repeat
+from ignpx._xla.tagging import Found as Found
+from ignpx._xla.tagging import observed as observed
+from ignpx._xla.tagging import tag as tag
+from ignpx._xla.uses import Use as Use
+from ignpx._xla.uses import uses as uses

@@ -1,0 +1,81 @@
+"""Where a function applies its parameters to its inputs, read from its jaxpr."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from ignpx._xla import jaxprs
+from ignpx.targets import paths
+
+PyTree = Any
+
+
+class Use(NamedTuple):
+    """How a function first applies a leaf of its parameters to its inputs.
+
+    Attributes:
+      path: of the leaf, as `paths` has it.
+      operation: name of the JAX primitive: `dot_general` of a dense kernel, `conv_general_dilated`
+        of a convolution's, `add` of a bias, `mul` of a scale.
+    """
+
+    path: str
+    operation: str
+
+    @property
+    def of_kernel(self) -> bool:
+        """Whether the leaf is the kernel of a dense layer or of a convolution."""
+        return self.operation in ("dot_general", "conv_general_dilated")
+
+
+def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: PyTree) -> list[Use]:
+    """The leaves that a function applies to its inputs, in the order in which it does.
+
+    That is the order of a model's layers, whatever its leaves are called and however they are
+    sorted. It is read from the jaxpr, and nothing is computed. A leaf is used where it, or what has
+    been made of it alone (a cast, a reshape, the root of a variance), meets something that depends
+    on the inputs. Leaves that never do are left out; two that meet them in one operation come in
+    the order of its operands.
+
+    Args:
+      function: of parameters and inputs.
+      params: pytree of arrays, or of anything with a shape and a dtype.
+      inputs: likewise.
+    """
+    closed = jax.make_jaxpr(function)(params, inputs)
+    met: dict[int, str] = {}
+
+    # For a value stand the leaves that it is made of, or None if it depends on the inputs.
+    def rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
+        origins = [one if one is None or isinstance(one, tuple) else () for one in values]
+        body = _body(equation)
+        if body is not None:
+            return jaxprs.walk(body, [()] * len(body.constvars), origins, rule)
+        leaves = tuple(dict.fromkeys(itertools.chain(*(one for one in origins if one))))
+        if None not in origins:
+            return [leaves] * len(equation.outvars)
+        for leaf in leaves:
+            met.setdefault(leaf, equation.primitive.name)
+        return [None] * len(equation.outvars)
+
+    count = len(jax.tree.leaves(params))
+    arguments = [(index,) for index in range(count)]
+    others = [None] * (len(closed.jaxpr.invars) - count)
+    jaxprs.walk(closed.jaxpr, [()] * len(closed.consts), [*arguments, *others], rule)
+    names = paths(params)
+    return [Use(names[leaf], operation) for leaf, operation in met.items()]
+
+
+def _body(equation: Any) -> Any:
+    """The jaxpr that an equation calls with its own operands, as `scan` and custom gradients do."""
+    for value in equation.params.values():
+        body = getattr(value, "jaxpr", value)
+        if (
+            hasattr(body, "eqns")
+            and len(body.invars) == len(equation.invars)
+            and len(body.outvars) == len(equation.outvars)
+        ):
+            return body
+    return None

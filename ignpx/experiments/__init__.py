@@ -1,0 +1,1 @@
+"""Whole runs on files: configs, checkpoints, run directories, requests on datasets, pictures."""

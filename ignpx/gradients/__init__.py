@@ -1,0 +1,1 @@
+"""Gradients of samples: mean, moments, the subspaces of layers, and influence."""
