@@ -13,7 +13,7 @@ import ignpx
 from ignpx import descent, methods, synthesis
 from ignpx._xla import caching
 from ignpx.methods import ignp
-from ignpx.methods.ignp import IgnpInfo
+from ignpx.steps import Chained
 
 
 def scaled(factor, shift=0.0):
@@ -149,7 +149,7 @@ class TestIgnp:
 
     def served(self, method, classifier, monkeypatch):
         # Whether it succeeds is another question.
-        monkeypatch.setattr(IgnpInfo, "check", lambda *_: None)
+        monkeypatch.setattr(Chained, "check", lambda *_: None)
         request = ignpx.Request.classes([1], classifier.num_classes)
         key = jax.random.key(0)
         ignpx.unlearn(method(), classifier, request, key)

@@ -25,7 +25,7 @@ LAYERS = [
     ["gradients"],
     ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
     ["unlearner", "models", "data"],
-    ["audit"],
+    ["audit", "steps"],
     ["training"],
     ["methods"],
     ["experiments"],
@@ -130,7 +130,8 @@ main()
 def test_what_a_command_imports_is_not_looked_through_for_garbage():
     code = """
 import gc
-from ignpx import __main__, cli
+from ignpx import __main__
+from ignpx.cli import app as cli
 cli.main = lambda: print(gc.isenabled(), gc.get_freeze_count() > 100_000)
 __main__.main()
 """

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ignpx._support import batching
 from ignpx._xla import loops
 
 # See conftest.py.
@@ -89,7 +90,7 @@ def test_with_room_any_length_is_compiled_once():
 def test_evenly_takes_as_few_steps_as_the_most_allow_and_fills_up_least():
     for count in range(1, 30):
         for most in range(1, 32):
-            size = loops.evenly(count, most)
+            size = batching.evenly(count, most)
             steps = -(-count // size)
             assert size <= most
             assert steps == -(-count // most)

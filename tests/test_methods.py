@@ -30,8 +30,8 @@ def test_every_method_is_described(name):
 
 
 def test_what_a_variant_fixes_is_among_its_defaults():
-    plain, variant = describe("ignp"), describe("ignp-zero")
-    assert (plain.defaults["edit"], variant.defaults["edit"]) == ("dampen", "zero")
+    plain, variant = describe("ignp"), describe("ignp-paper")
+    assert (plain.defaults["within"], variant.defaults["within"]) == ("held_out", "middle")
     assert (plain.sees, plain.forgets, plain.changes) == ("nothing", "classes", ("targets",))
     ssd = describe("ssd")
     assert ssd.paper.endswith("Foster, Schoepf and Brintrup, AAAI 2024.")
@@ -66,7 +66,7 @@ def test_an_unknown_method():
         ("ignp", {"coverage": [0.1]}, "coverage=(0.1,): must be a list of 2 (a finite number, a"),
         ("ignp", {"coverage": [0.1, "x"]}, "coverage=(0.1, 'x'): must be a list of 2"),
         ("ignp", {"coverage": {}}, "coverage={}: must be a list of 2"),
-        ("ignp", {"edit": ["zero"]}, "edit=('zero',): must be dampen or zero"),
+        ("ignp", {"within": ["middle"]}, "within=('middle',): must be held_out or middle"),
         ("ignp", {"microbatch": 0}, "microbatch=0: must be a whole number of at least 1"),
         ("retrain", {"recipe": 3}, "recipe=3: must be Recipe or a mapping or null"),
         ("retrain", {"recipe.epochs": "3"}, "epochs='3': must be a whole number above 0"),

@@ -7,20 +7,20 @@ import pytest
 
 from ignpx import InvalidArgumentError
 from ignpx.experiments import structures
-from ignpx.methods.ignp import Prepared
+from ignpx.steps import Prepared
 
 LEAF = structures.LEAF
 
 
 def test_there_and_back():
-    tree = Prepared({"b": [1, None], "a": {0: (2.0, 3), 10: 4}, "c": {}}, None, 5)
+    tree = Prepared(({"b": [1, None], "a": {0: (2.0, 3), 10: 4}, "c": {}}, None), 5)
     written = json.loads(json.dumps(structures.encode(tree)))
     back = structures.decode(written)
     assert back == Prepared(
-        {"b": [LEAF, None], "a": {0: (LEAF, LEAF), 10: LEAF}, "c": {}}, None, LEAF
+        ({"b": [LEAF, None], "a": {0: (LEAF, LEAF), 10: LEAF}, "c": {}}, None), LEAF
     )
     assert jax.tree.structure(back) == jax.tree.structure(tree)
-    assert list(back.prototypes) == ["b", "a", "c"]
+    assert list(back.parts[0]) == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_there_and_back():
         {},
         {"list": LEAF},
         {"list": [3]},
-        {"named": ["ignpx.methods.ignp", "Prepared"], "fields": [["prototypes", LEAF]]},
-        {"named": ["ignpx.methods.ignp", "nothing"], "fields": []},
+        {"named": ["ignpx.steps.contract", "Prepared"], "fields": [["parts", LEAF]]},
+        {"named": ["ignpx.steps.contract", "nothing"], "fields": []},
         {"named": ["ignpx.nothing", "Prepared"], "fields": []},
         {"named": ["os", "stat_result"], "fields": []},
     ],

@@ -332,7 +332,6 @@ def test_the_plain_objective_says_that_its_prototypes_are_noise(trained):
         ({"steps": True}, "steps=True"),
         ({"diversity": -1.0}, "diversity=-1.0"),
         ({"sensitivity_loss": "hinge"}, "sensitivity_loss='hinge'"),
-        ({"coverage_of": "layer"}, "coverage_of='layer'"),
         ({"optimizer": "adamm"}, "optimizer='adamm'"),
         ({"optimizer": "scale"}, "optimizer='scale'"),  # of optax, but no optimiser
     ],

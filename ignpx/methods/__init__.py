@@ -16,7 +16,7 @@ from ignpx.methods.emmn import emmn
 from ignpx.methods.finetune import finetune
 from ignpx.methods.fisher import fisher
 from ignpx.methods.gkt import gkt
-from ignpx.methods.ignp import PAPER, ZEROING, ignp
+from ignpx.methods.ignp import PAPER, ignp, zeroing
 from ignpx.methods.jit import jit
 from ignpx.methods.last_layers import cf_k, eu_k
 from ignpx.methods.neggrad import neggrad, neggrad_plus
@@ -36,7 +36,7 @@ from ignpx.unlearner import Unlearner
 METHODS: dict[str, Callable[..., Unlearner]] = {
     "ignp": ignp,
     "ignp-paper": partial(ignp, **PAPER),
-    "ignp-zero": partial(ignp, **ZEROING),
+    "ignp-zero": zeroing,
     "retrain": retrain,
     "finetune": finetune,
     "ssd": ssd,

@@ -4,48 +4,17 @@ Parameters that matter more to the forget set than to all of the data are scaled
 `theta <- theta * min(lambda * I_D / I_f, 1)` where `I_f > alpha * I_D`.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ignpx import edits, importance, selection
+from ignpx import importance
 from ignpx._support import checks
-from ignpx.classifier import Classifier, PyTree
-from ignpx.errors import UnlearningError
 from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.targets import paths, size
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
-
-
-class SsdInfo(NamedTuple):
-    """Diagnostics of `ssd`.
-
-    Attributes:
-      coverage: share of the parameters that were dampened.
-      selected: their number, a pytree like `params`.
-    """
-
-    coverage: jax.Array
-    selected: PyTree
-
-    def check(self, request: Request) -> None:
-        """Raises if nothing was selected."""
-        if not self.coverage > 0:
-            raise UnlearningError(
-                "no parameter is alpha times as important to the forget set as to all of the data; "
-                "lower alpha"
-            )
-
-    def summary(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        counts = zip(paths(self.selected), jax.tree.leaves(self.selected), strict=True)
-        return {
-            "coverage": float(self.coverage),
-            "selected_by_parameter": {name: int(count) for name, count in counts},
-        }
+from ignpx.steps import CappedDampen, Importance, State, Step, chain, edit, threshold
+from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 
 def ssd(
@@ -71,43 +40,30 @@ def ssd(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.positive(alpha=alpha, strength=strength)
     checks.whole(batch_size=batch_size)
-
-    def weigh(classifier: Classifier, forget: Samples, everything: Samples) -> list[PyTree]:
-        return [
-            importance.squared_batch_gradients(classifier, samples, batch_size=batch_size)
-            for samples in (forget, everything)
-        ]
-
-    run_sensitivity = stage("sensitivity", weigh)
-    run_dampening = stage("dampening", _dampened)
-
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, SsdInfo]:
-        forget, retain = request.forget_data, request.retain_data
-        assert forget is not None
-        assert retain is not None
-        everything = Samples(*(np.concatenate([r, f]) for r, f in zip(retain, forget, strict=True)))
-        if shuffle:
-            order = np.asarray(jax.random.permutation(key, len(everything.labels)))
-            everything = Samples(*(array[order] for array in everything))
-        return run_dampening(
-            classifier, *run_sensitivity(classifier, forget, everything), alpha, strength
-        )
-
-    return Unlearner(Sees.BOTH, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS, Forgets.ANY)
+    weighed = Step(
+        "sensitivity",
+        functools.partial(_weigh, batch_size, shuffle),
+        sees=Sees.BOTH,
+        changes=Changes.TARGETS | Changes.OTHER_LAYERS,
+    )
+    return chain(weighed, threshold(alpha), edit(CappedDampen(strength)), forgets=Forgets.ANY)
 
 
-@jax.jit
-def _dampened(
-    classifier: Classifier, forget: PyTree, all_data: PyTree, alpha: float, strength: float
-) -> tuple[Classifier, SsdInfo]:
-    ratios = selection.log_ratio(forget, all_data)
-    log_alpha = jnp.log(alpha)
-    factors = edits.capped_dampening(ratios, log_alpha, strength)
-    edited = classifier.replace(params=edits.scale(classifier.params, factors))
-    masks = selection.mask(ratios, log_alpha)
-    coverage = selection.count(masks) / size(ratios)
-    return edited, SsdInfo(coverage, jax.tree.map(jnp.sum, masks))
+def _weigh(
+    batch_size: int, shuffle: bool, state: State, key: jax.Array, _: Any
+) -> tuple[State, None]:
+    request = state.request
+    assert request is not None
+    forget, retain = request.forget_data, request.retain_data
+    assert forget is not None
+    assert retain is not None
+    everything = Samples(*(np.concatenate([r, f]) for r, f in zip(retain, forget, strict=True)))
+    if shuffle:
+        order = np.asarray(jax.random.permutation(key, len(everything.labels)))
+        everything = Samples(*(array[order] for array in everything))
+    sides = (
+        importance.squared_batch_gradients(state.classifier, samples, batch_size=batch_size)
+        for samples in (forget, everything)
+    )
+    return state.replace(importance=Importance(*sides)), None

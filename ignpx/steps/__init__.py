@@ -1,0 +1,33 @@
+"""The verbs as steps of a chain: small values with one contract, composed into an `Unlearner`.
+
+    from ignpx import steps
+
+    method = steps.chain(
+        steps.synthesise([synthesis.cross_entropy()], samples=20, held_out=20),
+        steps.weigh(),
+        steps.calibrate((0.01, 0.02)),
+        steps.edit(steps.Dampen(strength=10.0)),
+    )
+
+Each line can be replaced, also by a function of one's own.
+"""
+
+from ignpx.steps.contract import Chained as Chained
+from ignpx.steps.contract import Examples as Examples
+from ignpx.steps.contract import Importance as Importance
+from ignpx.steps.contract import Prepared as Prepared
+from ignpx.steps.contract import Report as Report
+from ignpx.steps.contract import Selected as Selected
+from ignpx.steps.contract import State as State
+from ignpx.steps.contract import Step as Step
+from ignpx.steps.contract import chain as chain
+from ignpx.steps.editing import CappedDampen as CappedDampen
+from ignpx.steps.editing import Dampen as Dampen
+from ignpx.steps.editing import Zero as Zero
+from ignpx.steps.editing import edit as edit
+from ignpx.steps.judging import judge as judge
+from ignpx.steps.selecting import calibrate as calibrate
+from ignpx.steps.selecting import select as select
+from ignpx.steps.selecting import threshold as threshold
+from ignpx.steps.synthesising import synthesise as synthesise
+from ignpx.steps.weighing import weigh as weigh

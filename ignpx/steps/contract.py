@@ -1,0 +1,284 @@
+"""What a step is, what passes from one to the next, and how steps become a method."""
+
+import dataclasses
+import functools
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from ignpx._support import checks
+from ignpx.classifier import Classifier, PyTree, check_handle
+from ignpx.errors import InvalidArgumentError, UnlearningWarning
+from ignpx.stages import stage
+from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["inputs"], meta_fields=["held_out"]
+)
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Inputs that stand for the classes, the same number for each.
+
+    Attributes:
+      inputs: `(num_classes, n, *input_shape)` float32, preprocessed.
+      held_out: how many of each class, the last ones, take no part in the importance.
+    """
+
+    inputs: jax.Array
+    held_out: int = 0
+
+    @property
+    def weighed(self) -> jax.Array:
+        """`(num_classes, n - held_out, *input_shape)`, those that the importance is taken on."""
+        return self.inputs[:, : self.inputs.shape[1] - self.held_out]
+
+    @property
+    def unseen(self) -> jax.Array:
+        """`(num_classes, held_out, *input_shape)`, the others."""
+        return self.inputs[:, self.inputs.shape[1] - self.held_out :]
+
+
+class Importance(NamedTuple):
+    """One number per parameter for each side; pytrees like the parameters, None outside targets.
+
+    Attributes:
+      forget: how much what is to be forgotten depends on each parameter, not negative.
+      retain: how much what is to be kept does.
+    """
+
+    forget: PyTree
+    retain: PyTree
+
+
+class Selected(NamedTuple):
+    """The parameters that are to be edited; pytrees like those of `Importance`.
+
+    Attributes:
+      masks: booleans.
+      log_ratios: logarithms of forget over retain importance, see `ignpx.selection.log_ratio`.
+      log_alpha: the threshold that they were selected by; None if by another rule.
+    """
+
+    masks: PyTree
+    log_ratios: PyTree
+    log_alpha: jax.Array | None = None
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["classifier", "request", "examples", "importance", "selected"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What passes along a chain. A step returns it with the fields that it has made replaced.
+
+    Attributes:
+      classifier: as far as it has been edited.
+      request: what to forget, with the data that the chain may see. None while preparing.
+      examples: see `Examples`; None before they are made.
+      importance: see `Importance`; None before it is taken.
+      selected: see `Selected`; None before a selection.
+    """
+
+    classifier: Classifier
+    request: Request | None
+    examples: Examples | None = None
+    importance: Importance | None = None
+    selected: Selected | None = None
+
+    def replace(self, **fields: Any) -> "State":
+        """A copy with other fields."""
+        return dataclasses.replace(self, **fields)
+
+    def need(self, name: str, maker: str) -> Any:
+        """A field that an earlier step makes.
+
+        Raises:
+          InvalidArgumentError: if there is none; the chain lacks a step, such as `maker`.
+        """
+        if (value := getattr(self, name)) is None:
+            raise InvalidArgumentError(
+                "steps", f"no {name}", f"a step needs them; chain {maker} before it"
+            )
+        return value
+
+
+class Report(Protocol):
+    """Diagnostics of a step: a NamedTuple of arrays that can judge itself."""
+
+    def check(self, request: Request) -> None:
+        """Raises `UnlearningError` with the figures if the step failed."""
+
+    def doubts(self, request: Request) -> list[str]:
+        """What speaks against trusting the result, as far as that shows without data."""
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+
+
+class Step(NamedTuple):
+    """One step of a chain.
+
+    Attributes:
+      name: of the stage that its time counts for, see `ignpx.stages`.
+      run: a pure function `(state, key, prepared) -> (state, report)`. `prepared` is what `prepare`
+        made, or None; the report is a `Report` or None.
+      sees: the real data that it takes from the request.
+      changes: what it may change of the classifier.
+      check: raises `InvalidArgumentError` for a classifier that the step cannot serve; called
+        before the first step runs.
+      prepare: a pure function `(state, key) -> prepared` of what does not depend on the request.
+    """
+
+    name: str
+    run: Callable[[State, jax.Array, Any], tuple[State, Any]]
+    sees: Sees = Sees.NOTHING
+    changes: Changes = Changes(0)
+    check: Callable[[Classifier], None] | None = None
+    prepare: Callable[[State, jax.Array], Any] | None = None
+
+
+class Prepared(NamedTuple):
+    """What a chain needs of a model whatever is to be forgotten.
+
+    Attributes:
+      parts: of each step that prepares, in their order.
+      made_of: the fingerprint of the classifier, by which `ignpx.unlearn` tells it from others.
+    """
+
+    parts: tuple[Any, ...]
+    made_of: jax.Array | None = None
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["reports"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Chained:
+    """Diagnostics of a chain. Those of its steps are its attributes: `info.calibration`.
+
+    Attributes:
+      reports: of each step that has one, in their order.
+    """
+
+    reports: tuple[Any, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        """The field of this name of the first report that has one."""
+        if not name.startswith("_"):
+            for report in self.reports:
+                if name in getattr(report, "_fields", ()):
+                    return getattr(report, name)
+        raise AttributeError(f"no step of the chain reports {name!r}")
+
+    def check(self, request: Request) -> None:
+        """Raises `UnlearningError` if a step failed; warns of doubts."""
+        for report in self.reports:
+            report.check(request)
+        for doubt in self.doubts(request):
+            warnings.warn(doubt, UnlearningWarning, stacklevel=3)
+
+    def doubts(self, request: Request) -> list[str]:
+        """What speaks against trusting the result, as far as that shows without data."""
+        return [doubt for report in self.reports for doubt in report.doubts(request)]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of all steps as JSON values."""
+        return functools.reduce(operator.or_, (one.summary() for one in self.reports), {})
+
+
+Keys = Callable[[jax.Array], Sequence[jax.Array]]
+
+
+def chain(
+    *steps: Step | Callable[[State], State],
+    forgets: Forgets = Forgets.CLASSES,
+    keys: Keys | None = None,
+) -> Unlearner:
+    """Composes steps into a method.
+
+    Args:
+      *steps: in their order. A function of the state to a new state is a step, too: one that sees
+        no data and may change the parameters.
+      forgets: the requests that the method can serve.
+      keys: maps the key of a request to one key, or array of keys, for each step. By default the
+        first step has the key itself and step i has `jax.random.fold_in(key, i)`.
+
+    Returns:
+      An `Unlearner` that sees and changes what its steps do. It is pure, and runs under `jit` and
+      under `vmap` over requests if its steps do. It can prepare if its first steps can.
+
+    Raises:
+      InvalidArgumentError: if there is no step, or one of them is neither a step nor a function.
+    """
+    if not steps:
+        raise InvalidArgumentError("steps", (), "name at least one step")
+    chained = [_as_step(step) for step in steps]
+    runs = [stage(step.name, step.run) for step in chained]
+    preparing = [step for step in chained if step.prepare is not None]
+    if [step.prepare is not None for step in chained[: len(preparing)]] != [True] * len(preparing):
+        late = next(step.name for step in chained if step.prepare is None)
+        raise InvalidArgumentError(
+            "steps", late, "comes before a step that prepares; put those that prepare first"
+        )
+    draw = functools.partial(_folded, len(chained)) if keys is None else keys
+
+    def check(classifier: Classifier) -> None:
+        for step in chained:
+            if step.check is not None:
+                step.check(classifier)
+
+    def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
+        check_handle(classifier)
+        check(classifier)
+        state, parts = State(classifier, None), []
+        for step, one in zip(preparing, draw(checks.prng_key(key=key)), strict=False):
+            assert step.prepare is not None
+            parts.append(stage(step.name, step.prepare)(state, one))
+            if len(parts) < len(preparing):
+                state, _ = step.run(state, one, parts[-1])
+        return Prepared(tuple(parts), classifier.fingerprint())
+
+    def unlearn(
+        classifier: Classifier,
+        request: Request,
+        key: jax.Array,
+        prepared: Prepared | None = None,
+    ) -> tuple[Classifier, Chained]:
+        check(classifier)
+        parts = (None,) * len(chained) if prepared is None else prepared.parts
+        parts = (*parts, *[None] * (len(chained) - len(parts)))
+        state, reports = State(classifier, request), []
+        for run, one, part in zip(runs, draw(key), parts, strict=True):
+            state, report = run(state, one, part)
+            reports += [] if report is None else [report]
+        return state.classifier, Chained(tuple(reports))
+
+    return Unlearner(
+        functools.reduce(operator.or_, (step.sees for step in chained)),
+        unlearn,
+        functools.reduce(operator.or_, (step.changes for step in chained)),
+        forgets,
+        prepare if preparing else None,
+    )
+
+
+def _as_step(given: Any) -> Step:
+    if isinstance(given, Step):
+        return given
+    if not callable(given):
+        raise InvalidArgumentError(
+            "steps",
+            checks.shortened(given),
+            "must be a step, such as ignpx.steps.weigh(), or a function of the state",
+        )
+    name = getattr(given, "__name__", type(given).__name__)
+    changes = Changes.TARGETS | Changes.OTHER_LAYERS
+    return Step(name, lambda state, key, prepared: (given(state), None), changes=changes)
+
+
+def _folded(count: int, key: jax.Array) -> list[jax.Array]:
+    return [key, *(jax.random.fold_in(key, number) for number in range(1, count))]

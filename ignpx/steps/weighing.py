@@ -1,0 +1,294 @@
+"""Weigh: how much what is forgotten, and what is retained, depends on each parameter.
+
+The mean squared gradients of all classes do not depend on the request. Their sum can be prepared
+once, and a request takes from it what it does not retain. Without it the retained classes are
+weighed themselves, which keeps more digits.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ignpx import importance, losses, selection
+from ignpx._support import checks
+from ignpx.classifier import Classifier, PyTree
+from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.gradients.moments import Moments
+from ignpx.steps.contract import Examples, Importance, State, Step
+from ignpx.targets import as_patterns, partition, paths
+from ignpx.unlearner import Request
+
+
+class Weighed(NamedTuple):
+    """The report of `weigh`.
+
+    Attributes:
+      finite: whether the importance of a parameter is, a pytree of booleans like the parameters.
+    """
+
+    finite: PyTree
+
+    def check(self, request: Request) -> None:
+        """Raises if values are not finite."""
+        finite = zip(paths(self.finite), jax.tree.leaves(self.finite), strict=True)
+        if broken := [name for name, good in finite if not good]:
+            raise UnlearningError(
+                f"the sensitivities of {', '.join(broken)} are not finite on the prototypes, which "
+                "are: a gradient in these parameters is infinite, not a number, or too large to be "
+                "squared; guard the operation that uses them, or leave them out of targets"
+            )
+
+    def doubts(self, request: Request) -> list[str]:
+        """None."""
+        return []
+
+    def summary(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+
+class Weighing(Protocol):
+    """One number per parameter for weighted samples, such as `ignpx.importance.sensitivity`."""
+
+    def __call__(
+        self, classifier: Classifier, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+    ) -> PyTree:
+        """Weighs.
+
+        Args:
+          classifier: the model.
+          inputs: `(N, *input_shape)`, preprocessed.
+          labels: `(N,)` class ids.
+          weights: `(N,)` float32, not negative, of sum one.
+
+        Returns:
+          A pytree like the parameters, not negative; None where a parameter is no target.
+        """
+
+
+def weigh(
+    by: Weighing | None = None,
+    *,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.negative_log_odds,
+    supporting: bool = True,
+    targets: tuple[str, ...] | None = None,
+    microbatch: int | None = None,
+) -> Step:
+    """Takes the importance on the examples.
+
+    Args:
+      by: a weighing of one's own, called for the forgotten and for the retained classes. By
+        default, the mean squared per-sample gradients of both in one pass (Equations 3 and 4 of
+        the IGNP paper), which can be prepared.
+      loss: what is differentiated by default, of logits `(num_classes,)` and a label. Several
+        classes that are forgotten at once are one class to `negative_log_odds`.
+      supporting: leaves forget importance only to parameters that support what is forgotten, see
+        `ignpx.selection.supporting`. By default only.
+      targets: patterns of the layers to weigh; the classifier's own `targets` by default.
+      microbatch: examples differentiated at once; memory against speed, not the result.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    if microbatch is not None:
+        checks.whole(microbatch=microbatch)
+    if targets is not None:
+        targets = as_patterns(targets)
+
+    def patterns(classifier: Classifier) -> tuple[str, ...]:
+        return classifier.targets if targets is None else targets
+
+    def check(classifier: Classifier) -> None:
+        partition(classifier.params, patterns(classifier))
+
+    if by is not None:
+
+        def run_by(state: State, key: jax.Array, _: Any) -> tuple[State, Weighed]:
+            found = _each_side(by, state, patterns(state.classifier))
+            return state.replace(importance=found), _weighed(found)
+
+        return Step("sensitivity", run_by, check=check)
+
+    squares = _Squares(loss, supporting, microbatch)
+
+    def prepare(state: State, key: jax.Array) -> PyTree:
+        return squares.total(state, patterns(state.classifier))
+
+    def run(state: State, key: jax.Array, total: PyTree | None) -> tuple[State, Weighed]:
+        chosen = patterns(state.classifier)
+        if total is not None and paths(total) != paths(
+            partition(state.classifier.params, chosen)[0]
+        ):
+            raise InvalidArgumentError(
+                "prepared",
+                paths(total),
+                "was prepared with other samples, held_out or targets; prepare with these",
+            )
+        found = squares.sides(state, total, chosen)
+        return state.replace(importance=found), _weighed(found)
+
+    return Step("sensitivity", run, check=check, prepare=prepare)
+
+
+@jax.jit
+def _weighed(found: Importance) -> Weighed:
+    return Weighed(jax.tree.map(lambda f, r: jnp.all(jnp.isfinite(f + r)), *found))
+
+
+def _each_side(by: Weighing, state: State, patterns: tuple[str, ...]) -> Importance:
+    request, examples = state.request, state.need("examples", "steps.synthesise")
+    assert request is not None
+    inputs = examples.weighed
+    labels = jnp.repeat(jnp.arange(len(inputs)), inputs.shape[1])
+    sides = []
+    for mask in (request.forget, request.retain):
+        weights = jnp.repeat(_share(mask, mask) / inputs.shape[1], inputs.shape[1])
+        found = by(state.classifier, inputs.reshape(-1, *inputs.shape[2:]), labels, weights)
+        sides.append(partition(found, patterns)[0])
+    return Importance(*sides)
+
+
+class _Squares(NamedTuple):
+    """Mean squared gradients of both sides, by settings that are in their range."""
+
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    supporting: bool
+    microbatch: int | None
+
+    def total(self, state: State, patterns: tuple[str, ...]) -> PyTree:
+        """The sum over all classes."""
+        examples = state.need("examples", "steps.synthesise")
+        every = np.arange(state.classifier.num_classes)
+        right = np.eye(len(every), dtype=bool)
+        weights = jnp.full(len(every), 1.0 / examples.weighed.shape[1])
+        return self.moments(state.classifier, patterns, examples, every, right, weights).square
+
+    def sides(self, state: State, total: PyTree | None, patterns: tuple[str, ...]) -> Importance:
+        """Of what is forgotten and of what is retained, by the total where that is enough."""
+        request, examples = state.request, state.need("examples", "steps.synthesise")
+        assert request is not None
+        parts = None if total is None else _parts_of(request)
+        if parts is None:
+            total, every = None, np.arange(state.classifier.num_classes)
+            parts = every, np.ones(len(every), bool), np.ones(len(every), bool)
+        right, *weights = self.labelled(
+            request, *parts, total is not None, examples.weighed.shape[1]
+        )
+        found = self.moments(state.classifier, patterns, examples, parts[0], right, *weights)
+        chosen, _ = partition(state.classifier.params, patterns)
+        return self.balanced(found, chosen, total, request.retain)
+
+    def moments(
+        self,
+        classifier: Classifier,
+        patterns: tuple[str, ...],
+        examples: Examples,
+        classes: Any,
+        right: Any,
+        weights: jax.Array,
+        mean_weights: jax.Array | None = None,
+    ) -> Moments:
+        """Of the examples of some classes `(M,)`, with weights `(..., M)`.
+
+        `right` is `(M, num_classes)`, the classes that those examples may be taken for.
+        """
+        return importance.sensitivity_moments(
+            classifier,
+            *_each_sample(
+                examples.inputs, examples.held_out, classes, right, weights, mean_weights
+            ),
+            loss=self.loss,
+            patterns=patterns,
+            microbatch=self.microbatch,
+        )
+
+    @functools.partial(jax.jit, static_argnums=(0, 5, 6))
+    def labelled(
+        self,
+        request: Request,
+        classes: jax.Array,
+        together: jax.Array,
+        alone: jax.Array,
+        from_total: bool,
+        samples: int,
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """The right classes, the weights of the squares, and those of the gradients."""
+        forget = request.forget[classes] & together
+        right = jax.nn.one_hot(classes, len(request.forget), dtype=bool)
+        if self.loss is losses.negative_log_odds:
+            right = jnp.where(forget[:, None], request.forget[None], right)
+        forgets = _share(forget, request.forget) / samples
+        others = (
+            alone.astype(jnp.float32)
+            if from_total
+            else _share(request.retain[classes], request.retain)
+        )
+        weights = jnp.stack([forgets, others / samples])
+        return right, weights, forgets if self.supporting else None
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def balanced(
+        self, found: Moments, chosen: PyTree, total: PyTree | None, retained: jax.Array
+    ) -> Importance:
+        """The two sides from what was weighed."""
+        forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], found.square) for i in (0, 1))
+        if total is not None:
+            retain = jax.tree.map(
+                # Rounding, where the retained classes add next to nothing.
+                lambda total, part: (
+                    jnp.maximum(total - part, 0.0) / jnp.sum(retained, dtype=part.dtype)
+                ),
+                total,
+                retain,
+            )
+        if self.supporting:
+            forget = selection.supporting(forget, found.mean, chosen)
+        return Importance(forget, retain)
+
+
+# Compiled, as is what follows the sensitivities: one by one the operations would take as long as
+# the gradients of a small model.
+@functools.partial(jax.jit, static_argnums=1)
+def _each_sample(
+    inputs: jax.Array,
+    held_out: int,
+    classes: jax.Array,
+    right: jax.Array,
+    *weights: jax.Array | None,
+) -> tuple[Any, ...]:
+    inputs = Examples(inputs, held_out).weighed[classes]
+    samples = inputs.shape[1]
+    return (
+        inputs.reshape(-1, *inputs.shape[2:]),
+        jnp.repeat(right, samples, axis=0),
+        *jax.tree.map(lambda each: jnp.repeat(each, samples, axis=-1), weights),
+    )
+
+
+def _parts_of(request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What is weighed where the sum over all classes is known, None for every class.
+
+    The classes that are not retained, so that they can be taken from the sum. Those that are
+    forgotten count for themselves; several of them are weighed once more, together.
+
+    Returns:
+      Classes, and of each whether it counts among those forgotten and among those taken.
+    """
+    if checks.traced((request.forget, request.retain)):
+        return None
+    asked, others = np.flatnonzero(request.forget), np.flatnonzero(~np.asarray(request.retain))
+    again = asked if len(asked) > 1 else asked[:0]
+    classes = np.concatenate([others, again])
+    # Of a sum of which little is retained, little is left, in few digits.
+    if len(classes) >= np.sum(request.retain):
+        return None
+    first = np.arange(len(classes)) < len(others)
+    return classes, ~first if len(again) else first, first
+
+
+def _share(mask: jax.Array, of: jax.Array) -> jax.Array:
+    return mask.astype(jnp.float32) / jnp.sum(of, dtype=jnp.float32)
