@@ -1,4 +1,4 @@
-"""What `scripts/faults.py` calls a failure, and how it makes faults."""
+"""A small part of `scripts/faults.py`, what it calls a failure, and how it makes faults."""
 
 import json
 import os
@@ -9,8 +9,26 @@ import sys
 
 import pytest
 
+import conftest
 import faults
-from fault_injection import client, commands, damage, tally
+from fault_injection import client, commands, damage, disks, kills, tally
+
+
+# One test: the process that forks, and what the command starts from, are made once.
+def test_a_command_disturbed_by_each_kind_of_fault(tmp_path):
+    told = []
+    counted = tally.Tally(told.append)
+    unlearn = next(one for one in commands.COMMANDS if one.name == "unlearn")
+    compiled = conftest.CACHE.with_name(f"faults-{conftest.WORKER}")
+    with client.serving(tmp_path, compiled) as server:
+        kitchen = commands.Kitchen(server, tmp_path / "starts")
+        for inject in (kills.inject, disks.errors, damage.inject):
+            inject(unlearn, kitchen, tmp_path / "root", counted, most=1, seed=1)
+    kinds = counted.counts["unlearn"]
+    assert {"kill", "ENOSPC", "EROFS", "a flipped bit", "cut in half", "removed"} <= set(kinds)
+    assert all(counts["tries"] == 1 for counts in kinds.values())
+    failures = dict.fromkeys(tally.FAILURES, 0)
+    assert counted.totals() == {"tries": len(kinds), **failures}, told
 
 
 def ended(status, out="", err=""):

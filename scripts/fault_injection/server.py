@@ -30,6 +30,7 @@ def load() -> None:
     demonstration trains it briefly: it is files that are tested, not models.
     """
     import jax
+    import matplotlib.figure  # noqa: F401  # which commands import when they draw
     from flax import nnx
     from jax._src import xla_bridge
 
