@@ -1,6 +1,7 @@
 """Run directories: what stays of the old run when the new one does not get there."""
 
 import errno
+import os
 import pathlib
 import shutil
 import signal
@@ -291,6 +292,25 @@ def test_what_a_killed_write_left_is_written_over(tmp_path):
         assert b"killed" in left_over.values()
         workdir.write_text(path, "new")
         assert contents(tmp_path) == {path.name: b"new"}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, done = tmp_path / "results.csv", []
+    fsync, replace = os.fsync, pathlib.Path.replace
+
+    def synced(descriptor):
+        fsync(descriptor)
+        done.append(("fsync", os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+
+    def replaced(source, target):
+        done.append(("replace", source.stat().st_ino, source.stat().st_size))
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(pathlib.Path, "replace", replaced)
+    workdir.write_text(path, "text")
+    file = path.stat().st_ino, len("text")
+    assert done == [("fsync", *file), ("replace", *file)]
 
 
 def test_several_write_the_same_file_in_turn(tmp_path):

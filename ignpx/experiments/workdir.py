@@ -187,7 +187,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
     new, lock = (path.with_name(f".{path.name}.ignpx.{part}") for part in ("new", "lock"))
     with filelock.FileLock(lock):
         try:
-            new.write_text(text, encoding="utf-8")
+            with new.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                # Or a file system may rename it before it holds anything, and lose power.
+                os.fsync(file.fileno())
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
