@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import filelock
+import jax
 import pandas as pd
 import pytest
 
@@ -286,6 +287,17 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(bench, tmp_path, monkey
     monkeypatch.setattr(trained, "_sound", lambda path: False)
     run.run(path, tmp_path / "out", retry=True, tell=tell)
     assert len(tried) == 2
+
+
+def test_memory_that_runs_out_fails_a_cell_in_one_line(few, its_models, tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nBFC map")
+
+    monkeypatch.setattr(outcome, "unlearned", exhausted)
+    ran = run.run(few[0], tmp_path / "out", models=its_models)
+    [said] = {result["error"] for _, result in ran.results}
+    assert said.startswith("memory ran out (RESOURCE_EXHAUSTED: Out of memory.); lower")
+    assert "\n" not in said
 
 
 def test_a_full_disk_loses_nothing(few, its_models, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import ignpx
-from ignpx import data
+from ignpx import data, training
 from ignpx.cli import app as cli
 from ignpx.errors import UnlearningWarning
 from ignpx.experiments import checkpoint, runs
@@ -360,6 +360,42 @@ def test_train_resumes_and_refuses_another_config(trained_run, unfinished):
     pairs = [checkpoint.load(one / "checkpoint")[0] for one in (trained_run, unfinished)]
     assert jax.tree.all(jax.tree.map(np.array_equal, *pairs))
     assert {p.name for p in unfinished.iterdir()} == {p.name for p in trained_run.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nBFC map"
+            ),
+            "(RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.)",
+        ),
+        (MemoryError("Unable to allocate 4. GiB"), "(Unable to allocate 4. GiB)"),
+    ],
+)
+def test_memory_that_runs_out(trained_run, tmp_path, monkeypatch, error, said):
+    def exhausted(*_, **__):
+        raise error
+
+    monkeypatch.setattr(runs, "unlearn", exhausted)
+    monkeypatch.setattr(training, "train", exhausted)
+    for command in (
+        ("unlearn", trained_run, "--forget", 1, "--no-score"),
+        ("train", trained_run.with_name("digits.yaml")),
+    ):
+        status, printed = run(*command, "--workdir", tmp_path / "out")
+        assert status == 1
+        [line] = [line for line in printed.splitlines() if line.startswith("error:")]
+        assert line.startswith(f"error: memory ran out {said}; lower what is held at once: ")
+        assert all(name in line for name in ("batch_size", "microbatch", "samples"))
+        assert "Traceback" not in printed
+        assert "BFC" not in printed
+    # Nor is a sound checkpoint called damaged.
+    monkeypatch.setattr(checkpoint, "fingerprints", exhausted)
+    status, printed = run("unlearn", trained_run, "--forget", 1, "--workdir", tmp_path / "out")
+    assert (status, "memory ran out" in printed, "damaged" in printed) == (1, True, False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -11,7 +11,7 @@ from ignpx.bench.cells import Cell
 from ignpx.bench.config import BenchConfig, training_config
 from ignpx.bench.config import load as load_config
 from ignpx.errors import IgnpxError, InvalidArgumentError
-from ignpx.experiments import runs, workdir
+from ignpx.experiments import memory, runs, workdir
 from ignpx.experiments.runs import TFDS_DEFAULT, Where
 
 MODELS = "models"
@@ -202,5 +202,5 @@ def _run(cell: Cell, work: _Work) -> dict[str, Any]:
     except Exception as error:  # of any kind: one failing cell must not take the rest with it
         if (fault := workdir.storage_error(error)) is not None:  # the disk's, which is no result
             raise fault from error
-        result["error"] = f"{type(error).__name__}: {error}"
+        result["error"] = memory.exhausted(error) or f"{type(error).__name__}: {error}"
     return result

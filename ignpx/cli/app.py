@@ -22,7 +22,7 @@ from ignpx import data
 from ignpx._support import logs
 from ignpx.cli import display
 from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning, UnlearningWarning
-from ignpx.experiments import checkpoint, preparation, records, runs, scenarios
+from ignpx.experiments import checkpoint, memory, preparation, records, runs, scenarios
 from ignpx.experiments import config as configuration
 from ignpx.experiments import demo as demonstration
 from ignpx.experiments import workdir as directories
@@ -387,9 +387,9 @@ def _told() -> Iterator[None]:
         yield
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, status: int = 2) -> None:
     Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 class _StoppedError(BaseException):
@@ -416,7 +416,10 @@ def _stoppable() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on are printed in one piece, with status 2."""
+    """Entry point: errors that a user can act on are printed in one piece.
+
+    The status is 2, or 1 where memory ran out.
+    """
     # A command compiles many small functions once: with a cache they are worth keeping, too.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     logs.hush()
@@ -433,6 +436,8 @@ def main() -> None:
     except IgnpxError as error:
         _fail(str(error))
     except Exception as error:
+        if (text := memory.exhausted(error)) is not None:
+            _fail(text, status=1)
         found = error if isinstance(error, OSError) else directories.storage_error(error)
         if found is None:
             raise

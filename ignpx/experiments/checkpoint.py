@@ -29,7 +29,7 @@ from ignpx._support import logs
 from ignpx.classifier import Classifier, PyTree, identity
 from ignpx.data.preprocessing import Normalise
 from ignpx.errors import InvalidArgumentError, RecoveryWarning
-from ignpx.experiments import records, workdir
+from ignpx.experiments import memory, records, workdir
 from ignpx.targets import paths
 
 FORMAT = {"kind": "checkpoint", "format": 1}
@@ -326,7 +326,7 @@ def _readable(
         with _checkpointer() as checkpointer, _plain(path.absolute()) as plain:
             yield checkpointer, plain
     except Exception as error:  # Orbax and TensorStore raise many kinds, bare ones among them
-        if workdir.storage_error(error):
+        if workdir.storage_error(error) or memory.exhausted(error):
             raise
         raise InvalidArgumentError(
             "directory", str(path), f"{otherwise} ({_first_line(error)})"
