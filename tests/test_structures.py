@@ -23,6 +23,11 @@ def test_there_and_back():
     assert list(back.parts[0]) == ["b", "a", "c"]
 
 
+def test_what_no_file_can_hold(mlp):
+    with pytest.raises(InvalidArgumentError, match="'Classifier': has a structure that no file"):
+        structures.encode({"teacher": mlp})
+
+
 @pytest.mark.parametrize(
     "written",
     [

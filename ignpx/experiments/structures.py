@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+import jax
+
 from ignpx.errors import InvalidArgumentError
 
 # A leaf; None stands for itself.
@@ -12,7 +14,8 @@ LEAF = "leaf"
 def encode(tree: Any) -> Any:
     """What a tree of dicts, lists, tuples, this package's NamedTuples and None consists of.
 
-    Anything else is taken for a leaf.
+    Raises:
+      InvalidArgumentError: if it has nodes of another kind, such as dataclasses.
     """
     if tree is None:
         return None
@@ -24,6 +27,13 @@ def encode(tree: Any) -> Any:
         return {"named": [kind.__module__, kind.__qualname__], "fields": fields}
     if isinstance(tree, list | tuple):
         return {type(tree).__name__: [encode(value) for value in tree]}
+    if not jax.tree_util.all_leaves([tree]):
+        raise InvalidArgumentError(
+            "prepared",
+            type(tree).__qualname__,
+            "has a structure that no file can hold; a method prepares arrays in dicts, lists, "
+            "tuples and NamedTuples of its module",
+        )
     return LEAF
 
 
