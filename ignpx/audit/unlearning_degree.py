@@ -107,8 +107,7 @@ def unlearning_degree(
     """
     checks.positive(eta=eta, amplitude=amplitude, learning_rate=learning_rate)
     checks.whole(epochs=epochs, batch_size=batch_size, width=width)
-    if not 0 < held_out_share < 1:
-        raise InvalidArgumentError("held_out_share", held_out_share, "must lie in (0, 1)")
+    checks.part(held_out_share=held_out_share)
     key = checks.prng_key(key=key)
     check_handle(original, "original")
     check_handle(unlearned, "unlearned")
