@@ -1,11 +1,12 @@
 """Descend: one training loop for training itself and for every method that fine-tunes.
 
 A step draws its batch from data that stays on the device, takes the gradient of a loss, and applies
-an optax transformation. Masks and projections belong into that transformation, chained last, so
-that they see the final update: momentum and weight decay then move nothing that a mask protects.
+an optax transformation. A mask or a projection is chained last in that transformation. It then acts
+on the final update, so that momentum and weight decay move no parameter that a mask protects.
 
-What differs from request to request (a teacher, a mask) is not closed over but `given` as arrays,
-to the loss and to the transformation alike, so that the next request compiles nothing.
+The arrays that differ from request to request (a teacher's parameters, a mask) are arguments of the
+compiled loop, called `extra_args` as in optax. The loss and the transformation both receive them. A
+loss that closed over these arrays would be compiled again for every request.
 """
 
 import dataclasses
@@ -27,11 +28,11 @@ from ignpx.samples import Samples
 
 PyTree = Any
 
-# Steps after which losses are looked at on a CPU: a descent that has diverged is stopped.
-# Elsewhere, where steps are short, they are looked at once, at the end.
-WATCHED = 250
+# On a CPU, the losses are checked every so many steps, and a diverged descent stops there. On an
+# accelerator, where a step is short, they are checked once, at the end.
+STEPS_PER_CHECK = 250
 
-# (params, state, batch, key, given) -> (scalar loss, new state)
+# (params, state, batch, key, extra_args) -> (scalar loss, new state)
 Loss = Callable[[PyTree, PyTree, PyTree, jax.Array, PyTree], tuple[jax.Array, PyTree]]
 
 
@@ -82,7 +83,7 @@ def descend(
     data: PyTree,
     indices: PyTree,
     key: jax.Array,
-    given: dict[str, PyTree] | None = None,
+    extra_args: dict[str, PyTree] | None = None,
     *,
     name: str = "the descent",
     report: Callable[[float], None] | None = None,
@@ -90,40 +91,42 @@ def descend(
     """Takes one optimisation step for each row of `indices`.
 
     Args:
-      loss: maps parameters, state, a batch, a key and what is `given` to a scalar and the new
-        state. Equal ones compile once: functions are compared by code and by the values that they
-        close over.
-      optimizer: an optax transformation; likewise.
-      carry: where to start, see `start`.
+      loss: maps parameters, state, a batch, a key and `extra_args` to a scalar and the new state.
+        Equal losses compile once. Two functions are equal if their code and the values that they
+        close over are equal.
+      optimizer: an optax transformation. Equal transformations compile once, as losses do.
+      carry: the carry before the first step, see `start`.
       data: a pytree of arrays `(N, ...)`.
-      indices: `(steps, batch)` integers; row `s` names the samples of batch `s`. Or a prefix of
-        `data` with such arrays for leaves, as many steps each: a dict of two streams, of batches of
-        their own sizes.
-      key: PRNG key, one fresh key a step is derived from it.
-      given: named pytrees of arrays that no step changes. The loss gets them as a dict, the
-        transformation as keyword arguments of its update, with the `batch` as one more.
-      name: what an error calls this.
-      report: told the share of the steps that is done, after each piece; not under `jit`.
+      indices: `(steps, batch)` integers; row `s` holds the indices of the samples of batch `s`. Or
+        a prefix of the pytree `data` whose leaves are such arrays, all with the same number of
+        steps. For example, a dict of two arrays draws from two sets with two batch sizes.
+      key: PRNG key; each step derives a fresh key from it.
+      extra_args: named pytrees of arrays that no step changes. The loss gets them as a dict. The
+        transformation gets them, and the `batch`, as keyword arguments of its update.
+      name: the name of this descent in an error.
+      report: called with the share of the steps that is done, after every `STEPS_PER_CHECK` steps
+        on a CPU and at the end elsewhere; not called under `jit`.
 
     Returns:
       The carry after the last step, and the losses `(steps,)`.
 
     Raises:
-      UnlearningError: once a loss is not finite. Under `jit` and `vmap` the losses tell instead.
+      UnlearningError: if a loss is not finite. Under `jit` and `vmap` nothing is raised; the
+        losses that are returned are then not finite.
     """
     step, steps = _step(loss, optimizer), jax.tree.leaves(indices)[0].shape[0]
 
     def operands(first: int) -> PyTree:
-        return data, indices, key, given or {}, jnp.int32(first)
+        return data, indices, key, extra_args or {}, jnp.int32(first)
 
-    if checks.traced((data, carry, indices, key, given)):
+    if checks.traced((data, carry, indices, key, extra_args)):
         return _xla.iterate(step, operands(0), carry, steps)
     losses: list[jax.Array] = []
-    room = WATCHED if jax.default_backend() == "cpu" else None
-    piece = room or steps
+    max_length = STEPS_PER_CHECK if jax.default_backend() == "cpu" else None
+    piece = max_length or steps
     for first in range(0, steps, piece):
         count = min(piece, steps - first)
-        carry, some = _xla.iterate(step, operands(first), carry, count, room=room)
+        carry, some = _xla.iterate(step, operands(first), carry, count, max_length=max_length)
         losses.append(some)
         if report is not None:
             report((first + count) / steps)
@@ -147,7 +150,7 @@ def _step(loss: Loss, optimizer: optax.GradientTransformation) -> _xla.Step[Desc
     transformation = optax.with_extra_args_support(optimizer)
 
     def step(operands: PyTree, carry: Descent, index: jax.Array) -> tuple[Descent, jax.Array]:
-        data, indices, key, given, first = operands
+        data, indices, key, extra_args, first = operands
         index = first + index
 
         def drawn(rows: jax.Array, part: PyTree) -> PyTree:
@@ -156,10 +159,10 @@ def _step(loss: Loss, optimizer: optax.GradientTransformation) -> _xla.Step[Desc
         batch = sharding.over_data(jax.tree.map(drawn, indices, data))
         gradient = _xla.value_and_grad(loss, has_aux=True)
         (value, state), gradients = gradient(
-            carry.params, carry.state, batch, jax.random.fold_in(key, index), given
+            carry.params, carry.state, batch, jax.random.fold_in(key, index), extra_args
         )
         updates, opt_state = transformation.update(
-            gradients, carry.opt_state, carry.params, batch=batch, **given
+            gradients, carry.opt_state, carry.params, batch=batch, **extra_args
         )
         return Descent(optax.apply_updates(carry.params, updates), state, opt_state), value
 
@@ -173,30 +176,32 @@ def tune(
     data: PyTree,
     indices: PyTree,
     key: jax.Array,
-    given: dict[str, PyTree] | None = None,
+    extra_args: dict[str, PyTree] | None = None,
 ) -> tuple[Classifier, jax.Array]:
-    """Descends from a classifier's parameters and state, see `descend`.
+    """Descends from a classifier's parameters and state.
 
     Args:
-      loss: see `descend`, likewise the others.
-      optimizer: see there.
-      classifier: where to start; unchanged.
-      data: see there; put on the device as a whole.
-      indices: see there.
-      key: see there.
-      given: see there.
+      loss: see `descend`.
+      optimizer: see `descend`.
+      classifier: has the parameters and the state before the first step; it is not changed.
+      data: see `descend`; all of it is put on the device.
+      indices: see `descend`.
+      key: see `descend`.
+      extra_args: see `descend`.
 
     Returns:
       The classifier after the last step, and the losses `(steps,)`.
     """
     carry = start(classifier.params, classifier.state, optimizer)
     data = jax.device_put(data)
-    carry, losses = descend(loss, optimizer, carry, data, indices, key, given, report=stages.report)
+    carry, losses = descend(
+        loss, optimizer, carry, data, indices, key, extra_args, report=stages.report
+    )
     return classifier.replace(params=carry.params, state=carry.state), losses
 
 
 class Pass(NamedTuple):
-    """A part of a descent with a loss and data of its own, see `descend`."""
+    """A part of a descent with its own loss, data and indices, see `descend`."""
 
     loss: Loss
     data: PyTree
@@ -208,21 +213,21 @@ def in_turn(
     optimizer: optax.GradientTransformation,
     classifier: Classifier,
     key: jax.Array,
-    given: dict[str, PyTree] | None = None,
+    extra_args: dict[str, PyTree] | None = None,
     after: Callable[[int, Classifier], None] | None = None,
 ) -> tuple[Classifier, jax.Array]:
-    """Tunes through one pass after another; the optimiser's state goes on from each to the next.
+    """Descends through several passes; each starts with the optimiser's state of the one before.
 
     Args:
-      passes: each with a loss, data and batches of its own.
+      passes: the passes, in their order.
       optimizer: see `descend`.
-      classifier: where to start.
-      key: PRNG key, from which each pass has its own.
-      given: see `descend`.
+      classifier: has the parameters and the state before the first pass.
+      key: PRNG key; each pass derives its own key from it.
+      extra_args: see `descend`.
       after: called after each pass with its number, from 0, and the classifier.
 
     Returns:
-      The classifier after the last pass, and the losses of all steps.
+      The classifier after the last pass, and the losses `(steps,)` of all passes.
     """
     carry = start(classifier.params, classifier.state, optimizer)
     losses = []
@@ -230,7 +235,7 @@ def in_turn(
         step_key = jax.random.fold_in(key, number)
         data = jax.device_put(data)
         carry, of_pass = descend(
-            loss, optimizer, carry, data, indices, step_key, given, name=f"pass {number + 1}"
+            loss, optimizer, carry, data, indices, step_key, extra_args, name=f"pass {number + 1}"
         )
         losses.append(of_pass)
         if after is not None:
@@ -257,7 +262,7 @@ class CrossEntropy:
         return logits.astype(jnp.float32), state
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         """See `Loss`."""
         logits, state = self.logits(params, state, batch.images)
@@ -274,15 +279,15 @@ def optimizer(
     drops: tuple[int, ...] = (),
     mask: bool = False,
 ) -> optax.GradientTransformation:
-    """Adam or SGD as PyTorch has them, the same object for the same arguments.
+    """Adam or SGD with PyTorch's semantics; equal arguments give the same object.
 
     Args:
       rule: `adam` or `sgd`.
-      learning_rate: of the first step.
-      momentum: of `sgd`.
-      weight_decay: added to the gradient, before the rule.
-      drops: after each of these numbers of steps the learning rate falls to a tenth.
-      mask: chains `masked` last.
+      learning_rate: learning rate of the first step.
+      momentum: momentum of `sgd`; `adam` ignores it.
+      weight_decay: times the parameters, added to the gradient before the rule (L2, not AdamW).
+      drops: numbers of steps; after each of them the learning rate falls to a tenth.
+      mask: whether `masked` is chained last.
     """
     rate: Any = learning_rate
     if drops:
@@ -295,17 +300,18 @@ def optimizer(
 def batches(
     key: jax.Array, count: int, batch_size: int, epochs: int = 1, *, whole: bool = False
 ) -> jax.Array:
-    """Rows of `descend`'s indices: every epoch is a permutation of `count` samples, cut up.
+    """Indices for `descend`: every epoch is a permutation of `count` samples, cut into batches.
 
-    The last, incomplete batch of an epoch is left out; fewer samples than a batch make one.
+    The last batch of an epoch is left out if it is incomplete. If there are fewer samples than
+    `batch_size`, one batch holds all of them.
 
     Args:
       key: PRNG key.
-      count: of the samples.
-      batch_size: samples of a batch.
-      epochs: permutations.
-      whole: fills the last batch up with the first samples of its epoch instead, so that every
-        epoch has every sample: what is to be forgotten should not be left out by chance.
+      count: number of samples.
+      batch_size: samples in a batch.
+      epochs: number of permutations.
+      whole: instead fills the last batch up with the first samples of its epoch, so that every
+        epoch has every sample. Data that is to be forgotten should not be left out by chance.
 
     Returns:
       `(epochs * steps, batch)` integers.
@@ -325,7 +331,7 @@ def wrong_labels(key: jax.Array, labels: jax.Array, allowed: jax.Array) -> jax.A
     Args:
       key: PRNG key.
       labels: `(N,)` class ids.
-      allowed: `(num_classes,)` bool; at least one of them is to differ from every label.
+      allowed: `(num_classes,)` bool; for every label, another class must be allowed.
 
     Returns:
       `(N,)` class ids.
@@ -336,14 +342,15 @@ def wrong_labels(key: jax.Array, labels: jax.Array, allowed: jax.Array) -> jax.A
 
 
 def cycled(indices: jax.Array, steps: int) -> jax.Array:
-    """The first `steps` rows of indices that start over at their end."""
+    """`steps` rows of indices, which start again at the first row after the last."""
     return indices[jnp.arange(steps) % indices.shape[0]]
 
 
 def masked() -> optax.GradientTransformationExtraArgs:
-    """Zeroes the final update where `mask` is not set; chained last.
+    """Zeroes the final update where `mask` is False; to be chained last.
 
-    `mask` is a pytree like the parameters, of booleans, among what is `given` to `descend`.
+    `mask` is a pytree of booleans with the structure of the parameters. It is one of `descend`'s
+    `extra_args`.
     """
 
     def update(

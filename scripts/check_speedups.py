@@ -19,8 +19,8 @@ import jax
 import pandas as pd
 import typer
 
-from ignpx import data, importance
-from ignpx._xla import convolutions, jaxprs, loops
+from ignpx import _xla, data, importance
+from ignpx._xla import convolutions, jaxprs
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
 from ignpx.experiments import checkpoint, config, workdir
@@ -31,9 +31,14 @@ from ignpx.unlearner import Request, Unlearner
 Patches = contextlib.AbstractContextManager[Any]
 
 
-def plain_convolutions() -> Patches:
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
     """XLA's own."""
-    return mock.patch.multiple(convolutions, fast=lambda function: function, bind=jaxprs.bind)
+    with (
+        mock.patch.multiple(convolutions, fast=lambda function: function, bind=jaxprs.bind),
+        mock.patch.object(_xla, "fast", lambda function: function),
+    ):
+        yield
 
 
 def single_samples() -> Patches:
@@ -46,10 +51,10 @@ def called_steps() -> Patches:
     """A compiled step, called from Python."""
     compiled = functools.lru_cache(jax.jit)
 
-    def iterate(step: Any, *arguments: Any, room: int | None = None) -> Any:
-        return loops.repeat(compiled(step), *arguments)
+    def iterate(step: Any, *arguments: Any, max_length: int | None = None) -> Any:
+        return _xla.repeat(compiled(step), *arguments)
 
-    return mock.patch.object(loops, "iterate", iterate)
+    return mock.patch.object(_xla, "iterate", iterate)
 
 
 # What is left out: the patches, settings, and whether sensitivities are prepared.
@@ -79,7 +84,8 @@ def rows(
     key = jax.random.key(0)
     made = unlearner.prepare(classifier, key)
     if not prepared:
-        made = made._replace(total=None)
+        # The last part is the total of the sensitivities.
+        made = made._replace(parts=made.parts[:-1])
     for forget in range(min(classes, classifier.num_classes)):
         request = Request.classes([forget], classifier.num_classes)
         edited, info = unlearner.unlearn(classifier, request, key, made)

@@ -131,7 +131,7 @@ class Descended(NamedTuple):
     data: Any
     indices: Any
     key: jax.Array
-    given: dict
+    extra_args: dict
     carry: Any  # after it
 
     def batches(self):
@@ -149,9 +149,9 @@ def recorded(monkeypatch):
     """The calls of `descent.descend` from now on."""
     calls, descend = [], descent.descend
 
-    def spy(loss, optimizer, carry, data, indices, key, given=None, **named):
-        after, losses = descend(loss, optimizer, carry, data, indices, key, given, **named)
-        calls.append(Descended(data, indices, key, given or {}, after))
+    def spy(loss, optimizer, carry, data, indices, key, extra_args=None, **named):
+        after, losses = descend(loss, optimizer, carry, data, indices, key, extra_args, **named)
+        calls.append(Descended(data, indices, key, extra_args or {}, after))
         return after, losses
 
     monkeypatch.setattr(descent, "descend", spy)

@@ -48,7 +48,7 @@ def test_equals_numpy(monkeypatch, temperature, zero_shot):
     method = bad_teacher(**settings, zero_shot=zero_shot)
     edited, info = ignpx.unlearn(method, model(), request(), KEY)
     (call,) = calls
-    good, bad = model().params, call.given["bad"].params
+    good, bad = model().params, call.extra_args["bad"].params
     assert bits(bad) != bits(good)
     theta, losses, optimizer = doubles(good), [], Adam(0.005)
     for images, of_bad in call.batches():
@@ -90,7 +90,7 @@ def test_the_student_comes_to_agree_with_its_teachers(monkeypatch):
     calls, asked = recorded(monkeypatch), request(40, 100)
     method = bad_teacher(epochs=60, learning_rate=0.02, batch_size=20)
     edited, _ = ignpx.unlearn(method, model(), asked, KEY)
-    bad = calls[0].given["bad"]
+    bad = calls[0].extra_args["bad"]
 
     def distance(classifier, teacher, data):
         p, q = (softmax(logits(doubles(c.params), data.images)) for c in (teacher, classifier))

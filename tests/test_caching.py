@@ -212,7 +212,7 @@ def test_verbs_find_what_is_built_anew(mlp, compilations):
         )
 
     def descended():
-        def loss(params, state, batch, key, given):
+        def loss(params, state, batch, key, extra_args):
             return jnp.mean(jnp.square(mlp.replace(params=params).logits(batch))), state
 
         data, rows = jnp.ones((4, 6)), jnp.zeros((2, 2), jnp.int32)

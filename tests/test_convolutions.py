@@ -56,7 +56,7 @@ def test_values_and_gradients(channels, features, window, strides, size, at_once
     wanted = theirs(images, kernel)
     each = math.prod(wanted.shape[1:3]) * channels * math.prod(window)
     limit = at_once * each
-    with mock.patch.multiple(convolutions, TURN=limit, AT_ONCE=limit):
+    with mock.patch.multiple(convolutions, PRODUCT_CHUNK=limit, IMAGE_CHUNK=limit):
         close(ours(images, kernel), wanted)
         gradients = [
             jax.jit(jax.grad(lambda x, k, f=f: jnp.sum(jax.nn.softplus(f(x, k))), argnums=(0, 1)))(
@@ -128,8 +128,8 @@ def test_models_are_what_they_were(make):
 def turns(request, monkeypatch):
     """Whether the images of a batch take turns."""
     if request.param == "in turns":
-        monkeypatch.setattr(convolutions, "TURN", 1)
-        monkeypatch.setattr(convolutions, "AT_ONCE", 1)
+        monkeypatch.setattr(convolutions, "PRODUCT_CHUNK", 1)
+        monkeypatch.setattr(convolutions, "IMAGE_CHUNK", 1)
 
 
 def energy(classifier):

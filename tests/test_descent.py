@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ignpx import Samples, UnlearningError, descent
-from ignpx._xla import loops
+from ignpx import Samples, UnlearningError, _xla, descent
 
 # See conftest.py.
 PATCHES = True
 
 
-def loss(params, state, batch, key, given):
+def loss(params, state, batch, key, extra_args):
     x, y = batch
     noise = 0.1 * jax.random.normal(key, y.shape)
     return jnp.mean((x @ params["w"] - y + noise) ** 2), {"seen": state["seen"] + len(y)}
@@ -33,7 +32,7 @@ def problem():
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("watched", [250, 3])
 def test_equals_a_plain_loop(traced, watched, monkeypatch):
-    monkeypatch.setattr(descent, "WATCHED", watched)
+    monkeypatch.setattr(descent, "STEPS_PER_CHECK", watched)
     data, indices, params, state = problem()
     optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, momentum=0.9))
     key = jax.random.key(4)
@@ -58,16 +57,16 @@ def test_equals_a_plain_loop(traced, watched, monkeypatch):
 
 def test_a_descent_that_diverges_is_stopped(monkeypatch):
     """In the piece of four steps where a loss breaks, of a hundred."""
-    monkeypatch.setattr(descent, "WATCHED", 4)
-    taken, iterate = [], loops.iterate
+    monkeypatch.setattr(descent, "STEPS_PER_CHECK", 4)
+    taken, iterate = [], _xla.iterate
 
     def spy(step, operands, carry, length, **options):
         taken.append(length)
         return iterate(step, operands, carry, length, **options)
 
-    monkeypatch.setattr(loops, "iterate", spy)
+    monkeypatch.setattr(_xla, "iterate", spy)
 
-    def counted(params, state, batch, key, given):
+    def counted(params, state, batch, key, extra_args):
         value = jnp.where(state["seen"] == 9, jnp.nan, params["w"] ** 2 + state["seen"])
         return value, {"seen": state["seen"] + 1}
 
@@ -97,8 +96,8 @@ def test_streams_of_their_own_batch_sizes_and_what_is_given():
     data = {"a": jnp.arange(5.0), "b": jnp.arange(7.0)}
     indices = {"a": jnp.array([[0, 4], [1, 2]]), "b": jnp.array([[6], [3]])}
 
-    def loss(params, state, batch, key, given):
-        return given["scale"] * params * (batch["a"].sum() + batch["b"].sum()), state
+    def loss(params, state, batch, key, extra_args):
+        return extra_args["scale"] * params * (batch["a"].sum() + batch["b"].sum()), state
 
     carry = descent.start(jnp.float32(0.0), {}, optimizer := optax.sgd(1.0))
     carry, _ = descent.descend(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx._xla.noinline import apart
+from ignpx._xla.noinline import noinline
 
 # See conftest.py.
 PATCHES = True
@@ -22,14 +22,14 @@ def calls(function, *arguments):
 
 def test_a_unit_stays_one():
     x = jnp.arange(12.0).reshape(3, 4)
-    unit = apart(scaled, static=(1,))
+    unit = noinline(scaled, static=(1,))
     assert calls(lambda x: unit(x + 1.0, 3.0) + 1.0, x) == 1
     assert calls(lambda x: scaled(x + 1.0, 3.0) + 1.0, x) == 0
 
 
 def test_it_is_transformed_as_the_function_is():
     x = jnp.arange(12.0).reshape(3, 4)
-    unit = apart(scaled, static=(1,))
+    unit = noinline(scaled, static=(1,))
 
     def everything(function):
         gradient = jax.grad(lambda row: jnp.sum(function(row, 2.0)))
@@ -42,4 +42,4 @@ def test_it_is_transformed_as_the_function_is():
 
 def test_an_accelerator_fuses_it(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert calls(lambda x: apart(scaled, static=(1,))(x, 3.0) + 1.0, jnp.ones(3)) == 0
+    assert calls(lambda x: noinline(scaled, static=(1,))(x, 3.0) + 1.0, jnp.ones(3)) == 0

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ignpx import Classifier, importance, models, selection, synthesis, targets
-from ignpx._xla import loops
+from ignpx import Classifier, _xla, importance, models, selection, synthesis, targets
 from ignpx.gradients import moments, subspaces
 
 # See conftest.py.
@@ -135,19 +134,21 @@ def test_any_microbatch_gives_the_same(mlp, microbatch):
     assert_close(importance.sensitivity(mlp, inputs, labels, microbatch=microbatch), expected)
 
 
-@pytest.mark.parametrize(("room", "steps"), [(1, 600), (10 * 53088, 60), (10**9, 1)])
-def test_by_default_a_microbatch_is_as_large_as_there_is_room(monkeypatch, room, steps):
+@pytest.mark.parametrize(("budget", "steps"), [(1, 600), (10 * 53088, 60), (10**9, 1)])
+def test_by_default_a_microbatch_is_as_large_as_the_memory_budget_allows(
+    monkeypatch, budget, steps
+):
     """Twice the outputs of LeNet's five products, and the gradients of its biases, 4 bytes each."""
     products, biases = (28 * 28 * 6, 10 * 10 * 16, 120, 84, 10), (6, 16, 120, 84, 10)
     assert 4 * (2 * sum(products) + sum(biases)) == 53088
-    taken, iterate = [], loops.iterate
+    taken, iterate = [], _xla.iterate
 
     def counted(step, operands, carry, length):
         taken.append(length)
         return iterate(step, operands, carry, length)
 
-    monkeypatch.setattr(loops, "iterate", counted)
-    monkeypatch.setattr(moments, "ROOM", room)
+    monkeypatch.setattr(_xla, "iterate", counted)
+    monkeypatch.setattr(moments, "MEMORY_BUDGET", budget)
     classifier = models.create("lenet", input_shape=(32, 32, 1), num_classes=10)
     inputs, labels = jnp.zeros((600, 32, 32, 1)), jnp.zeros(600, jnp.int32)
     # A function of its own, because shapes are remembered.

@@ -28,7 +28,7 @@ def looped(way, run, start, monkeypatch):
     return run(start)
 
 
-@pytest.mark.parametrize("way", ["iterate", "room", "repeat", "jit", "vmap", "accelerator"])
+@pytest.mark.parametrize("way", ["iterate", "max_length", "repeat", "jit", "vmap", "accelerator"])
 def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
     expected = []
     carry = np.float32(0.3)
@@ -38,7 +38,7 @@ def test_every_way_to_loop_gives_what_a_plain_loop_gives(way, monkeypatch):
 
     def run(start):
         loop = loops.repeat if way in ("repeat", "accelerator") else loops.iterate
-        options = {"room": 8} if way == "room" else {}
+        options = {"max_length": 8} if way == "max_length" else {}
         return loop(step, jnp.float32(1.7), start, 5, **options)
 
     last, outputs = looped(way, run, jnp.float32(0.3), monkeypatch)
@@ -67,7 +67,7 @@ def test_under_jit_the_loop_is_rolled_even_if_nothing_in_it_is_traced():
     assert "scan" in str(jax.make_jaxpr(outer)(1.0))
 
 
-def test_with_room_any_length_is_compiled_once():
+def test_any_length_up_to_the_maximum_is_compiled_once():
     traced = []
 
     def counted(operands, carry, index):
@@ -75,7 +75,7 @@ def test_with_room_any_length_is_compiled_once():
         return step(operands, carry, index)
 
     def run(length):
-        return loops.iterate(counted, jnp.float32(1.7), jnp.float32(0.3), length, room=6)
+        return loops.iterate(counted, jnp.float32(1.7), jnp.float32(0.3), length, max_length=6)
 
     wanted = loops.iterate(step, jnp.float32(1.7), jnp.float32(0.3), 6)[1]["value"]
     np.testing.assert_allclose(run(6)[1]["value"], wanted, rtol=1e-5)

@@ -95,7 +95,7 @@ def test_mixed_relabels_the_forget_set_alone_and_anew_for_every_epoch(monkeypatc
 
 def test_labels_of_a_batch_are_uniform_on_all_classes_the_right_one_included():
     module = importlib.import_module("ignpx.methods.random_labels")
-    loss = module._Relabelled(lambda params, state, batch, key, given: batch.labels, CLASSES)
+    loss = module._Relabelled(lambda params, state, batch, key, extra_args: batch.labels, CLASSES)
     batch = samples(4000, [1])
     first, second = (np.asarray(loss({}, {}, batch, jax.random.key(seed), {})) for seed in (0, 1))
     shares = np.bincount(first, minlength=CLASSES) / 4000

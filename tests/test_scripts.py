@@ -15,8 +15,8 @@ import forget_random_samples
 import jit_toy
 import rounding
 import settling
-from ignpx import data, importance, models, training
-from ignpx._xla import convolutions, factors, loops
+from ignpx import _xla, data, importance, models, training
+from ignpx._xla import convolutions, factors
 from ignpx.audit import count_correct
 from ignpx.experiments import checkpoint
 from ignpx.training import Recipe
@@ -123,16 +123,16 @@ def test_speedups_are_left_out(trained, tmp_path, monkeypatch):
     """One by one; what is forgotten is the same but for rounding."""
     images, labels = jax.random.normal(jax.random.key(0), (4, 32, 32, 1)), np.arange(4)
     with check_speedups.plain_convolutions():
-        assert convolutions.fast(len) is len
+        assert _xla.fast(len) is convolutions.fast(len) is len
     gradients = importance.sensitivity(trained, images, labels, microbatch=2)
     with check_speedups.single_samples(), monkeypatch.context() as without:
         without.setattr(factors, "read", None)
         alone = importance.sensitivity(trained, images, labels, microbatch=2)
     for a, e in zip(*map(jax.tree.leaves, (alone, gradients)), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6 * np.max(e))
-    rolled = loops.iterate
+    rolled = _xla.iterate
     with check_speedups.called_steps():
-        assert loops.iterate is not rolled
+        assert _xla.iterate is not rolled
 
     described = {"dataset": {"name": "digits"}, "model": {"name": "lenet"}}
     checkpoint.save(tmp_path / "run" / "checkpoint", trained, described)

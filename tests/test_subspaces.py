@@ -265,8 +265,8 @@ def test_a_random_basis_has_the_same_rank():
     assert np.linalg.norm(random @ random.T - basis @ basis.T) > 0.5
 
 
-def squared(params, state, batch, key, given):
-    return jnp.mean(given["classifier"].replace(params=params).logits(batch) ** 2), state
+def squared(params, state, batch, key, extra_args):
+    return jnp.mean(extra_args["classifier"].replace(params=params).logits(batch) ** 2), state
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen", "function"])
@@ -282,7 +282,7 @@ def test_nothing_of_the_updates_is_left_in_the_subspace(kind):
         optax.trace(0.9),
         subspaces.projected(found),
     )
-    given = {
+    extra_args = {
         "projections": {path: subspaces.complement(basis) for path, basis in bases.items()},
         "classifier": classifier,
     }
@@ -293,7 +293,7 @@ def test_nothing_of_the_updates_is_left_in_the_subspace(kind):
         inputs(6, seed=2),
         jnp.arange(6).reshape(3, 2),
         jax.random.key(0),
-        given,
+        extra_args,
     )
     moved = jax.tree.map(lambda a, b: np.asarray(a - b), tuned.params, classifier.params)
     names = targets.paths(moved)

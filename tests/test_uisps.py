@@ -264,7 +264,7 @@ def test_ttm_equals_numpy(monkeypatch, alpha):
         of_retain = fisher(theta, every, asked.retain_data.labels)
         frozen = suppressed(fisher(theta, inputs[bad][:3], [1] * 3), of_retain, alpha)
         mask = {name: ~frozen[name] for name in theta}
-    good, incompetent = (doubles(call.given[name].params) for name in ("good", "bad"))
+    good, incompetent = (doubles(call.extra_args[name].params) for name in ("good", "bad"))
     for x, of_bad in call.batches():
         taught = np.where(of_bad[:, None], logits(incompetent, 2 * x), logits(good, 2 * x))
         value, errors = divergence(theta, 2 * x, taught, 2.0)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from ignpx import sharding
 from ignpx._support import batching
 from ignpx._xla import jaxprs
-from ignpx._xla.noinline import apart
+from ignpx._xla.noinline import noinline
 
 # Products of a channel with a place in the window, each of which becomes an operation.
 MOST_TERMS = 160
@@ -35,8 +35,8 @@ MANY_FEATURES = 8
 MOST_PLANES = 8
 # How many numbers there may be at a time of what is multiplied for the gradient in a kernel, 4 MiB
 # that stay in caches, and of the product for that in an image, 24 MiB. Images of more take turns.
-TURN = 2**20
-AT_ONCE = 6 * 2**20
+PRODUCT_CHUNK = 2**20
+IMAGE_CHUNK = 6 * 2**20
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 Strides = tuple[int, int]
@@ -202,7 +202,7 @@ def _by_turning(
     )
 
 
-@functools.partial(apart, static=(1,))
+@functools.partial(noinline, static=(1,))
 def _turned_in_groups(kernel: jax.Array, groups: int) -> jax.Array:
     """As `_turned`, group by group: `(*window, channels / groups, features)`."""
     *window, channels, features = kernel.shape
@@ -311,7 +311,7 @@ def _backward(
 convolve.defvjp(_forward, _backward)
 
 
-@functools.partial(apart, static=(2,))
+@functools.partial(noinline, static=(2,))
 def _by_terms(images: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
     """The convolution: one loop over the outputs, into which XLA fuses all terms."""
     *window, channels, _ = kernel.shape
@@ -331,17 +331,17 @@ def _by_planes(cotangents: jax.Array, kernel: jax.Array) -> jax.Array:
     return _out_of_planes(_sum_of_planes(planes, jnp.flip(kernel, (0, 1))))
 
 
-@functools.partial(apart, static=(1,))
+@functools.partial(noinline, static=(1,))
 def _into_planes(images: jax.Array, edges: tuple[tuple[int, int, int], ...]) -> jax.Array:
     return jax.lax.pad(images.transpose(0, 3, 1, 2), jnp.float32(0.0), edges)
 
 
-@apart
+@noinline
 def _out_of_planes(planes: jax.Array) -> jax.Array:
     return planes.transpose(0, 2, 3, 1)
 
 
-@apart
+@noinline
 def _sum_of_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
     """`(N, features, H, W)` and a kernel to `(N, channels, H - height + 1, W - width + 1)`."""
     *window, _, features = kernel.shape
@@ -366,14 +366,14 @@ def _by_places(
         return _put(cotangents @ weights, tuple(window), shape, strides)
 
     each = math.prod(cotangents.shape[1:3]) * math.prod(window) * channels
-    size = batching.evenly(len(cotangents), max(1, AT_ONCE // each))
+    size = batching.evenly(len(cotangents), max(1, IMAGE_CHUNK // each))
     if sharding.data_parts() > 1 or size == len(cotangents):
         return put(cotangents)
     images = jax.lax.map(put, batching.microbatches(cotangents, size))
     return images.reshape(-1, *images.shape[2:])[: len(cotangents)]
 
 
-@functools.partial(apart, static=(1, 2, 3))
+@functools.partial(noinline, static=(1, 2, 3))
 def _put(
     parts: jax.Array, window: tuple[int, ...], shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
@@ -409,7 +409,7 @@ def _in_images(
     )
 
 
-@apart
+@noinline
 def _turned(kernel: jax.Array) -> jax.Array:
     """The kernel from its other end, and from features to channels.
 
@@ -442,7 +442,7 @@ def _by_patches(
     return _in_turns(product, images, cotangents, each).reshape(shape)
 
 
-@functools.partial(apart, static=(1, 2))
+@functools.partial(noinline, static=(1, 2))
 def _patches(images: jax.Array, window: tuple[int, ...], strides: Strides) -> jax.Array:
     """What each place in the window sees, `(places * channels, N * rows * columns)`."""
     # Channels first, so that what is copied into patches are rows of an image.
@@ -473,14 +473,14 @@ def _by_rows(
     return products.reshape(columns, channels, rows, features).transpose(2, 0, 1, 3)
 
 
-@functools.partial(apart, static=(1, 2, 3))
+@functools.partial(noinline, static=(1, 2, 3))
 def _shifted_across(images: jax.Array, columns: int, width: int, stride: int) -> jax.Array:
     """What each column of the window sees, `(N, H, width, columns * channels)`."""
     last = (width - 1) * stride + 1
     return jnp.concatenate([images[:, :, c : c + last : stride] for c in range(columns)], axis=-1)
 
 
-@functools.partial(apart, static=(1,))
+@functools.partial(noinline, static=(1,))
 def _shifted_down(cotangents: jax.Array, rows: int) -> jax.Array:
     """The cotangents at the rows of the images, `(N, H, width, rows * features)`."""
     edges = [[(0, 0, 0), (r, rows - 1 - r, 0), (0, 0, 0), (0, 0, 0)] for r in range(rows)]
@@ -495,7 +495,7 @@ def _in_turns(
     each: int,
 ) -> jax.Array:
     """The sum over all images of a product, for which `each` takes so many numbers."""
-    size = batching.evenly(len(images), max(1, TURN // each))
+    size = batching.evenly(len(images), max(1, PRODUCT_CHUNK // each))
     # Turns would bring a batch together that is divided among devices.
     if sharding.data_parts() > 1 or size == len(images):
         return product(images, cotangents)

@@ -49,7 +49,7 @@ def walk(
     for equation in jaxpr.eqns:
         operands = [value(variable) for variable in equation.invars]
         with _place(equation):
-            if equation.primitive.name in into and not _is_apart(equation):
+            if equation.primitive.name in into and not _is_noinline(equation):
                 inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
                 body, constants = (
                     (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
@@ -80,7 +80,7 @@ def _place(equation: Equation) -> Iterator[None]:
         yield
 
 
-def _is_apart(equation: Equation) -> bool:
+def _is_noinline(equation: Equation) -> bool:
     metadata = getattr(equation.ctx, "xla_metadata", None) or {}
     return dict(metadata).get("inlineable") == "false"
 

@@ -28,7 +28,7 @@ def iterate(
     carry: Carry,
     length: int,
     *,
-    room: int | None = None,
+    max_length: int | None = None,
     report: Callable[[float], None] | None = None,
 ) -> tuple[Carry, PyTree]:
     """Applies a step repeatedly.
@@ -39,7 +39,7 @@ def iterate(
       operands: pytree of arrays that every step sees and none changes.
       carry: pytree of arrays, passed from step to step.
       length: number of steps, at least one.
-      room: compiles for any number of steps up to this one, rather than for the length alone.
+      max_length: compiles for any number of steps up to this one, rather than for the length alone.
       report: told the share of the steps that is done, after each of up to 20 pieces of one length;
         the steps, and so the results, are the same. Not told where the length has no such divisor,
         and where the loop is traced.
@@ -49,9 +49,9 @@ def iterate(
     """
     if report is not None and not checks.traced((operands, carry)):
         return _in_pieces(step, operands, carry, length, report)
-    if room is None or checks.traced((operands, carry)):
+    if max_length is None or checks.traced((operands, carry)):
         return _scanned(step, length)(operands, carry)
-    carry, outputs = _of_any_length(step, room)(operands, carry, length)
+    carry, outputs = _of_any_length(step, max_length)(operands, carry, length)
     return carry, jax.tree.map(lambda leaf: leaf[:length], outputs)
 
 
@@ -97,7 +97,7 @@ def _scanned(step: Step[Carry], length: int) -> Callable[..., tuple[Carry, PyTre
 
 
 @caching.cached
-def _of_any_length(step: Step[Carry], room: int) -> Callable[..., tuple[Carry, PyTree]]:
+def _of_any_length(step: Step[Carry], max_length: int) -> Callable[..., tuple[Carry, PyTree]]:
     def run(operands: PyTree, carry: Carry, length: jax.Array) -> tuple[Carry, PyTree]:
         def body(index: jax.Array, reached: tuple[Carry, PyTree]) -> tuple[Carry, PyTree]:
             carry, outputs = reached
@@ -105,7 +105,7 @@ def _of_any_length(step: Step[Carry], room: int) -> Callable[..., tuple[Carry, P
             return carry, jax.tree.map(lambda seen, one: seen.at[index].set(one), outputs, output)
 
         shapes = jax.eval_shape(step, operands, carry, jnp.int32(0))[1]
-        outputs = jax.tree.map(lambda one: jnp.zeros((room, *one.shape), one.dtype), shapes)
+        outputs = jax.tree.map(lambda one: jnp.zeros((max_length, *one.shape), one.dtype), shapes)
         return jax.lax.fori_loop(0, length, body, (carry, outputs))
 
     return jax.jit(run)

@@ -19,7 +19,7 @@ except ImportError:  # `jaxprs.warn_of_missing` says so
     set_xla_metadata = None  # type: ignore[assignment]
 
 
-def apart(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> Callable[..., Any]:
+def noinline(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> Callable[..., Any]:
     """The same function of arrays, compiled as a unit of its own on a CPU.
 
     Args:

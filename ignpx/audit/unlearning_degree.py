@@ -200,10 +200,10 @@ class _Loss:
         state: PyTree,
         batch: Samples,
         key: jax.Array,
-        given: dict[str, Classifier],
+        extra_args: dict[str, Classifier],
     ) -> tuple[jax.Array, PyTree]:
         perturbed, state = self.generator(params, state, batch.images, train=True)
-        original, unlearned = (given[n].logits(perturbed) for n in ("original", "unlearned"))
+        original, unlearned = (extra_args[n].logits(perturbed) for n in ("original", "unlearned"))
         return objective(original, unlearned, batch.labels, self.eta), state
 
 

@@ -18,7 +18,7 @@ from ignpx._support import batching
 PyTree = Any
 # What may be kept of one microbatch between its passes, in bytes, where it is not said how many
 # samples it has. A small model has all of them in one, which keeps a GPU busy.
-ROOM = 2**29
+MEMORY_BUDGET = 2**29
 
 # (params, one sample, constants) -> scalar
 Loss = Callable[[PyTree, PyTree, PyTree], jax.Array]
@@ -59,7 +59,7 @@ def gradient_moments(
       mean_weights: `(..., N)` float, of the gradients themselves.
       constants: what the loss needs besides, not differentiated.
       microbatch: samples differentiated at once, at most. Memory grows with it and not with N; the
-        result changes by rounding only. By default as many as `ROOM` holds.
+        result changes by rounding only. By default as many as `MEMORY_BUDGET` holds.
       per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
         (`_xla.factors`): the same numbers, slower. It is the reference.
 
@@ -69,9 +69,9 @@ def gradient_moments(
     count = jax.tree.leaves(samples)[0].shape[0]
     parts = sharding.data_parts()
     if microbatch is None:
-        room = ROOM // _kept(loss, params, samples, constants)
+        fitting = MEMORY_BUDGET // _kept(loss, params, samples, constants)
         # Gradients of single samples are as large as the parameters.
-        microbatch = 32 if per_sample else parts * max(1, room)
+        microbatch = 32 if per_sample else parts * max(1, fitting)
     microbatch = parts * -(-batching.evenly(count, microbatch) // parts)
     # Padding has no weight.
     weighings = {"square": weights} | ({} if mean_weights is None else {"mean": mean_weights})

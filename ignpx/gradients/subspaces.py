@@ -154,7 +154,7 @@ def projected(layers: tuple[Layer, ...]) -> optax.GradientTransformationExtraArg
     """Projects the final update of each layer and zeroes all others; chained last.
 
     `projections`, a dict from the path of each layer to a matrix `(inputs, inputs)` that its update
-    is multiplied by from the left, is among what is `given` to `ignpx.descent.descend`.
+    is multiplied by from the left, is in the `extra_args` of `ignpx.descent.descend`.
 
     Args:
       layers: of the classifier whose parameters descend, see `ignpx.gradients.subspaces.layers`.

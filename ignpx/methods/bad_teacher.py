@@ -113,10 +113,10 @@ class BadTeacher:
             images = np.concatenate([images, kept])
             bad = np.concatenate([bad, np.zeros(len(kept), bool)])
         rows = descent.batches(order_key, len(bad), self.batch_size, self.epochs, whole=True)
-        given = {"good": classifier, "bad": classifier.fresh(teacher_key)}
-        given |= {} if mask is None else {"mask": mask}
+        extra_args = {"good": classifier, "bad": classifier.fresh(teacher_key)}
+        extra_args |= {} if mask is None else {"mask": mask}
         data = _Lessons(images, bad)
-        tuned, losses = descent.tune(loss, optimizer, classifier, data, rows, key, given)
+        tuned, losses = descent.tune(loss, optimizer, classifier, data, rows, key, extra_args)
         return tuned, DescentInfo(losses)
 
 
@@ -143,9 +143,9 @@ class _Teaching:
         state: PyTree,
         batch: _Lessons,
         key: jax.Array,
-        given: dict[str, Any],
+        extra_args: dict[str, Any],
     ) -> tuple[jax.Array, PyTree]:
-        good, bad = given["good"], given["bad"]
+        good, bad = extra_args["good"], extra_args["bad"]
         inputs = good.preprocess(batch.images)
         taught = jnp.where(batch.bad[:, None], bad.logits(inputs), good.logits(inputs))
         learnt, state = good.apply(params, state, inputs, train=True)

@@ -102,8 +102,8 @@ def emmn(
         count = len(data.labels)
         indices = descent.batches(order_key, count * copies, batch_size, epochs) % count
         loss = _CrossEntropy(classifier.apply)
-        given = {"counts": request.forget | request.retain}
-        tuned, losses = run_descent(loss, optimizer, classifier, data, indices, key, given)
+        extra_args = {"counts": request.forget | request.retain}
+        tuned, losses = run_descent(loss, optimizer, classifier, data, indices, key, extra_args)
         return tuned, DescentInfo(losses)
 
     return Unlearner(Sees.NOTHING, unlearn, Changes.ALL)
@@ -116,9 +116,9 @@ class _CrossEntropy:
     apply: Apply
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         logits, state = self.apply(params, state, batch.images, train=True)
         losses = cross_entropy(logits.astype(jnp.float32), batch.labels)
-        counts = given["counts"][batch.labels]
+        counts = extra_args["counts"][batch.labels]
         return jnp.sum(jnp.where(counts, losses, 0.0)) / jnp.maximum(jnp.sum(counts), 1), state

@@ -132,7 +132,12 @@ class _Steepness:
     clamp: bool
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: dict[str, Any], key: jax.Array, given: PyTree
+        self,
+        params: PyTree,
+        state: PyTree,
+        batch: dict[str, Any],
+        key: jax.Array,
+        extra_args: PyTree,
     ) -> tuple[jax.Array, PyTree]:
         inputs, weight = self.preprocess(batch["samples"].images), batch["weight"]
         noise = jax.random.normal(key, (self.perturbations, *inputs.shape), jnp.float32)

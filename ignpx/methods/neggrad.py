@@ -131,11 +131,11 @@ class _Difference:
         state: PyTree,
         batch: dict[str, Samples],
         key: jax.Array,
-        given: PyTree,
+        extra_args: PyTree,
     ) -> tuple[jax.Array, PyTree]:
         total = jnp.float32(0.0)
         for name, weight in (("retain", self.alpha), ("forget", self.alpha - 1)):
             if name in batch:
-                value, state = self.cross_entropy(params, state, batch[name], key, given)
+                value, state = self.cross_entropy(params, state, batch[name], key, extra_args)
                 total += weight * value
         return total, state

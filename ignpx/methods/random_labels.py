@@ -101,8 +101,8 @@ class RandomLabels:
         )
         passes_key, step_key = jax.random.split(key)
         passes = self._passes(classifier, request, passes_key)
-        given = {} if mask is None else {"mask": mask}
-        tuned, losses = descent.in_turn(passes, optimizer, classifier, step_key, given)
+        extra_args = {} if mask is None else {"mask": mask}
+        tuned, losses = descent.in_turn(passes, optimizer, classifier, step_key, extra_args)
         return tuned, DescentInfo(losses)
 
     def _passes(
@@ -137,10 +137,10 @@ class _Relabelled:
     num_classes: int
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         labels = _drawn(key, batch.labels.shape, self.num_classes)
-        return self.cross_entropy(params, state, batch._replace(labels=labels), key, given)
+        return self.cross_entropy(params, state, batch._replace(labels=labels), key, extra_args)
 
 
 def _drawn(key: jax.Array, shape: tuple[int, ...], num_classes: int) -> jax.Array:

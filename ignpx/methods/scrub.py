@@ -185,9 +185,9 @@ class _Distillation:
         state: PyTree,
         batch: Samples,
         key: jax.Array,
-        given: dict[str, Classifier],
+        extra_args: dict[str, Classifier],
     ) -> tuple[jax.Array, PyTree]:
-        teacher = given["teacher"]
+        teacher = extra_args["teacher"]
         inputs = teacher.preprocess(batch.images)
         student, state = teacher.apply(params, state, inputs, train=True)
         divergence = kl_divergence(teacher.logits(inputs), student, self.temperature)

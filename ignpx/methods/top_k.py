@@ -328,16 +328,16 @@ class _Settings:
                     retain_key, len(retain.labels), self.batch_size, self.epochs, whole=True
                 )
             }
-            given: dict[str, PyTree] = {"mask": masks} if self.only_perturbed else {}
+            extra_args: dict[str, PyTree] = {"mask": masks} if self.only_perturbed else {}
             if self.guidance:
                 assert forget is not None
                 data["forget"] = forget.images
                 once = descent.batches(forget_key, len(forget.labels), self.batch_size, whole=True)
                 indices["forget"] = descent.cycled(once, len(indices["retain"]))
-                given["reference"] = self._reference(classifier, reference_key)
+                extra_args["reference"] = self._reference(classifier, reference_key)
             loss = _Guided(descent.CrossEntropy.of(classifier), self.guidance)
             tuned, of_steps = run_descent(
-                loss, optimizer, perturbed, data, indices, step_key, given
+                loss, optimizer, perturbed, data, indices, step_key, extra_args
             )
             return tuned, TopKInfo(of_steps, share)
 
@@ -380,11 +380,11 @@ class _Guided:
     weight: float
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: PyTree, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: PyTree, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        total, after = self.cross_entropy(params, state, batch["retain"], key, given)
+        total, after = self.cross_entropy(params, state, batch["retain"], key, extra_args)
         if self.weight:
-            model, reference = self.cross_entropy, given["reference"]
+            model, reference = self.cross_entropy, extra_args["reference"]
             inputs = model.preprocess(batch["forget"])
             logits, _ = model.apply(params, state, inputs, train=False)
             wanted = reference.logits(reference.preprocess(batch["forget"]))

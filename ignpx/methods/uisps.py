@@ -320,7 +320,12 @@ class _SoftLabels:
     train: bool
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: dict[str, Any], key: jax.Array, given: PyTree
+        self,
+        params: PyTree,
+        state: PyTree,
+        batch: dict[str, Any],
+        key: jax.Array,
+        extra_args: PyTree,
     ) -> tuple[jax.Array, PyTree]:
         retain = self.preprocess(batch["retain"])
         synthetic = batch["synthetic"].reshape(-1, *[1] * (retain.ndim - 1))

@@ -291,10 +291,12 @@ def zs_pag(
             info = info._replace(crossed=proxies.crossed, proxies=counts)
             if not counts.any():
                 return classifier, info
-        given: dict[str, PyTree] = {}
+        extra_args: dict[str, PyTree] = {}
         if layers:
             bases = run_subspaces(classifier, proxies, subspace_key)
-            given = {"projections": {p: subspaces.complement(basis) for p, basis in bases.items()}}
+            extra_args = {
+                "projections": {p: subspaces.complement(basis) for p, basis in bases.items()}
+            }
             info = info._replace(
                 ranks={path: int(subspaces.rank(basis)) for path, basis in bases.items()},
                 dimensions={path: len(basis) for path, basis in bases.items()},
@@ -315,7 +317,7 @@ def zs_pag(
             Samples(forget.images, labels),
             rows,
             step_key,
-            given,
+            extra_args,
         )
         return tuned, info._replace(losses=losses)
 
@@ -338,7 +340,7 @@ class _SoftCrossEntropy:
     preprocess: Any
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         logits, state = self.apply(params, state, self.preprocess(batch.images), train=False)
         return optax.softmax_cross_entropy(logits.astype(jnp.float32), batch.labels).mean(), state

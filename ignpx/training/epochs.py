@@ -61,7 +61,7 @@ def run(
     wrap: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda rule: (
         rule
     ),
-    given: dict[str, PyTree] | None = None,
+    extra_args: dict[str, PyTree] | None = None,
 ) -> tuple[descent.Descent, jax.Array]:
     """All epochs of a recipe, by its optimiser or what `wrap` makes of it.
 
@@ -85,7 +85,7 @@ def run(
             steps=steps,
             key=key,
             number=number,
-            given=given,
+            extra_args=extra_args,
         )
         losses.append(of_epoch)
         report((number + 1) / recipe.epochs)
@@ -109,13 +109,13 @@ def epoch(
     steps: int,
     key: jax.Array,
     number: int,
-    given: dict[str, PyTree] | None = None,
+    extra_args: dict[str, PyTree] | None = None,
 ) -> tuple[descent.Descent, jax.Array]:
     order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
     order = jax.random.permutation(order_key, len(data.labels))
     indices = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
     return descent.descend(
-        loss, optimizer, carry, data, indices, step_key, given, name=f"epoch {number + 1}"
+        loss, optimizer, carry, data, indices, step_key, extra_args, name=f"epoch {number + 1}"
     )
 
 
@@ -151,7 +151,7 @@ class _Loss(descent.CrossEntropy):
     recipe: Recipe
 
     def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, given: PyTree
+        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         recipe = self.recipe
         images = crop_and_flip(key, batch.images, padding=recipe.crop_padding, flip=recipe.flip)

@@ -71,7 +71,7 @@ def fit_with_ledger(
         recipe,
         key,
         wrap=functools.partial(_with_ledger, sets=len(sets)),
-        given={"sets": sets},
+        extra_args={"sets": sets},
     )
     account = carry.opt_state[-1]
     ledger = Ledger(sets, account.updates, account.steps, jnp.int32(losses.size))
@@ -102,7 +102,7 @@ class Account(NamedTuple):
 def ledger(count: int) -> optax.GradientTransformationExtraArgs:
     """Keeps an `Account` of the final updates, which it passes on as they are; chained last.
 
-    `sets`, among what is `given` to `descend`, is a `(count, num_classes)` bool array, whose rows
+    `sets`, one of `descend`'s `extra_args`, is a `(count, num_classes)` bool array, whose rows
     are sets of classes. The data are `Samples`. Memory is that of `count` copies of the parameters.
     """
 
