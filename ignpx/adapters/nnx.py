@@ -22,7 +22,7 @@ RNG = "__call__"
 
 def split_nnx(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
     """The graph of a module, its parameters and its other arrays, both as nested dicts."""
-    graphdef, params, state = nnx.split(model, nnx.Param, ...)
+    graphdef, *(params, state) = nnx.split(model, nnx.Param, ...)
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
@@ -156,7 +156,7 @@ def _instruct(model: nnx.Module, layers: Layers) -> None:
         if does != Layers():
             object.__setattr__(node, "__class__", _class(cast(Any, type(node)), does))
         if does.held:
-            node.use_running_average = True
+            cast(nnx.BatchNorm, node).use_running_average = True
         if does.narrow:
             _widen(node)
 

@@ -89,5 +89,6 @@ def create(
         raise InvalidArgumentError("width", width, "must be above zero; 1.0 is the paper's size")
     model = MODELS[name](input_shape, num_classes, width=width, rngs=nnx.Rngs(seed))
     fields.setdefault("initialise", Initialise(name, input_shape, num_classes, width))
-    fields.setdefault("targets", model.targets)
+    # An attribute of every model of ours, which no type says.
+    fields.setdefault("targets", model.targets)  # type: ignore[attr-defined]
     return Classifier.from_nnx(model, input_shape=input_shape, num_classes=num_classes, **fields)
