@@ -81,12 +81,12 @@ def test_top_k_takes_the_tensor_of_the_largest_norm(output, perturbation):
     theta = doubles(model().params)
     mask = {n: np.full(theta[n].shape, n == first) for n in theta}
     assert_equal(actual, mixed(theta, fresh, mask, perturbation))
-    assert float(info.perturbed) == pytest.approx(theta[first].size / 28)
+    assert float(info.coverage) == pytest.approx(theta[first].size / 28)
 
 
 @pytest.mark.parametrize("output", ["cross_entropy", "logits"])
-def test_top_k_takes_single_weights(output):
-    method = top_k(count=5, granularity="scalar", output=output, scale=0.2, **STILL)
+def test_random_top_k_takes_single_weights(output):
+    method = random_top_k(share=5 / 28, output=output, scale=0.2, **STILL)
     actual, fresh, info = perturbed(method)
     sizes = {n: np.abs(g) for n, g in gradients(output).items()}
     if output == "logits":
@@ -97,14 +97,14 @@ def test_top_k_takes_single_weights(output):
     else:
         mask = highest(sizes, 5)
     assert_equal(actual, mixed(doubles(model().params), fresh, mask, "replace"))
-    assert float(info.perturbed) == pytest.approx(5 / 28)
+    assert float(info.coverage) == pytest.approx(5 / 28)
 
 
 def test_random_top_k_takes_the_share_of_the_most_sensitive_weights():
     actual, fresh, info = perturbed(random_top_k(share=0.25, scale=0.2, **STILL))
     mask = highest({n: np.abs(g) for n, g in gradients("cross_entropy").items()}, 7)
     assert_equal(actual, mixed(doubles(model().params), fresh, mask, "replace"))
-    assert float(info.perturbed) == pytest.approx(7 / 28)
+    assert float(info.coverage) == pytest.approx(7 / 28)
 
 
 def test_random_k_takes_any():
@@ -114,7 +114,7 @@ def test_random_k_takes_any():
     moved = {n: np.abs(actual[n] - theta[n]) > 1e-5 for n in theta}
     assert_equal(actual, {n: np.where(moved[n], every[n], theta[n]) for n in theta})
     count = sum(int(m.sum()) for m in moved.values())
-    assert float(info.perturbed) == pytest.approx(count / 28)
+    assert float(info.coverage) == pytest.approx(count / 28)
     assert 3 <= count <= 20  # of 28, with a probability of 0.4
     whole, fresh, _ = perturbed(random_k(share=1.0, scale=0.2, perturbation="replace", **STILL))
     assert_equal(whole, {n: 0.2 * fresh[n] for n in fresh})
@@ -123,7 +123,7 @@ def test_random_k_takes_any():
 def test_random_k_follows_the_share():
     large = model().replace(params={"w": jnp.zeros((6, CLASSES)), "b": jnp.zeros(CLASSES)})
     shares = [
-        float(random_k(share=0.1, **STILL).unlearn(large, request(), jax.random.key(s))[1][1])
+        float(random_k(share=0.1, **STILL).unlearn(large, request(), jax.random.key(s))[1].coverage)
         for s in range(40)
     ]
     # 1120 draws: three standard deviations are 0.027.
@@ -187,34 +187,21 @@ def quartered(images):
     return images / 4
 
 
-def test_only_the_perturbed_parameters_are_trained_if_asked_for():
-    settings = {"count": 5, "granularity": "scalar", "epochs": 3, "batch_size": 4}
-    before = model().params
-    every, info = ignpx.unlearn(top_k(**settings), model(), request(), KEY)
-    some, _ = ignpx.unlearn(top_k(**settings, only_perturbed=True), model(), request(), KEY)
-    moved = [
-        sum(int(np.sum(np.asarray(params[n] != before[n]))) for n in before)
-        for params in (every.params, some.params)
-    ]
-    assert moved == [28, 5]
-    assert round(28 * float(info.perturbed)) == 5
-
-
 def test_defaults():
     of = {n: p.default for n, p in inspect.signature(top_k).parameters.items()}
-    assert (of["count"], of["granularity"], of["perturbation"]) == (45, "tensor", "replace")
+    assert (of["perturbed"], of["perturbation"]) == ("tensors", "replace")
     of = {n: p.default for n, p in inspect.signature(random_k).parameters.items()}
-    assert (of["share"], of["perturbation"]) == (0.05, "interpolate")
+    assert (of["perturbed"], of["perturbation"]) == ("random", "interpolate")
     for name in ("top-k", "random-k", "random-top-k"):
         assert METHODS[name]().sees == Sees.RETAIN
         assert METHODS[name](reference="incompetent").sees == Sees.BOTH
         assert METHODS[name](reference="incompetent", weight=0.0).sees == Sees.RETAIN
 
 
-@pytest.mark.parametrize(("granularity", "count", "total"), [("tensor", 3, 2), ("scalar", 29, 28)])
-def test_more_than_there_are(granularity, count, total):
-    method = top_k(count=count, granularity=granularity, **STILL)
-    with pytest.raises(InvalidArgumentError, match=f"count={count}.* only {total} parameter"):
+@pytest.mark.parametrize("settings", [{}, {"count": 3}])
+def test_more_than_there_are(settings):
+    method = top_k(**settings, **STILL)
+    with pytest.raises(InvalidArgumentError, match=r"count=\d+.* only 2 parameter tensors"):
         ignpx.unlearn(method, model(), request(), KEY)
 
 
@@ -222,7 +209,9 @@ def test_more_than_there_are(granularity, count, total):
     ("method", "bad"),
     [
         (top_k, {"count": 0}),
-        (top_k, {"granularity": "layer"}),
+        (top_k, {"perturbed": "layers"}),
+        (top_k, {"share": 0.1}),
+        (random_k, {"count": 3}),
         (top_k, {"output": "probabilities"}),
         (top_k, {"scale": 0.0}),
         (top_k, {"perturbation": "add"}),

@@ -33,13 +33,11 @@ from ignpx import (
     InvalidArgumentError,
     Request,
     Sees,
-    UnlearningError,
-    UnlearningWarning,
 )
 from ignpx.adapters import split_nnx
 from ignpx.data import Normalise
 from ignpx.methods import METHODS, ttm, uisps
-from ignpx.methods.uisps import UispsInfo, stand_ins
+from ignpx.methods.uisps import Inverted, stand_ins
 
 KEY = jax.random.key(7)
 QUICK = {"samples": 3, "synthesis_steps": 4, "importance_share": 1.0}
@@ -122,7 +120,7 @@ def test_equals_numpy(monkeypatch, alpha):
     )
     share = np.mean(np.concatenate([frozen[name].ravel() for name in ("w", "b")]))
     assert 0 < share < 1
-    assert float(info.suppressed) == pytest.approx(share)
+    assert float(info.coverage) == pytest.approx(1 - share)
 
     optimizer, losses = Sgd(0.1, momentum=0.9, decay=0.02), []
     for batch in call.batches():
@@ -276,8 +274,9 @@ def test_ttm_equals_numpy(monkeypatch, alpha):
     for name in ("w", "b"):
         after, original = (np.asarray(c.params[name]) for c in (edited, before))
         np.testing.assert_array_equal(after != original, mask[name])
-    share = 1 - np.mean(np.concatenate([mask[name].ravel() for name in ("w", "b")]))
-    assert float(info.suppressed) == pytest.approx(share)
+    if alpha is not None:
+        share = np.mean(np.concatenate([mask[name].ravel() for name in ("w", "b")]))
+        assert float(info.coverage) == pytest.approx(share)
 
 
 @LOUD
@@ -293,26 +292,11 @@ def test_ttm_preprocesses_only_what_it_draws():
     assert max(sizes) == 5
 
 
-def info(**changes):
-    figures = {"losses": np.ones(2), "recognised": 1.0, "suppressed": 0.3, "norm_layers": 0}
-    return UispsInfo(**(figures | changes))
-
-
-def test_info_says_what_went_wrong():
-    info().check(request(1))
-    with pytest.raises(UnlearningError, match="raise alpha"):
-        info(suppressed=1.0).check(request(1))
-    with pytest.raises(UnlearningError, match="loss of step 2 of 2 is nan"):
-        info(losses=np.array([1.0, np.nan])).check(request(1))
-    with pytest.warns(UnlearningWarning, match="only 20% of the synthetic images"):
-        info(recognised=0.2).check(request(1))
-    assert info().summary() == {
-        "first_loss": 1.0,
-        "last_loss": 1.0,
-        "recognised": 1.0,
-        "suppressed": 0.3,
-        "norm_layers": 0,
-    }
+def test_poor_images_are_a_doubt():
+    assert Inverted(1.0, 0).doubts(request(1)) == []
+    (doubt,) = Inverted(0.2, 0).doubts(request(1))
+    assert doubt.startswith("the model takes only 20% of the synthetic images")
+    assert Inverted(0.2, 3).summary() == {"recognised": 0.2, "norm_layers": 3}
 
 
 def test_defaults_and_what_they_see():

@@ -7,51 +7,49 @@ of the former (Random-TopK). A reference model may guide the training:
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import descent, edits, importance, losses, selection, targets
+from ignpx import descent, edits, importance, losses, selection
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
-from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
-from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.steps import (
+    Counted,
+    Course,
+    Importance,
+    Selected,
+    State,
+    Step,
+    chain,
+    check_initialises,
+    counted,
+    descend,
+    select,
+)
+from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 Reference = Classifier | Literal["incompetent"] | None
-# (classifier, retained samples, key) -> pytree of booleans like the parameters
-_Select = Callable[[Classifier, Samples, jax.Array], PyTree]
 
+# Each single weight is perturbed with a probability of `share`. The paper's Algorithm 1
+# interpolates here, by as little as epsilon; its Equation 5 replaces.
+RANDOM: dict[str, Any] = {"perturbed": "random", "perturbation": "interpolate"}
 
-class TopKInfo(NamedTuple):
-    """Diagnostics of `top_k`, `random_k` and `random_top_k`.
-
-    Attributes:
-      losses: `(steps,)` training losses.
-      perturbed: share of the parameters that were perturbed.
-    """
-
-    losses: jax.Array
-    perturbed: jax.Array
-
-    def check(self, request: Request) -> None:
-        """Raises if the descent diverged."""
-        DescentInfo(self.losses).check(request)
-
-    def summary(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return {**DescentInfo(self.losses).summary(), "perturbed": float(self.perturbed)}
+# As many single weights, but those that the output depends on most. The paper does not say how they
+# are perturbed; they are replaced here, as in Top-K. On GoogLeNet it ends with a model that learns
+# no more.
+RANDOM_TOP: dict[str, Any] = {"perturbed": "weights"}
 
 
 def top_k(
     *,
-    count: int = 45,
-    granularity: Literal["tensor", "scalar"] = "tensor",
+    perturbed: Literal["tensors", "weights", "random"] = "tensors",
+    count: int | None = None,
+    share: float | None = None,
     output: Literal["cross_entropy", "logits"] = "cross_entropy",
     scale: float = 0.1,
     perturbation: Literal["replace", "interpolate"] = "replace",
@@ -60,7 +58,6 @@ def top_k(
     epochs: int = 50,
     learning_rate: float = 1e-3,
     batch_size: int = 128,
-    only_perturbed: bool = False,
 ) -> Unlearner:
     """Builds the Top-K unlearner, which sees retained data, and the forget set with a reference.
 
@@ -76,10 +73,12 @@ def top_k(
     *tensors*: its Top-45 of ResNet18 are 45 tensors of 62, next to a new model.
 
     Args:
-      count: K. The paper has 45 for ResNet18 and DenseNet, 30 for VGG and 50 for GoogLeNet, found
-        by the difference of the accuracies that are to be reported.
-      granularity: `tensor` takes whole parameter arrays, by the norm of their gradient; `scalar`
-        single weights, as the paper has it to the letter.
+      perturbed: `tensors` takes whole parameter arrays, by the norm of their gradient; `weights`
+        single ones, by the size of theirs, as the paper has it to the letter (`RANDOM_TOP`);
+        `random` any (`RANDOM`).
+      count: K, of tensors, 45 by default. The paper has 45 for ResNet18 and DenseNet, 30 for VGG
+        and 50 for GoogLeNet, found by the difference of the accuracies that are to be reported.
+      share: k, of single weights, in (0, 1], 0.05 by default.
       output: what F is, the mean `cross_entropy` of the batch, or the mean of the sums of its
         `logits`. The paper only says that it is the model's output.
       scale: epsilon, the factor of the new values.
@@ -93,10 +92,8 @@ def top_k(
         without a reference, with which no forget set is seen.
       epochs: over the retained data.
       learning_rate: of Adam.
-      batch_size: samples a step, and of the batch for the sensitivity; likewise of the forget set,
-        which starts over as often as needed. The last batch of an epoch is filled up.
-      only_perturbed: trains the perturbed parameters alone, as the paper's analysis of complexity
-        assumes; its experiments cannot have.
+      batch_size: samples a step, of the batch for the sensitivity, and of the forget set, which
+        starts over as often as needed. The last batch of an epoch is filled up.
 
     Returns:
       An `Unlearner` that needs a classifier which knows how it is initialised.
@@ -104,263 +101,105 @@ def top_k(
     Raises:
       InvalidArgumentError: if an argument is out of its range, or there are fewer parameters.
     """
-    checks.whole(count=count)
-    checks.one_of(("tensor", "scalar"), granularity=granularity)
-    _check_output(output)
-
-    def select(classifier: Classifier, samples: Samples, key: jax.Array) -> PyTree:
-        tensors = granularity == "tensor"
-        leaves = jax.tree.leaves(classifier.params)
-        total = len(leaves) if tensors else targets.size(leaves)
-        if count > total:
-            raise InvalidArgumentError(
-                "count", count, f"the model has only {total} parameter {granularity}s"
-            )
-        scores = _sensitivity(classifier, samples, key, output, batch_size, norms=tensors)
-        masks = selection.top_share(scores, count / total)
-        return jax.tree.map(lambda m, p: jnp.broadcast_to(m, p.shape), masks, classifier.params)
-
-    settings = _Settings(
-        scale=scale,
-        perturbation=perturbation,
-        reference=reference,
-        weight=weight,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        only_perturbed=only_perturbed,
-    )
-    return settings.unlearner(select)
-
-
-def random_k(
-    *,
-    share: float = 0.05,
-    scale: float = 0.1,
-    perturbation: Literal["replace", "interpolate"] = "interpolate",
-    reference: Reference = None,
-    weight: float | None = None,
-    epochs: int = 50,
-    learning_rate: float = 1e-3,
-    batch_size: int = 128,
-    only_perturbed: bool = False,
-) -> Unlearner:
-    """Builds the Random-k unlearner, which sees what `top_k` sees.
-
-    Each single weight is perturbed with a probability of `share`, and then the model is trained as
-    there. Whole arrays are `top_k`'s, in the paper as here.
-
-    Args:
-      share: k, in (0, 1].
-      scale: epsilon, see `top_k`.
-      perturbation: see `top_k`. The paper's Algorithm 1 interpolates for Random-k, by as little as
-        epsilon; its Equation 5 replaces.
-      reference: see `top_k`.
-      weight: see `top_k`.
-      epochs: over the retained data.
-      learning_rate: of Adam.
-      batch_size: samples a step.
-      only_perturbed: see `top_k`.
-
-    Returns:
-      An `Unlearner` that needs a classifier which knows how it is initialised.
-
-    Raises:
-      InvalidArgumentError: if an argument is out of its range.
-    """
-    checks.share(share=share)
-
-    def select(classifier: Classifier, samples: Samples, key: jax.Array) -> PyTree:
-        return _drawn(classifier.params, key, share)
-
-    settings = _Settings(
-        scale=scale,
-        perturbation=perturbation,
-        reference=reference,
-        weight=weight,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        only_perturbed=only_perturbed,
-    )
-    return settings.unlearner(select)
-
-
-def random_top_k(
-    *,
-    share: float = 0.05,
-    output: Literal["cross_entropy", "logits"] = "cross_entropy",
-    scale: float = 0.1,
-    perturbation: Literal["replace", "interpolate"] = "replace",
-    reference: Reference = None,
-    weight: float | None = None,
-    epochs: int = 50,
-    learning_rate: float = 1e-3,
-    batch_size: int = 128,
-    only_perturbed: bool = False,
-) -> Unlearner:
-    """Builds the Random-TopK unlearner, which sees what `top_k` sees.
-
-    As many single weights as `random_k` perturbs, but those that the output depends on most. The
-    paper does not say how they are perturbed; they are replaced here, as in Top-K. On GoogLeNet it
-    ends with a model that learns no more.
-
-    Args:
-      share: k, in (0, 1].
-      output: see `top_k`.
-      scale: epsilon, see `top_k`.
-      perturbation: see `top_k`.
-      reference: see `top_k`.
-      weight: see `top_k`.
-      epochs: over the retained data.
-      learning_rate: of Adam.
-      batch_size: samples a step, and of the batch for the sensitivity.
-      only_perturbed: see `top_k`.
-
-    Returns:
-      An `Unlearner` that needs a classifier which knows how it is initialised.
-
-    Raises:
-      InvalidArgumentError: if an argument is out of its range.
-    """
-    checks.share(share=share)
-    _check_output(output)
-
-    def select(classifier: Classifier, samples: Samples, key: jax.Array) -> PyTree:
-        scores = _sensitivity(classifier, samples, key, output, batch_size, norms=False)
-        return selection.top_share(scores, share)
-
-    settings = _Settings(
-        scale=scale,
-        perturbation=perturbation,
-        reference=reference,
-        weight=weight,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        only_perturbed=only_perturbed,
-    )
-    return settings.unlearner(select)
-
-
-def _check_output(output: str) -> None:
+    checks.one_of(("tensors", "weights", "random"), perturbed=perturbed)
     checks.one_of(("cross_entropy", "logits"), output=output)
-
-
-def _sensitivity(
-    classifier: Classifier,
-    samples: Samples,
-    key: jax.Array,
-    output: str,
-    batch_size: int,
-    *,
-    norms: bool,
-) -> PyTree:
-    """`|dF/dw|` on one batch, of each weight or as the norm of each array."""
-    rows = np.asarray(descent.batches(key, len(samples.labels), batch_size)[0])
-    images, labels = (jnp.asarray(np.asarray(array)[rows]) for array in samples)
-    gradient = importance.mean_gradient(
-        classifier,
-        classifier.preprocess(images),
-        labels,
-        jnp.full(len(rows), 1 / len(rows), jnp.float32),
-        loss=losses.cross_entropy if output == "cross_entropy" else _sum_of_logits,
+    checks.one_of(("replace", "interpolate"), perturbation=perturbation)
+    checks.positive(scale=scale)
+    checks.whole(epochs=epochs, batch_size=batch_size)
+    spare = {"share": share} if perturbed == "tensors" else {"count": count}
+    for name, value in spare.items():
+        if value is not None:
+            raise InvalidArgumentError(name, value, f"is of no use where {perturbed} are perturbed")
+    count, share = 45 if count is None else count, 0.05 if share is None else share
+    checks.whole(count=count)
+    checks.share(share=share)
+    checks.positive(learning_rate=learning_rate)
+    guidance = Guidance.of(reference, weight)
+    sizes = gradient_sizes(output, batch_size)
+    if perturbed == "tensors":
+        fewer = functools.partial(check_count, count)
+        chosen = [sizes._replace(check=fewer), select(functools.partial(largest_tensors, count))]
+    elif perturbed == "weights":
+        chosen = [sizes, select(functools.partial(largest_weights, share))]
+    else:
+        chosen = [any_weights(share)]
+    tuning = descend(
+        functools.partial(guided_course, guidance, epochs, batch_size),
+        descent.optimizer("adam", learning_rate),
+        sees=guidance.sees,
+        changes=Changes.ALL,
     )
-    # The norm of an array, not that of its rows, whatever its shape.
-    return jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()) if norms else jnp.abs(g), gradient)
+
+    def keys(key: jax.Array) -> list[jax.Array]:
+        fresh_key, select_key, *_ = of_all = jax.random.split(key, 6)
+        return [*[select_key] * len(chosen), fresh_key, of_all[2:]]
+
+    keep = 1 - scale if perturbation == "interpolate" else 0.0
+    return chain(*chosen, renew(keep, scale), tuning, forgets=Forgets.ANY, keys=keys)
+
+
+random_k = functools.partial(top_k, **RANDOM)
+random_top_k = functools.partial(top_k, **RANDOM_TOP)
+
+
+def gradient_sizes(output: str, batch_size: int) -> Step:
+    """Weighs each parameter by `|dF/dw|` on one batch of retained samples."""
+    loss = losses.cross_entropy if output == "cross_entropy" else _sum_of_logits
+
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+        assert state.request is not None
+        assert state.request.retain_data is not None
+        classifier, samples = state.classifier, state.request.retain_data
+        rows = np.asarray(descent.batches(key, len(samples.labels), batch_size)[0])
+        images, labels = (jnp.asarray(np.asarray(array)[rows]) for array in samples)
+        gradient = importance.mean_gradient(
+            classifier,
+            classifier.preprocess(images),
+            labels,
+            jnp.full(len(rows), 1 / len(rows), jnp.float32),
+            loss=loss,
+        )
+        return state.replace(importance=Importance(None, jax.tree.map(jnp.abs, gradient))), None
+
+    return Step("sensitivity", run, sees=Sees.RETAIN)
 
 
 def _sum_of_logits(logits: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.sum(logits)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Settings:
-    """What follows the selection, the same for all three."""
-
-    scale: float
-    perturbation: str
-    reference: Reference
-    weight: float | None
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    only_perturbed: bool
-
-    def __post_init__(self) -> None:
-        checks.positive(scale=self.scale, learning_rate=self.learning_rate)
-        checks.one_of(("replace", "interpolate"), perturbation=self.perturbation)
-        checks.whole(epochs=self.epochs, batch_size=self.batch_size)
-        if isinstance(self.reference, str):
-            checks.one_of(("incompetent",), reference=self.reference)
-        checks.not_negative(weight=self.weight or 0.0)
-        if self.weight and self.reference is None:
-            raise InvalidArgumentError(
-                "weight", self.weight, "is of the divergence from a reference; give a reference"
-            )
-
-    @property
-    def guidance(self) -> float:
-        """The weight of the divergence from the reference."""
-        default = 0.0 if self.reference is None else 0.1
-        return default if self.weight is None else self.weight
-
-    def unlearner(self, select: _Select) -> Unlearner:
-        keep = 1 - self.scale if self.perturbation == "interpolate" else 0.0
-        optimizer = descent.optimizer("adam", self.learning_rate, mask=self.only_perturbed)
-        run_selection = stage("selection", select)
-        run_descent = stage("descent", descent.tune)
-
-        def unlearn(
-            classifier: Classifier, request: Request, key: jax.Array
-        ) -> tuple[Classifier, TopKInfo]:
-            retain, forget = request.retain_data, request.forget_data
-            assert retain is not None
-            fresh_key, select_key, retain_key, forget_key, reference_key, step_key = (
-                jax.random.split(key, 6)
-            )
-            fresh = classifier.fresh(fresh_key)
-            masks = run_selection(classifier, retain, select_key)
-            perturbed, share = _perturbed(classifier, fresh.params, masks, keep, self.scale)
-            data: dict[str, PyTree] = {"retain": retain}
-            indices = {
-                "retain": descent.batches(
-                    retain_key, len(retain.labels), self.batch_size, self.epochs, whole=True
-                )
-            }
-            extra_args: dict[str, PyTree] = {"mask": masks} if self.only_perturbed else {}
-            if self.guidance:
-                assert forget is not None
-                data["forget"] = forget.images
-                once = descent.batches(forget_key, len(forget.labels), self.batch_size, whole=True)
-                indices["forget"] = descent.cycled(once, len(indices["retain"]))
-                extra_args["reference"] = self._reference(classifier, reference_key)
-            loss = _Guided(descent.CrossEntropy.of(classifier), self.guidance)
-            tuned, of_steps = run_descent(
-                loss, optimizer, perturbed, data, indices, step_key, extra_args
-            )
-            return tuned, TopKInfo(of_steps, share)
-
-        sees = Sees.BOTH if self.guidance else Sees.RETAIN
-        return Unlearner(sees, unlearn, Changes.ALL, Forgets.ANY)
-
-    def _reference(self, classifier: Classifier, key: jax.Array) -> Classifier:
-        if isinstance(self.reference, Classifier):
-            return self.reference
-        return classifier.fresh(key)
+def check_count(count: int, classifier: Classifier) -> None:
+    """Raises `InvalidArgumentError` unless there are so many parameter tensors."""
+    if count > (total := len(jax.tree.leaves(classifier.params))):
+        raise InvalidArgumentError(
+            "count", count, f"the model has only {total} parameter tensors; lower it"
+        )
 
 
-@jax.jit
-def _perturbed(
-    classifier: Classifier, fresh: PyTree, masks: PyTree, keep: float, scale: float
-) -> tuple[Classifier, jax.Array]:
-    params = edits.mix(classifier.params, fresh, masks, keep=keep, scale=scale)
-    return classifier.replace(params=params), selection.count(masks) / targets.size(masks)
+def largest_tensors(count: int, _: None, sizes: PyTree) -> PyTree:
+    """Masks of the arrays whose gradients have the largest norms, whatever their shapes."""
+    norms = jax.tree.map(lambda size: jnp.linalg.norm(size.ravel()), sizes)
+    masks = selection.top_share(norms, count / len(jax.tree.leaves(sizes)))
+    return jax.tree.map(lambda mask, size: jnp.broadcast_to(mask, size.shape), masks, sizes)
+
+
+def largest_weights(share: float, _: None, sizes: PyTree) -> PyTree:
+    """Masks of the single weights whose gradients are the largest."""
+    return selection.top_share(sizes, share)
+
+
+def any_weights(share: float) -> Step:
+    """Selects each single weight with a probability of `share`."""
+
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, Counted]:
+        masks = _drawn(state.classifier.params, key, share)
+        return state.replace(selected=Selected(masks)), counted(masks)
+
+    return Step("selection", run)
 
 
 @jax.jit
 def _drawn(params: PyTree, key: jax.Array, share: float) -> PyTree:
-    """Booleans, each set with a probability of `share`."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(
@@ -369,6 +208,84 @@ def _drawn(params: PyTree, key: jax.Array, share: float) -> PyTree:
             jax.random.uniform(one, leaf.shape) < share
             for one, leaf in zip(keys, leaves, strict=True)
         ],
+    )
+
+
+def renew(keep: float, scale: float) -> Step:
+    """Makes the selected parameters `keep` times themselves and `scale` times new ones."""
+
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+        fresh = state.classifier.fresh(key).params
+        masks = state.need("selected", "steps.select").masks
+        params = _mixed(state.classifier.params, fresh, masks, keep, scale)
+        return state.replace(classifier=state.classifier.replace(params=params)), None
+
+    changes = Changes.TARGETS | Changes.OTHER_LAYERS
+    return Step("perturbation", run, changes=changes, check=check_initialises)
+
+
+@jax.jit
+def _mixed(params: PyTree, fresh: PyTree, masks: PyTree, keep: float, scale: float) -> PyTree:
+    return edits.mix(params, fresh, masks, keep=keep, scale=scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """The reference model, and the weight of the divergence from it; 0 without one."""
+
+    reference: Reference
+    weight: float
+
+    @classmethod
+    def of(cls, reference: Reference, weight: float | None) -> "Guidance":
+        """The guidance by the arguments of `top_k`.
+
+        Raises:
+          InvalidArgumentError: if an argument is out of its range.
+        """
+        if isinstance(reference, str):
+            checks.one_of(("incompetent",), reference=reference)
+        checks.not_negative(weight=weight or 0.0)
+        if weight and reference is None:
+            raise InvalidArgumentError(
+                "weight", weight, "is of the divergence from a reference; give a reference"
+            )
+        default = 0.0 if reference is None else 0.1
+        return cls(reference, default if weight is None else weight)
+
+    @property
+    def sees(self) -> Sees:
+        """The forget set, too, where there is a reference."""
+        return Sees.BOTH if self.weight else Sees.RETAIN
+
+    def model(self, classifier: Classifier, key: jax.Array) -> Classifier:
+        """The reference model itself."""
+        if isinstance(self.reference, Classifier):
+            return self.reference
+        return classifier.fresh(key)
+
+
+def guided_course(
+    guidance: Guidance, epochs: int, batch_size: int, state: State, keys: jax.Array
+) -> Course:
+    """The training on retained samples, with the forget set beside them where it is guided."""
+    assert state.request is not None
+    retain, forget = state.request.retain_data, state.request.forget_data
+    assert retain is not None
+    retain_key, forget_key, reference_key, step_key = keys
+    rows = descent.batches(retain_key, len(retain.labels), batch_size, epochs, whole=True)
+    data, indices = {"retain": retain}, {"retain": rows}
+    loss = _Guided(descent.CrossEntropy.of(state.classifier), guidance.weight)
+    if not guidance.weight:
+        return Course(loss, data, indices, step_key)
+    assert forget is not None
+    once = descent.batches(forget_key, len(forget.labels), batch_size, whole=True)
+    return Course(
+        loss,
+        {**data, "forget": forget.images},
+        {**indices, "forget": descent.cycled(once, len(rows))},
+        step_key,
+        {"reference": guidance.model(state.classifier, reference_key)},
     )
 
 

@@ -6,6 +6,7 @@ are, as there.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -13,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks
-from ignpx.classifier import Classifier, identity
+from ignpx.classifier import identity
 from ignpx.methods.bad_teacher import BadTeacher
-from ignpx.methods.uisps import UispsInfo, inversion, trained_mask
+from ignpx.methods.uisps import flattened, invert, spare, weigh_both
 from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.steps import Descended, State, Step, chain
+from ignpx.unlearner import Changes, Sees, Unlearner
 
 # TTM+SPS: the suppression at UISPS's own threshold.
 SUPPRESSING: dict[str, Any] = {"alpha": 1.5}
@@ -71,9 +72,8 @@ def ttm(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.whole(**({} if oversampling is None else {"oversampling": oversampling}))
-    checks.positive(**({} if alpha is None else {"alpha": alpha}))
-    checks.share(importance_share=importance_share)
+    if oversampling is not None:
+        checks.whole(oversampling=oversampling)
     teaching = BadTeacher(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -81,44 +81,55 @@ def ttm(
         retain_share=retain_share,
         temperature=temperature,
     )
-    run_synthesis = inversion(
-        samples=samples,
-        steps=synthesis_steps,
-        learning_rate=synthesis_learning_rate,
-        statistics=statistics,
-        entropy=entropy,
-        entropy_share=entropy_share,
-    )
-    run_importance = stage("importance", trained_mask)
-    run_descent = stage("descent", teaching.tune)
+    sparing = [] if alpha is None else [weigh_both(importance_share), spare(alpha)]
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, UispsInfo]:
-        retain = request.retain_data
-        assert retain is not None
+    def keys(key: jax.Array) -> list[jax.Array]:
         made_key, drawn_key, key = jax.random.split(key, 3)
-        made = run_synthesis(classifier, request, made_key)
-        mask, suppressed = None, jnp.float32(0.0)
-        if alpha is not None:
-            mask, suppressed = run_importance(
-                classifier, made, retain, drawn_key, alpha=alpha, share=importance_share
-            )
-        of_a_class = len(retain.labels) / len(np.unique(retain.labels))
-        copies = oversampling or max(1, round(of_a_class / samples))
-        images = Samples(
-            np.tile(made.inputs, (copies, *[1] * (made.inputs.ndim - 1))),
-            np.tile(made.labels, copies),
-        )
-        # There is no image that a synthetic input has been preprocessed from.
-        on_inputs = classifier.replace(preprocess=identity)
-        stood_in = dataclasses.replace(request, forget_data=images)
+        return [made_key, *[drawn_key] * len(sparing), key]
 
-        def preprocessed(drawn: np.ndarray) -> np.ndarray:
-            return np.asarray(classifier.preprocess(jnp.asarray(drawn)))
+    return chain(
+        invert(
+            samples,
+            synthesis_steps,
+            synthesis_learning_rate,
+            statistics,
+            entropy,
+            entropy_share,
+        ),
+        *sparing,
+        Step(
+            "descent",
+            functools.partial(_teach, teaching, oversampling),
+            sees=Sees.RETAIN,
+            changes=Changes.ALL,
+        ),
+        keys=keys,
+    )
 
-        tuned, info = run_descent(on_inputs, stood_in, key, mask, preprocessed)
-        tuned = tuned.replace(preprocess=classifier.preprocess)
-        return tuned, UispsInfo(info.losses, made.recognised, suppressed, made.norm_layers)
 
-    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL)
+def _teach(
+    teaching: BadTeacher, oversampling: int | None, state: State, key: jax.Array, _: Any
+) -> tuple[State, Descended]:
+    request, classifier = state.request, state.classifier
+    assert request is not None
+    retain = request.retain_data
+    assert retain is not None
+    inputs, labels = flattened(state)
+    of_a_class = len(retain.labels) / len(np.unique(retain.labels))
+    samples = state.need("examples", "invert").inputs.shape[1]
+    copies = oversampling or max(1, round(of_a_class / samples))
+    images = Samples(
+        np.tile(inputs, (copies, *[1] * (inputs.ndim - 1))),
+        np.tile(labels, copies),
+    )
+
+    def preprocessed(drawn: np.ndarray) -> np.ndarray:
+        return np.asarray(classifier.preprocess(jnp.asarray(drawn)))
+
+    # There is no image that a synthetic input has been preprocessed from.
+    on_inputs = classifier.replace(preprocess=identity)
+    stood_in = dataclasses.replace(request, forget_data=images)
+    mask = None if state.selected is None else state.selected.masks
+    tuned, info = teaching.tune(on_inputs, stood_in, key, mask, preprocessed)
+    tuned = tuned.replace(preprocess=classifier.preprocess)
+    return state.replace(classifier=tuned), Descended(info.losses)

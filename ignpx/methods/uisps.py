@@ -9,7 +9,6 @@ epoch. Parameters that matter more to the retained data stay as they are in it: 
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -18,57 +17,51 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ignpx import descent, importance, selection, synthesis, targets
+from ignpx import descent, importance, selection, synthesis
 from ignpx._support import checks
 from ignpx.classifier import Apply, Classifier, PyTree
-from ignpx.descent import DescentInfo
-from ignpx.errors import UnlearningError, UnlearningWarning
-from ignpx.samples import Samples
-from ignpx.stages import stage
+from ignpx.steps import (
+    Course,
+    Examples,
+    Importance,
+    State,
+    Step,
+    chain,
+    check_initialises,
+    descend,
+    select,
+)
 from ignpx.unlearner import Changes, Request, Sees, Unlearner
 
 
-class UispsInfo(NamedTuple):
-    """Diagnostics of `uisps`.
+class Inverted(NamedTuple):
+    """The report of `invert`.
 
     Attributes:
-      losses: `(steps,)` training losses.
       recognised: share of the synthetic images that the model takes for their class.
-      suppressed: share of the parameters that were not trained; 0 for a method that trains all.
       norm_layers: batch-norm layers whose statistics the synthesis aimed at. Where there are none
         the images are made without that term.
     """
 
-    losses: jax.Array
     recognised: jax.Array
-    suppressed: jax.Array
     norm_layers: int
 
     def check(self, request: Request) -> None:
-        """Raises if everything was suppressed or the descent diverged; warns of poor images."""
-        DescentInfo(self.losses).check(request)
-        if self.suppressed >= 1:
-            raise UnlearningError(
-                "every parameter matters more to the retained data than to the synthetic images, "
-                "so that none was trained; raise alpha"
-            )
-        if self.recognised < 0.5:
-            warnings.warn(
-                f"the model takes only {float(self.recognised):.0%} of the synthetic images for "
-                "the class that they stand in for; raise synthesis_steps, or lower the weight of "
-                "a term of the synthesis",
-                UnlearningWarning,
-                stacklevel=3,
-            )
+        """It cannot fail."""
+
+    def doubts(self, request: Request) -> list[str]:
+        """Whether the images are poor."""
+        if self.recognised >= 0.5:
+            return []
+        return [
+            f"the model takes only {float(self.recognised):.0%} of the synthetic images for "
+            "the class that they stand in for; raise synthesis_steps, or lower the weight of "
+            "a term of the synthesis"
+        ]
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
-        return {
-            **DescentInfo(self.losses).summary(),
-            "recognised": float(self.recognised),
-            "suppressed": float(self.suppressed),
-            "norm_layers": self.norm_layers,
-        }
+        return {"recognised": float(self.recognised), "norm_layers": self.norm_layers}
 
 
 def uisps(
@@ -134,62 +127,84 @@ def uisps(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.whole(
-        epochs=epochs,
-        batch_size=batch_size,
-        **({} if oversampling is None else {"oversampling": oversampling}),
-    )
-    checks.positive(alpha=alpha, learning_rate=learning_rate)
-    checks.share(importance_share=importance_share)
+    checks.whole(epochs=epochs, batch_size=batch_size)
+    checks.positive(learning_rate=learning_rate)
     checks.not_negative(momentum=momentum, weight_decay=weight_decay)
     checks.one_of(("training", "evaluation"), mode=mode)
+    if oversampling is not None:
+        checks.whole(oversampling=oversampling)
     optimizer = descent.optimizer(
         "sgd", learning_rate, momentum=momentum, weight_decay=weight_decay, mask=True
     )
-    run_synthesis = inversion(
-        samples, synthesis_steps, synthesis_learning_rate, statistics, entropy, entropy_share
+    course = functools.partial(
+        mixed_course,
+        oversampling=oversampling,
+        epochs=epochs,
+        batch_size=batch_size,
+        train=mode == "training",
     )
-    run_importance = stage(
-        "importance", functools.partial(trained_mask, alpha=alpha, share=importance_share)
-    )
-    run_descent = stage("descent", descent.tune)
-
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, UispsInfo]:
-        retain = request.retain_data
-        assert retain is not None
-        fresh_key, made_key, drawn_key, rows_key, step_key = jax.random.split(key, 5)
-        untrained = classifier.fresh(fresh_key)
-        made = run_synthesis(classifier, request, made_key)
-        mask, suppressed = run_importance(classifier, made, retain, drawn_key)
-        count, images = len(retain.labels), len(made.labels)
-        copies = oversampling or max(1, round(4 / batch_size * count / samples))
-        # Probabilities for all: what is retained keeps its labels, the images get new answers.
-        labels = jax.nn.one_hot(retain.labels, classifier.num_classes)
-        data = {
-            "retain": retain.images,
-            "made": made.inputs,
-            "answers": jnp.concatenate([labels, _answers(untrained, made.inputs)]),
-            "synthetic": np.array([False, True]),
-        }
-        rows = descent.batches(rows_key, count + copies * images, batch_size, epochs, whole=True)
-        # Copies are copies of indices, and what is retained is preprocessed batch by batch.
-        synthetic, place = rows >= count, (rows - count) % images
-        indices = {
-            "retain": jnp.where(synthetic, 0, rows),
-            "made": jnp.where(synthetic, place, 0),
-            "answers": jnp.where(synthetic, count + place, rows),
-            "synthetic": synthetic.astype(jnp.int32),
-        }
-        loss = _SoftLabels(classifier.apply, classifier.preprocess, mode == "training")
-        tuned, losses = run_descent(
-            loss, optimizer, classifier, data, indices, step_key, {"mask": mask}
-        )
-        return tuned, UispsInfo(losses, made.recognised, suppressed, made.norm_layers)
-
     changes = Changes.ALL if mode == "training" else Changes.TARGETS | Changes.OTHER_LAYERS
-    return Unlearner(Sees.RETAIN, unlearn, changes)
+
+    def keys(key: jax.Array) -> list[jax.Array]:
+        fresh_key, made_key, drawn_key, *rest = jax.random.split(key, 5)
+        return [made_key, drawn_key, drawn_key, jnp.stack([fresh_key, *rest])]
+
+    return chain(
+        invert(
+            samples,
+            synthesis_steps,
+            synthesis_learning_rate,
+            statistics,
+            entropy,
+            entropy_share,
+        ),
+        weigh_both(importance_share),
+        spare(alpha),
+        descend(course, optimizer, sees=Sees.RETAIN, changes=changes, masked=True),
+        keys=keys,
+    )
+
+
+def mixed_course(
+    state: State,
+    keys: jax.Array,
+    *,
+    oversampling: int | None,
+    epochs: int,
+    batch_size: int,
+    train: bool,
+) -> Course:
+    """Retained samples, and the images with the answers of a network that has learnt nothing."""
+    assert state.request is not None
+    retain, classifier = state.request.retain_data, state.classifier
+    assert retain is not None
+    fresh_key, rows_key, step_key = keys
+    made, _ = flattened(state)
+    samples, count, images = (
+        state.need("examples", "invert").inputs.shape[1],
+        len(retain.labels),
+        len(made),
+    )
+    copies = oversampling or max(1, round(4 / batch_size * count / samples))
+    # Probabilities for all: what is retained keeps its labels, the images get new answers.
+    labels = jax.nn.one_hot(retain.labels, classifier.num_classes)
+    data = {
+        "retain": retain.images,
+        "made": made,
+        "answers": jnp.concatenate([labels, _answers(classifier.fresh(fresh_key), made)]),
+        "synthetic": np.array([False, True]),
+    }
+    rows = descent.batches(rows_key, count + copies * images, batch_size, epochs, whole=True)
+    # Copies are copies of indices, and what is retained is preprocessed batch by batch.
+    synthetic, place = rows >= count, (rows - count) % images
+    indices = {
+        "retain": jnp.where(synthetic, 0, rows),
+        "made": jnp.where(synthetic, place, 0),
+        "answers": jnp.where(synthetic, count + place, rows),
+        "synthetic": synthetic.astype(jnp.int32),
+    }
+    loss = _SoftLabels(classifier.apply, classifier.preprocess, train)
+    return Course(loss, data, indices, step_key)
 
 
 class StandIns(NamedTuple):
@@ -208,29 +223,50 @@ class StandIns(NamedTuple):
     norm_layers: int
 
 
-def inversion(
+def invert(
     samples: int,
     steps: int,
     learning_rate: float,
     statistics: float,
     entropy: float,
     entropy_share: float,
-) -> Callable[..., StandIns]:
-    """The first stage of `uisps` and of `ttm`: `stand_ins` by settings that are in their range."""
+) -> Step:
+    """Makes examples of the forget classes, each class for itself; see `uisps`.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
     checks.whole(samples=samples, synthesis_steps=steps)
     checks.positive(synthesis_learning_rate=learning_rate)
     checks.not_negative(statistics=statistics, entropy=entropy)
     checks.share(entropy_share=entropy_share)
-    made = functools.partial(
-        stand_ins,
-        samples=samples,
-        steps=steps,
-        learning_rate=learning_rate,
-        statistics=statistics,
-        entropy=entropy,
-        entropy_share=entropy_share,
-    )
-    return stage("synthesis", made)
+
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, Inverted]:
+        assert state.request is not None
+        made = stand_ins(
+            state.classifier,
+            state.request,
+            key,
+            samples=samples,
+            steps=steps,
+            learning_rate=learning_rate,
+            statistics=statistics,
+            entropy=entropy,
+            entropy_share=entropy_share,
+        )
+        inputs = made.inputs.reshape(-1, samples, *made.inputs.shape[1:])
+        state = state.replace(examples=Examples(inputs, made.labels[::samples]))
+        return state, Inverted(made.recognised, made.norm_layers)
+
+    return Step("synthesis", run, check=check_initialises)
+
+
+def flattened(state: State) -> tuple[jax.Array, jax.Array]:
+    """The synthetic images as one batch `(N, *input_shape)`, and their classes `(N,)`."""
+    examples = state.need("examples", "invert")
+    inputs = examples.inputs
+    labels = jnp.repeat(examples.labels, inputs.shape[1])
+    return inputs.reshape(-1, *inputs.shape[2:]), labels
 
 
 def stand_ins(
@@ -274,35 +310,40 @@ def stand_ins(
     )
 
 
-def trained_mask(
-    classifier: Classifier,
-    made: StandIns,
-    retain: Samples,
-    key: jax.Array,
-    *,
-    alpha: float,
-    share: float,
-) -> tuple[PyTree, jax.Array]:
-    """Which parameters are not suppressed, and the share of those that are; see `uisps`.
+def weigh_both(share: float) -> Step:
+    """Weighs on the synthetic images and on a share of the retained samples, in evaluation mode.
 
-    The retained samples are images, as `Classifier.preprocess` takes them.
-
-    Returns:
-      A pytree of booleans like `classifier.params`, and a scalar.
+    Raises:
+      InvalidArgumentError: if the share is not in (0, 1].
     """
-    count = max(1, round(share * len(retain.labels)))
-    rows = jax.random.permutation(key, len(retain.labels))[:count]
-    images, labels = (jnp.asarray(np.asarray(array)[np.asarray(rows)]) for array in retain)
-    of_retain = importance.sensitivity(classifier, classifier.preprocess(images), labels)
-    of_forget = importance.sensitivity(classifier, made.inputs, made.labels)
-    return _kept(of_forget, of_retain, alpha)
+    checks.share(importance_share=share)
+
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+        assert state.request is not None
+        retain, classifier = state.request.retain_data, state.classifier
+        assert retain is not None
+        count = max(1, round(share * len(retain.labels)))
+        rows = np.asarray(jax.random.permutation(key, len(retain.labels))[:count])
+        images, labels = (jnp.asarray(np.asarray(array)[rows]) for array in retain)
+        of_retain = importance.sensitivity(classifier, classifier.preprocess(images), labels)
+        of_forget = importance.sensitivity(classifier, *flattened(state))
+        return state.replace(importance=Importance(of_forget, of_retain)), None
+
+    return Step("sensitivity", run, sees=Sees.RETAIN)
 
 
-@jax.jit
-def _kept(forget: PyTree, retain: PyTree, alpha: float) -> tuple[PyTree, jax.Array]:
-    suppressed = selection.outweighed(forget, retain, alpha)
-    mask = jax.tree.map(jnp.logical_not, suppressed)
-    return mask, selection.count(suppressed) / targets.size(suppressed)
+def spare(alpha: float) -> Step:
+    """Selects what is trained: all but what matters more to the retained data; see `uisps`.
+
+    Raises:
+      InvalidArgumentError: if alpha is not above zero.
+    """
+    checks.positive(alpha=alpha)
+    return select(functools.partial(_not_outweighed, alpha=alpha))
+
+
+def _not_outweighed(forget: PyTree, retain: PyTree, *, alpha: float) -> PyTree:
+    return jax.tree.map(jnp.logical_not, selection.outweighed(forget, retain, alpha))
 
 
 @jax.jit

@@ -17,28 +17,32 @@ from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["inputs"], meta_fields=["held_out"]
+    jax.tree_util.register_dataclass,
+    data_fields=["inputs", "labels"],
+    meta_fields=["held_out"],
 )
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Inputs that stand for the classes, the same number for each.
+    """Inputs that stand for K classes, the same number for each.
 
     Attributes:
-      inputs: `(num_classes, n, *input_shape)` float32, preprocessed.
+      inputs: `(K, n, *input_shape)` float32, preprocessed.
+      labels: `(K,)` class ids.
       held_out: how many of each class, the last ones, take no part in the importance.
     """
 
     inputs: jax.Array
+    labels: jax.Array
     held_out: int = 0
 
     @property
     def weighed(self) -> jax.Array:
-        """`(num_classes, n - held_out, *input_shape)`, those that the importance is taken on."""
+        """`(K, n - held_out, *input_shape)`, those that the importance is taken on."""
         return self.inputs[:, : self.inputs.shape[1] - self.held_out]
 
     @property
     def unseen(self) -> jax.Array:
-        """`(num_classes, held_out, *input_shape)`, the others."""
+        """`(K, held_out, *input_shape)`, the others."""
         return self.inputs[:, self.inputs.shape[1] - self.held_out :]
 
 
@@ -46,7 +50,8 @@ class Importance(NamedTuple):
     """One number per parameter for each side; pytrees like the parameters, None outside targets.
 
     Attributes:
-      forget: how much what is to be forgotten depends on each parameter, not negative.
+      forget: how much what is to be forgotten depends on each parameter, not negative. None where
+        one side alone is weighed.
       retain: how much what is to be kept does.
     """
 
@@ -59,12 +64,13 @@ class Selected(NamedTuple):
 
     Attributes:
       masks: booleans.
-      log_ratios: logarithms of forget over retain importance, see `ignpx.selection.log_ratio`.
+      log_ratios: logarithms of forget over retain importance, see `ignpx.selection.log_ratio`; None
+        where one side alone was weighed, or none.
       log_alpha: the threshold that they were selected by; None if by another rule.
     """
 
     masks: PyTree
-    log_ratios: PyTree
+    log_ratios: PyTree = None
     log_alpha: jax.Array | None = None
 
 
@@ -282,3 +288,13 @@ def _as_step(given: Any) -> Step:
 
 def _folded(count: int, key: jax.Array) -> list[jax.Array]:
     return [key, *(jax.random.fold_in(key, number) for number in range(1, count))]
+
+
+def check_initialises(classifier: Classifier) -> None:
+    """The `check` of a step that needs newly initialised parameters.
+
+    Raises:
+      InvalidArgumentError: if the classifier does not know how it is initialised.
+    """
+    if classifier.initialise is None:
+        classifier.fresh(jax.random.key(0))

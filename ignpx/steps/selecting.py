@@ -36,8 +36,8 @@ class Counted(NamedTuple):
         """Raises if nothing was selected."""
         if not self.coverage > 0:
             raise UnlearningError(
-                "no parameter was selected: none matters so much more to what is to be forgotten "
-                "than to the rest; lower alpha"
+                "no parameter was selected: the rule asks for more than any has; lower alpha where "
+                "it is a threshold of forget over retain importance, and raise it where it spares"
             )
 
     def doubts(self, request: Request) -> list[str]:
@@ -205,17 +205,20 @@ def auto_coverage(num_classes: int) -> tuple[float, float]:
 
 def _by_rule(by: Callable[[PyTree, PyTree], PyTree], found: Importance) -> tuple[Selected, Counted]:
     masks = by(*found)
-    return Selected(masks, selection.log_ratio(*found)), _counted(masks)
+    ratios = None if found.forget is None else selection.log_ratio(*found)
+    return Selected(masks, ratios), counted(masks)
 
 
 @jax.jit
 def _above(found: Importance, alpha: float) -> tuple[Selected, Counted]:
     ratios, log_alpha = selection.log_ratio(*found), jnp.log(alpha)
     masks = selection.mask(ratios, log_alpha)
-    return Selected(masks, ratios, log_alpha), _counted(masks)
+    return Selected(masks, ratios, log_alpha), counted(masks)
 
 
-def _counted(masks: PyTree) -> Counted:
+@jax.jit
+def counted(masks: PyTree) -> Counted:
+    """How many parameters are selected."""
     return Counted(selection.count(masks) / targets.size(masks), jax.tree.map(jnp.sum, masks))
 
 

@@ -118,8 +118,8 @@ def synthesise(
                 f"{found} prototypes of each class",
                 "was prepared with other samples, held_out or targets; prepare with these",
             )
-        return state.replace(examples=Examples(prototypes.inputs, held_out)), Synthesised(
-            prototypes
-        )
+        return state.replace(
+            examples=Examples(prototypes.inputs, prototypes.labels, held_out)
+        ), Synthesised(prototypes)
 
     return Step("synthesis", run, prepare=prepare)

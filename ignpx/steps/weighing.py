@@ -143,10 +143,10 @@ def _each_side(by: Weighing, state: State, patterns: tuple[str, ...]) -> Importa
     request, examples = state.request, state.need("examples", "steps.synthesise")
     assert request is not None
     inputs = examples.weighed
-    labels = jnp.repeat(jnp.arange(len(inputs)), inputs.shape[1])
+    labels = jnp.repeat(examples.labels, inputs.shape[1])
     sides = []
     for mask in (request.forget, request.retain):
-        weights = jnp.repeat(_share(mask, mask) / inputs.shape[1], inputs.shape[1])
+        weights = jnp.repeat(_share(mask, mask)[examples.labels] / inputs.shape[1], inputs.shape[1])
         found = by(state.classifier, inputs.reshape(-1, *inputs.shape[2:]), labels, weights)
         sides.append(partition(found, patterns)[0])
     return Importance(*sides)
@@ -198,9 +198,7 @@ class _Squares(NamedTuple):
         """
         return importance.sensitivity_moments(
             classifier,
-            *_each_sample(
-                examples.inputs, examples.held_out, classes, right, weights, mean_weights
-            ),
+            *_each_sample(examples, classes, right, weights, mean_weights),
             loss=self.loss,
             patterns=patterns,
             microbatch=self.microbatch,
@@ -252,15 +250,14 @@ class _Squares(NamedTuple):
 
 # Compiled, as is what follows the sensitivities: one by one the operations would take as long as
 # the gradients of a small model.
-@functools.partial(jax.jit, static_argnums=1)
+@jax.jit
 def _each_sample(
-    inputs: jax.Array,
-    held_out: int,
+    examples: Examples,
     classes: jax.Array,
     right: jax.Array,
     *weights: jax.Array | None,
 ) -> tuple[Any, ...]:
-    inputs = Examples(inputs, held_out).weighed[classes]
+    inputs = examples.weighed[classes]
     samples = inputs.shape[1]
     return (
         inputs.reshape(-1, *inputs.shape[2:]),
