@@ -36,4 +36,5 @@ from ignpx.steps.selecting import counted as counted
 from ignpx.steps.selecting import select as select
 from ignpx.steps.selecting import threshold as threshold
 from ignpx.steps.synthesising import synthesise as synthesise
+from ignpx.steps.weighing import reweigh as reweigh
 from ignpx.steps.weighing import weigh as weigh
