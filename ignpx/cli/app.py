@@ -21,13 +21,19 @@ import ignpx
 from ignpx import data
 from ignpx._support import logs
 from ignpx.cli import display
-from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning, UnlearningWarning
+from ignpx.errors import (
+    IgnpxError,
+    InvalidArgumentError,
+    PluginWarning,
+    RecoveryWarning,
+    UnlearningWarning,
+)
 from ignpx.experiments import checkpoint, memory, preparation, records, runs, scenarios
 from ignpx.experiments import config as configuration
 from ignpx.experiments import demo as demonstration
 from ignpx.experiments import workdir as directories
 from ignpx.experiments.scenarios import Random, Scenario, Subclass
-from ignpx.methods import METHODS, describe
+from ignpx.methods import METHODS, describe_all, list_methods
 from ignpx.training import Progress as Epoch
 
 if TYPE_CHECKING:
@@ -45,6 +51,14 @@ Workdir = Annotated[pathlib.Path, typer.Option(help="Directory that the run is w
 DataDir = Annotated[
     str | None,
     typer.Option(help="TFDS's data directory.", envvar="TFDS_DATA_DIR", show_default="TFDS's own"),
+]
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="What builds the model, if the checkpoint may not say: package.module:function. Runs "
+        "that module.",
+    ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let TFDS fetch a missing dataset.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")]
@@ -134,12 +148,19 @@ def unlearn(
     forget_random: Annotated[
         int | None, typer.Option(help="Number of training samples to forget, drawn by --seed.")
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "ignp",
+    method: Annotated[
+        str,
+        typer.Option(
+            help=f"One of: {', '.join(METHODS)}, or one that another package brings.",
+            autocompletion=lambda incomplete: list_methods(f"{incomplete}*"),
+        ),
+    ] = "ignp",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the method: strength=10. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the method, and of --forget-random.")] = 0,
+    model: OwnModel = None,
     score: Annotated[
         bool,
         typer.Option(help="Measure accuracy afterwards. Not a part of unlearning."),
@@ -167,6 +188,7 @@ def unlearn(
             scenario=scenario,
             settings=configuration.parse_overrides(overrides or ()),
             seed=seed,
+            model=model,
             score=score,
             where=where,
             overwrite=overwrite,
@@ -201,6 +223,7 @@ def prepare(
         typer.Option("--set", help="A setting of the method: steps=100. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    model: OwnModel = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what was prepared before.")
     ] = False,
@@ -215,6 +238,7 @@ def prepare(
             method=method,
             settings=configuration.parse_overrides(overrides or ()),
             seed=seed,
+            model=model,
             overwrite=overwrite,
         )
     spent = sum(value for name, value in seconds.items() if name != "compile")
@@ -229,7 +253,7 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="As a list of JSON objects.")] = False,
 ) -> None:
     """List the methods: what they see, forget and change, their papers and their defaults."""
-    described = [describe(name) for name in METHODS]
+    described = describe_all()
     if as_json:
         typer.echo(json.dumps([one._asdict() for one in described], indent=2, default=str))
         return
@@ -371,7 +395,7 @@ def _accuracies(metrics: dict[str, Any]) -> Table:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Our own warnings are said in one line each."""
-    ours = (RecoveryWarning, UnlearningWarning)
+    ours = (PluginWarning, RecoveryWarning, UnlearningWarning)
     with warnings.catch_warnings():
         for category in ours:
             warnings.simplefilter("always", category)

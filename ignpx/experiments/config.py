@@ -66,7 +66,11 @@ class DatasetConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Which architecture (see `ignpx.models.create`)."""
+    """Which architecture (see `ignpx.models.create`).
+
+    `name: package.module:function` runs that module, from the current folder too: read a config
+    that has such a name as you would read a script before you run it.
+    """
 
     name: str
     width: float = pydantic.Field(default=1.0, gt=0, le=64)

@@ -28,15 +28,17 @@ def prepare(
     method: str = "ignp",
     settings: dict[str, Any] | None = None,
     seed: int = 0,
+    model: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, float]:
     """Prepares the classifier of a run, and keeps the result in the run's directory.
 
     Args:
       directory: of the run.
-      method: a key of `METHODS`.
+      method: one of `ignpx.list_methods`.
       settings: hyperparameters of the method.
       seed: of the method.
+      model: see `ignpx.experiments.checkpoint.load`.
       overwrite: replaces what was prepared before.
 
     Returns:
@@ -62,7 +64,7 @@ def prepare(
             )
 
     check()
-    classifier, _ = checkpoint.load(checkpoint.in_run(directory))
+    classifier, _ = checkpoint.load(checkpoint.in_run(directory), model=model)
     with workdir.replacing(path, check) as new:
         with stages.recording() as seconds:
             prepared = unlearner.prepare(classifier, jax.random.key(seed))

@@ -84,7 +84,7 @@ def finished(
     if not complete or workdir.read_config(directory) != _described(config, without):
         return None
     workdir.tidy(directory)
-    checkpoint.load(directory / workdir.CHECKPOINT)
+    checkpoint.load(directory / workdir.CHECKPOINT, model=config.model.name)
     metrics = records.sound("directory", directory / workdir.METRICS)
     records.check(records.Trained, metrics, "directory", directory / workdir.METRICS)
     return metrics
@@ -167,6 +167,7 @@ def forget(
     scenario: Scenario,
     settings: dict[str, Any] | None = None,
     seed: int = 0,
+    model: str | None = None,
     score: bool = True,
     where: Where = TFDS_DEFAULT,
     overwrite: bool = False,
@@ -182,10 +183,11 @@ def forget(
         `checkpoint.save`. One that names no dataset serves methods that see no data, and is not
         scored.
       directory: of the new run.
-      method: a key of `METHODS`.
+      method: one of `ignpx.list_methods`.
       scenario: what to forget, see `ignpx.experiments.scenarios`.
       settings: hyperparameters of the method.
       seed: of the method.
+      model: see `ignpx.experiments.checkpoint.load`.
       score: whether to measure accuracies, before and after: on the test split, but for samples
         drawn at random.
       where: see `Where`.
@@ -206,7 +208,7 @@ def forget(
         for name, value in (settings or {}).items()
     }
     build(method, settings)  # a mistake is found before anything long is done
-    classifier, config = checkpoint.load(checkpoint.in_run(source))
+    classifier, config = checkpoint.load(checkpoint.in_run(source), model=model)
     records.check(records.Run, config, "directory", source)
     chosen = build(method, settings, config.get("training"))
     check_served(chosen, scenario.asks)

@@ -19,6 +19,18 @@ from ignpx.classifier import Classifier, PyTree
 from ignpx.gradients.mean import mean_gradient
 from ignpx.losses import cross_entropy
 
+__all__ = [
+    "Solution",
+    "influences",
+    "lissa_direction",
+    "newton_direction",
+    "pseudo_labels",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Solution(NamedTuple):
     """A solution of `(H + damping I) s = g`.

@@ -38,3 +38,29 @@ from ignpx.steps.selecting import threshold as threshold
 from ignpx.steps.synthesising import synthesise as synthesise
 from ignpx.steps.weighing import reweigh as reweigh
 from ignpx.steps.weighing import weigh as weigh
+
+__all__ = [
+    "CappedDampen",
+    "Chained",
+    "Dampen",
+    "Examples",
+    "Importance",
+    "Prepared",
+    "Report",
+    "Selected",
+    "State",
+    "Step",
+    "Zero",
+    "calibrate",
+    "chain",
+    "edit",
+    "judge",
+    "select",
+    "synthesise",
+    "threshold",
+    "weigh",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
