@@ -13,7 +13,8 @@ def attach(
 
     Args:
       package: its name.
-      homes: the module of each public name; a name that is a module itself has itself.
+      homes: the module of each public name, with its name there if that is another,
+        `package.module:name`. A name that is a module itself has itself.
 
     Returns:
       What the package has to define under these two names.
@@ -22,8 +23,9 @@ def attach(
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(homes[name])
-        value = module if homes[name] == f"{package}.{name}" else getattr(module, name)
+        home, _, there = homes[name].partition(":")
+        module = importlib.import_module(home)
+        value = module if home == f"{package}.{name}" else getattr(module, there or name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -1,4 +1,4 @@
-"""The command line: `ignpx demo`, `train`, `unlearn`, `methods`, `bench` and `report`."""
+"""The command line: each command is one call of `ignpx.experiments`, and says what came of it."""
 
 import contextlib
 import json
@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 import ignpx
-from ignpx import data
 from ignpx._support import logs
 from ignpx.cli import display
 from ignpx.errors import (
@@ -28,21 +27,19 @@ from ignpx.errors import (
     RecoveryWarning,
     UnlearningWarning,
 )
-from ignpx.experiments import checkpoint, memory, preparation, records, runs, scenarios
 from ignpx.experiments import config as configuration
-from ignpx.experiments import demo as demonstration
+from ignpx.experiments import demonstration, memory, preparation, runs
 from ignpx.experiments import workdir as directories
 from ignpx.experiments.scenarios import Random, Scenario, Subclass
 from ignpx.methods import METHODS, describe_all, list_methods
 from ignpx.training import Progress as Epoch
 
 if TYPE_CHECKING:
-    from ignpx.bench import run as benchmark
+    from ignpx.bench.run import Report
 
 app = typer.Typer(
     help="Forgets classes from trained classifiers, and shows how well it did.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console()
@@ -83,7 +80,7 @@ def demo(
     Needs no data directory and no network. Replaces an earlier demo in the same directory.
     """
     with display.staged(console, "training LeNet on the embedded digits") as begin:
-        table, pictures = demonstration.run(workdir, seed=seed, on_stage=begin)
+        table, pictures = demonstration.demo(workdir, seed=seed, on_stage=begin)
     console.print(table)
     _say("Pictures and metrics:")
     for path in pictures:
@@ -173,24 +170,23 @@ def unlearn(
 
     A data-free method opens the dataset for nothing but the scoring after.
     """
-    where = runs.Where(data_dir, download)
     given = [
-        scenarios.named(forget, lambda: _class_names(directory, where)) if forget else None,
+        forget or None,
         None if forget_subclass is None else Subclass(forget_subclass),
         None if forget_random is None else Random(forget_random, seed),
     ]
     scenario = _one(given)
-    with display.staged(console, f"forgetting {scenario} by {method}"):
-        metrics = runs.forget(
+    with display.staged(console, f"forgetting {_called(scenario)} by {method}"):
+        metrics = runs.unlearn(
             directory,
             workdir,
+            scenario,
             method=method,
-            scenario=scenario,
             settings=configuration.parse_overrides(overrides or ()),
             seed=seed,
             model=model,
             score=score,
-            where=where,
+            where=runs.Where(data_dir, download),
             overwrite=overwrite,
         )
     for doubt in metrics["doubts"]:
@@ -293,8 +289,8 @@ def bench(
 
     Several processes may share the folder. Status 1 says that some cells failed.
     """
-    from ignpx.bench import run as benchmark  # imports pandas
     from ignpx.bench import submit as submission
+    from ignpx.bench.run import bench  # imports pandas
 
     where = runs.Where(data_dir, download)
     if submit is not None:
@@ -314,7 +310,7 @@ def bench(
     # The estimate takes all cells so far into account: they differ a lot.
     with display.counted(console, "cell", speed_estimate_period=1e9) as progress:
         task = progress.add_task("loading", total=None)
-        ran = benchmark.run(
+        ran = bench(
             config,
             workdir,
             models=models,
@@ -325,7 +321,7 @@ def bench(
             warn=_warn,
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    _report(workdir, ran)
+    _tell(ran)
 
 
 @app.command()
@@ -333,9 +329,9 @@ def report(
     directory: Annotated[pathlib.Path, typer.Argument(help="Folder of results, by bench.")],
 ) -> None:
     """Write the tables and the page of a benchmark, of as many cells as are finished."""
-    from ignpx.bench import run as benchmark
+    from ignpx.bench.run import report
 
-    _report(directory, benchmark.collect(directory, _warn))
+    _tell(report(directory, _warn))
 
 
 def _say(text: str) -> None:
@@ -347,10 +343,8 @@ def _warn(text: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
-def _report(directory: pathlib.Path, ran: "benchmark.Report") -> None:
-    from ignpx.bench import run as benchmark
-
-    for path in benchmark.write_report(directory, ran):
+def _tell(ran: "Report") -> None:
+    for path in ran.files:
         _say(f"  {path}")
     _say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
     for cell, result in ran.results:
@@ -362,25 +356,19 @@ def _report(directory: pathlib.Path, ran: "benchmark.Report") -> None:
         raise typer.Exit(1)
 
 
-def _one(given: list[Scenario | None]) -> Scenario:
+def _one(given: list[Any]) -> Any:
     named = [scenario for scenario in given if scenario is not None]
     if len(named) != 1:
         raise InvalidArgumentError(
             "--forget",
-            " and ".join(map(str, named)) or None,
+            " and ".join(map(_called, named)) or None,
             "name one thing to forget, by --forget, --forget-subclass or --forget-random",
         )
     return named[0]
 
 
-def _class_names(directory: pathlib.Path, where: runs.Where) -> tuple[str, ...]:
-    """The names of the classes of a run, which its dataset has."""
-    config = checkpoint.load_config(checkpoint.in_run(directory))
-    run = records.check(records.Run, config, "directory", directory)
-    if run.dataset is None:
-        return ()
-    dataset = run.dataset.model_dump(exclude={"image_size", "validation_share"})
-    return data.describe(**dataset, **where._asdict()).class_names
+def _called(scenario: list[str] | Scenario) -> str:
+    return f"class {', '.join(scenario)}" if isinstance(scenario, list) else str(scenario)
 
 
 def _accuracies(metrics: dict[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import re
 import types
@@ -86,7 +87,7 @@ class TrainConfig(_Section):
 
 
 def load(
-    path: str | pathlib.Path, overrides: Sequence[str] | Mapping[str, Any] = ()
+    path: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> TrainConfig:
     """Reads a YAML config and applies overrides.
 
@@ -112,7 +113,7 @@ def load(
     return parse(TrainConfig, values)
 
 
-def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping, see `yaml_value`.
 
     Raises:

@@ -5,6 +5,7 @@ rounding. What was prepared for another model, by other settings, with another s
 version of the package is not used, nor what is damaged.
 """
 
+import os
 import pathlib
 import warnings
 from typing import Any
@@ -23,7 +24,7 @@ from ignpx.unlearner import Unlearner
 
 
 def prepare(
-    directory: pathlib.Path,
+    directory: str | os.PathLike[str],
     *,
     method: str = "ignp",
     settings: dict[str, Any] | None = None,
@@ -52,6 +53,7 @@ def prepare(
       RecoveryWarning: if what was prepared is damaged; it is replaced.
     """
     checks.seed(seed=seed)
+    directory = pathlib.Path(directory)
     unlearner = build(method, settings or {})
     if unlearner.prepare is None:
         raise InvalidArgumentError("method", method, "prepares nothing; every request is one run")
