@@ -1,6 +1,7 @@
 """Imports run one way: verbs know no method, methods no audit, nothing knows the command line."""
 
 import ast
+import inspect
 import pathlib
 import re
 import signal
@@ -157,6 +158,10 @@ def test_tab_shows_what_is_public(name):
     module = getattr(ignpx, name)
     assert dir(module) == sorted(module.__all__)
     assert len(set(module.__all__)) == len(module.__all__)
+    for one, value in vars(module).items():
+        if inspect.isroutine(value) or inspect.isclass(value):
+            ours = value.__module__.startswith(f"ignpx.{name}")
+            assert one[0] == "_" or one in module.__all__ or not ours, f"{one} is not in __all__"
     for one in module.__all__:
         assert not one.startswith("_")
         assert getattr(module, one) is not None

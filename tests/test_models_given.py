@@ -499,7 +499,7 @@ WRONG = {
     "build": (lambda: from_nnx(build=3), "build=3: must be a function of nnx.Rngs"),
     "a model to build": (
         lambda: from_nnx(build=nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
-        "build='flax.nnx.*Linear': must be a function of nnx.Rngs",
+        "build='flax.nnx.*Linear.*must be a function of nnx.Rngs",
     ),
     "build nothing": (
         lambda: from_nnx(build=lambda rngs: None).fresh(jax.random.key(0)),
