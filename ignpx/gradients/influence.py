@@ -22,7 +22,6 @@ from ignpx.losses import cross_entropy
 __all__ = [
     "Solution",
     "influences",
-    "lissa_direction",
     "newton_direction",
     "pseudo_labels",
 ]
