@@ -11,7 +11,7 @@ QUICK := $(patsubst %,tests/test_%.py,adversarial amnesiac bad_teacher boundary 
 # rounded otherwise. The still older SSE4_2 has no float16.
 ISA ?= AVX
 
-.PHONY: demo test quick test-isa lint notebooks
+.PHONY: demo test quick test-isa lint notebooks docs
 
 demo: .venv/installed
 	$(BIN)/ignpx demo
@@ -31,6 +31,10 @@ test-isa: .venv/installed-dev
 lint: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, in docs/_build/html.
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build -W docs docs/_build/html
 
 # Runs the notebooks and writes the .ipynb with their pictures beside the text they are paired with.
 notebooks: .venv/installed-dev

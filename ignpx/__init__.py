@@ -8,8 +8,6 @@ import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ignpx._support.lazy import attach
-
 if TYPE_CHECKING:
     from ignpx import (
         adversarial,
@@ -35,27 +33,43 @@ if TYPE_CHECKING:
     from ignpx.errors import (
         IgnpxError,
         InvalidArgumentError,
-        PluginWarning,
         RecoveryWarning,
         UnlearningError,
         UnlearningWarning,
     )
-    from ignpx.methods import list_methods
     from ignpx.samples import Samples
     from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
 
 __version__ = version("ignpx")
 
+_MODULES = (
+    "adversarial",
+    "audit",
+    "data",
+    "descent",
+    "edits",
+    "experiments",
+    "gradients",
+    "importance",
+    "losses",
+    "methods",
+    "models",
+    "selection",
+    "sharding",
+    "stages",
+    "steps",
+    "synthesis",
+    "targets",
+    "training",
+)
 # The module of each name.
 _HOMES = {
     "Classifier": "classifier",
     "IgnpxError": "errors",
     "InvalidArgumentError": "errors",
-    "PluginWarning": "errors",
     "RecoveryWarning": "errors",
     "UnlearningError": "errors",
     "UnlearningWarning": "errors",
-    "list_methods": "methods",
     "Samples": "samples",
     "Changes": "unlearner",
     "Forgets": "unlearner",
@@ -85,7 +99,6 @@ __all__ = [
     "IgnpxError",
     "Info",
     "InvalidArgumentError",
-    "PluginWarning",
     "RecoveryWarning",
     "Request",
     "Samples",
@@ -93,7 +106,6 @@ __all__ = [
     "Unlearner",
     "UnlearningError",
     "UnlearningWarning",
-    "__version__",
     "adversarial",
     "audit",
     "data",
@@ -102,7 +114,6 @@ __all__ = [
     "experiments",
     "gradients",
     "importance",
-    "list_methods",
     "losses",
     "methods",
     "models",
@@ -117,14 +128,18 @@ __all__ = [
 ]
 
 
-_find, __dir__ = attach(
-    __name__,
-    {name: f"ignpx.{_HOMES.get(name, name)}" for name in __all__},
-)
-
-
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ignpx.{name}")
     if new := _MOVED.get(name):
         warnings.warn(f"ignpx.{name} is ignpx.{new} now", DeprecationWarning, stacklevel=2)
         return importlib.import_module(f"ignpx.{new}")
-    return _find(name)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ignpx' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ignpx.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,7 +29,3 @@ __all__ = [
     "pgd",
     "runner_up",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -23,7 +23,3 @@ __all__ = [
     "similarity",
     "unlearning_degree",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -1,7 +1,6 @@
 """The demonstration: train, forget a class without data, compare with retraining without it."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 
@@ -23,11 +22,8 @@ FORGET = 3
 RECIPE = Recipe(epochs=40, batch_size=64, optimizer="adam", learning_rate=1e-3)
 
 
-def demo(
-    directory: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    on_stage: Callable[[str], None] = lambda text: None,
+def run(
+    directory: pathlib.Path, *, seed: int, on_stage: Callable[[str], None]
 ) -> tuple[Table, list[pathlib.Path]]:
     """Runs the demonstration on the embedded digits.
 
@@ -43,7 +39,6 @@ def demo(
       InvalidArgumentError: if the directory holds anything else than an earlier demonstration.
     """
     checks.seed(seed=seed)
-    directory = pathlib.Path(directory)
     config = {"demo": dataclasses.asdict(RECIPE), "seed": seed}
     with workdir.staged(directory, config, workdir.DEMO, overwrite=True) as staging:
         table, drawn = _run(staging, seed, on_stage)

@@ -1,0 +1,115 @@
+"""The site: it builds without a warning, names everything public, and its examples run."""
+
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+import warnings
+from functools import partial
+
+import pytest
+
+import ignpx
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path.append(str(DOCS / "_ext"))
+
+import method_pages  # noqa: E402
+import reference_pages  # noqa: E402
+import repository_pages  # noqa: E402
+
+# Every function and class that a public module offers, whoever documents it.
+PUBLIC = [
+    (module.__name__, name)
+    for module in reference_pages.modules()
+    for name in dir(module)
+    if not name.startswith("_")
+    and callable(value := getattr(module, name, None))
+    and f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-E", "-d", str(out / "trees")]
+    built = subprocess.run([*command, str(DOCS), str(out)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return out
+
+
+def test_the_site_names_everything_public(site):
+    """By the inventory that Sphinx writes of what it has documented."""
+    from sphinx.util.inventory import InventoryFile
+
+    with (site / "objects.inv").open("rb") as opened:
+        inventory = InventoryFile.load(opened, "", lambda base, place: place)
+    written = {
+        name for kind, names in inventory.items() if kind.startswith("py:") for name in names
+    }
+    expected = {f"{module}.{name}" for module, name in PUBLIC}
+    expected |= {f"ignpx.{name}" for name in ignpx.__all__}
+    assert not expected - written, "missing from the reference"
+
+
+@pytest.mark.parametrize("module", reference_pages.modules(), ids=lambda module: module.__name__)
+def test_everything_public_has_a_docstring(module):
+    assert inspect.getdoc(module)
+    for name in reference_pages.names(module):
+        value = getattr(module, name)
+        if not callable(value) or not str(getattr(value, "__module__", "")).startswith("ignpx"):
+            continue
+        assert inspect.getdoc(value), f"{module.__name__}.{name} has no docstring"
+
+
+def test_every_method_has_notes_and_no_other():
+    assert set(method_pages.notes()) == set(ignpx.methods.METHODS)
+    for name, noted in method_pages.notes().items():
+        assert noted["departs"], name
+        assert noted["cost"], name
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "page", "expected"),
+    [
+        ("[a](docs/speed.md)", "README.md", "readme.md", "[a](speed.md)"),
+        ("[a](../docs/speed.png)", "results/README.md", "results/index.md", "[a](../speed.png)"),
+        ("[a](../results/README.md#b)", "docs/speed.md", "speed.md", "[a](results/index.md#b)"),
+        ("[a](../results/speed.csv)", "docs/speed.md", "speed.md", "[a](../results/speed.csv)"),
+        ("[a](results/)", "CHANGELOG.md", "changelog.md", "[a](results/index.md)"),
+        ("[a](#b) [c](https://d.e)", "README.md", "readme.md", "[a](#b) [c](https://d.e)"),
+    ],
+)
+def test_links_hold_in_the_repository_and_on_the_site(text, origin, page, expected):
+    assert repository_pages.relinked(text, origin, page) == expected
+
+
+# What `ignpx.sharding` is used for is in tests/test_sharding.py; the example method of
+# CONTRIBUTING.md is in tests/test_contributing.py.
+ELSEWHERE = {*repository_pages.pages(), "scaling.md", "guides/large_models.md"}
+PAGES = [
+    page
+    for page in sorted(DOCS.rglob("*.md"))
+    if page.relative_to(DOCS).as_posix() not in ELSEWHERE and "```python\n" in page.read_text()
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page, trained, monkeypatch):
+    """One after another, with a trained model in place of training and few steps of synthesis."""
+    monkeypatch.setattr(ignpx.training, "train", lambda *args, **settings: trained)
+    few = partial(ignpx.methods.ignp, steps=20, samples=4, held_out=4)
+    monkeypatch.setattr(ignpx.methods, "ignp", few)
+    monkeypatch.setattr(ignpx.steps, "synthesise", _brief)
+    namespace: dict = {"classifier": trained}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ignpx.UnlearningWarning)
+        for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            exec(compile(example, str(page), "exec"), namespace)
+
+
+def _brief(terms, synthesise=ignpx.steps.synthesise, **settings):
+    return synthesise(terms, **{**settings, "samples": 4, "held_out": 4, "steps": 20})
