@@ -8,6 +8,8 @@ import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ignpx._support.lazy import attach
+
 if TYPE_CHECKING:
     from ignpx import (
         adversarial,
@@ -33,43 +35,27 @@ if TYPE_CHECKING:
     from ignpx.errors import (
         IgnpxError,
         InvalidArgumentError,
+        PluginWarning,
         RecoveryWarning,
         UnlearningError,
         UnlearningWarning,
     )
+    from ignpx.methods import list_methods
     from ignpx.samples import Samples
     from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
 
 __version__ = version("ignpx")
 
-_MODULES = (
-    "adversarial",
-    "audit",
-    "data",
-    "descent",
-    "edits",
-    "experiments",
-    "gradients",
-    "importance",
-    "losses",
-    "methods",
-    "models",
-    "selection",
-    "sharding",
-    "stages",
-    "steps",
-    "synthesis",
-    "targets",
-    "training",
-)
 # The module of each name.
 _HOMES = {
     "Classifier": "classifier",
     "IgnpxError": "errors",
     "InvalidArgumentError": "errors",
+    "PluginWarning": "errors",
     "RecoveryWarning": "errors",
     "UnlearningError": "errors",
     "UnlearningWarning": "errors",
+    "list_methods": "methods",
     "Samples": "samples",
     "Changes": "unlearner",
     "Forgets": "unlearner",
@@ -99,6 +85,7 @@ __all__ = [
     "IgnpxError",
     "Info",
     "InvalidArgumentError",
+    "PluginWarning",
     "RecoveryWarning",
     "Request",
     "Samples",
@@ -106,6 +93,7 @@ __all__ = [
     "Unlearner",
     "UnlearningError",
     "UnlearningWarning",
+    "__version__",
     "adversarial",
     "audit",
     "data",
@@ -114,6 +102,7 @@ __all__ = [
     "experiments",
     "gradients",
     "importance",
+    "list_methods",
     "losses",
     "methods",
     "models",
@@ -128,18 +117,14 @@ __all__ = [
 ]
 
 
+_find, __dir__ = attach(
+    __name__,
+    {name: f"ignpx.{_HOMES.get(name, name)}" for name in __all__},
+)
+
+
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"ignpx.{name}")
     if new := _MOVED.get(name):
         warnings.warn(f"ignpx.{name} is ignpx.{new} now", DeprecationWarning, stacklevel=2)
         return importlib.import_module(f"ignpx.{new}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ignpx' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"ignpx.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return _find(name)

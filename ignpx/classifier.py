@@ -200,9 +200,22 @@ class Classifier:
 
     @classmethod
     def from_nnx(
-        cls, model: nnx.Module, *, logits: Callable[[Any], jax.Array] | None = None, **fields: Any
+        cls,
+        model: nnx.Module,
+        *,
+        logits: Callable[[Any], jax.Array] | None = None,
+        build: Callable[[nnx.Rngs], nnx.Module] | None = None,
+        **fields: Any,
     ) -> "Classifier":
         """Takes a Flax NNX module whose `__call__` maps a batch of inputs to logits.
+
+        Methods that retrain or train a student start from a new model, which `build` makes:
+
+            def net(rngs):
+                return Net(10, rngs=rngs)
+
+            fields = {"input_shape": (32, 32, 3), "num_classes": 10}
+            classifier = Classifier.from_nnx(net(nnx.Rngs(0)), build=net, **fields)
 
         Its `__call__` may have a mode argument under any of its usual names, `train`, `training`,
         `is_training`, `deterministic` or `use_running_average`, and an argument `rngs`, which is
@@ -212,6 +225,8 @@ class Classifier:
           model: the module; it is not changed, and not referred to afterwards.
           logits: maps what the module returns to its logits, if it returns more than them:
             `lambda outputs: outputs[0]`.
+          build: makes a new module of the same architecture with these random streams, in place of
+            `initialise`; runs under `jit`. The classifier takes its parameters and state from it.
           **fields: `input_shape`, `num_classes`, and optionally `preprocess`, `targets` and
             `initialise`.
 
@@ -222,6 +237,13 @@ class Classifier:
         """
         inspection.module("model", model, nnx.Module)
         adapters.check_call("model", model, "rngs")
+        if build is not None:
+            if "initialise" in fields:
+                raise InvalidArgumentError("build", build, "and initialise are one thing; give one")
+            if not callable(build) or isinstance(build, nnx.Module):
+                advice = "must be a function of nnx.Rngs, such as `lambda rngs: Net(rngs=rngs)`"
+                raise InvalidArgumentError("build", checks.shortened(build), advice)
+            fields["initialise"] = adapters.NnxBuild(build)
         fields = inspection.fields(fields)
         graphdef, params, state = adapters.split_nnx(model)
         if fields.get("initialise") and adapters.takes_rngs(model):

@@ -26,6 +26,28 @@ from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy
 from ignpx.samples import Samples
 
+__all__ = [
+    "CrossEntropy",
+    "Descent",
+    "DescentInfo",
+    "Loss",
+    "Pass",
+    "batches",
+    "cycled",
+    "descend",
+    "in_turn",
+    "masked",
+    "optimizer",
+    "start",
+    "tune",
+    "wrong_labels",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PyTree = Any
 
 # On a CPU, the losses are checked every so many steps, and a diverged descent stops there. On an

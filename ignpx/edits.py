@@ -5,6 +5,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+    "capped_dampening",
+    "dampening",
+    "draw",
+    "mix",
+    "scale",
+    "zeroing",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PyTree = Any
 
 

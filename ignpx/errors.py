@@ -38,6 +38,10 @@ class RecoveryWarning(UserWarning):
     """What was damaged, or left by a process that was killed, has been put right or left out."""
 
 
+class PluginWarning(UserWarning):
+    """Something that another package brings cannot be used, and is left out."""
+
+
 def near_names(name: str, known: Iterable[str]) -> str:
     """A sentence that lists the known names, the ones most like `name` first."""
     known = sorted(known)

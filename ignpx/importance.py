@@ -15,6 +15,18 @@ from ignpx.gradients.moments import Loss, Moments, gradient_moments, mean_square
 from ignpx.losses import cross_entropy
 from ignpx.samples import Samples
 
+__all__ = [
+    "fisher_information",
+    "sensitivity",
+    "sensitivity_moments",
+    "squared_batch_gradients",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PyTree = Any
 
 

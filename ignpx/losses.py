@@ -9,6 +9,18 @@ import math
 import jax
 import jax.numpy as jnp
 
+__all__ = [
+    "cross_entropy",
+    "entropy",
+    "jensen_shannon",
+    "kl_divergence",
+    "negative_log_odds",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy of softmax logits against class ids, sample by sample.

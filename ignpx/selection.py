@@ -14,6 +14,27 @@ import numpy as np
 
 from ignpx.errors import InvalidArgumentError
 
+__all__ = [
+    "ALWAYS",
+    "Calibration",
+    "CoverageSearch",
+    "calibrate",
+    "check_coverage",
+    "count",
+    "log_ratio",
+    "mask",
+    "normalised",
+    "outweighed",
+    "search_coverage",
+    "supporting",
+    "top_share",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PyTree = Any
 
 # The logarithm of the ratio of what every alpha selects; its negative is that of what none does.

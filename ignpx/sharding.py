@@ -22,6 +22,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ignpx.errors import InvalidArgumentError
 
+__all__ = [
+    "data_parts",
+    "divided",
+    "gathered",
+    "mesh",
+    "over_data",
+    "parameter_spec",
+    "place",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 T = TypeVar("T")
 
 DATA, MODEL = "data", "model"

@@ -15,6 +15,20 @@ from typing import Any, TypeVar
 import jax
 import jax.monitoring
 
+__all__ = [
+    "Callback",
+    "recording",
+    "report",
+    "reported",
+    "reporting",
+    "stage",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 T = TypeVar("T")
 
 _COMPILATION = "/jax/core/compile/"

@@ -22,6 +22,23 @@ from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy as sample_cross_entropy
 from ignpx.losses import entropy as sample_entropy
 
+__all__ = [
+    "Prototypes",
+    "Term",
+    "View",
+    "batch_statistics",
+    "cross_entropy",
+    "diversity",
+    "energy",
+    "entropy",
+    "synthesise",
+    "total_variation",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class View(NamedTuple):
     """What a term sees of the inputs being optimised.

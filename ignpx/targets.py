@@ -13,6 +13,19 @@ import jax
 
 from ignpx.errors import InvalidArgumentError
 
+__all__ = [
+    "as_patterns",
+    "combine",
+    "partition",
+    "paths",
+    "size",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PyTree = Any
 
 

@@ -12,14 +12,12 @@
 # # Compose your own
 #
 # A published method is a short composition of five verbs: synthesise, weigh, select, edit, descend.
-# So the parts of different methods can be put together, and a new one fits into a cell. Here are
-# three: the images of UISPS with the edit of IGNP, the mask of IGNP with the scaling of SSD, and a
-# method of the reader's own that runs like any other.
+# `ignpx.steps` has them as small values that are chained into a method, as optax chains gradient
+# transformations. So the parts of different methods can be put together, each line can be replaced,
+# and a function of your own is a step as it is.
 
 # %%
 # %matplotlib inline
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,26 +25,25 @@ import pandas as pd
 from IPython.display import display
 
 import ignpx
-from ignpx import data, edits, importance, losses, models, selection, synthesis, training
+from ignpx import data, models, steps, synthesis, training
 from ignpx.audit import count_correct
 from ignpx.experiments import pictures
-from ignpx.targets import partition, size
-from ignpx.training import Recipe
 
 FORGET = 3
 
 # %% [markdown]
-# A small ResNet9 on the digits that come with scikit-learn. It has batch norm, whose running
-# statistics are what the images of UISPS are held to.
+# A small ResNet9 on the digits that come with scikit-learn. It has batch norm, and the images of
+# UISPS are held to the statistics that it remembers.
 
 # %%
 splits = data.load_splits("digits")
 classifier = models.create(
     "resnet9", input_shape=(32, 32, 1), num_classes=10, width=0.125, preprocess=splits.preprocess
 )
-recipe = Recipe(epochs=4, batch_size=64, optimizer="adam", learning_rate=3e-3)
+recipe = training.Recipe(epochs=4, batch_size=64, optimizer="adam", learning_rate=3e-3)
 classifier = training.train(classifier, splits.train, splits.validation, recipe, seed=0)
 
+request = ignpx.Request.classes([FORGET], num_classes=10)
 results = {}
 
 
@@ -66,7 +63,9 @@ keep("original", classifier)
 #
 # UISPS inverts the model with three terms: the class, the statistics that batch norm remembers, and
 # an entropy that moves half of the images towards the decision boundaries. A term is a function of
-# what it sees to a number; a list of them is an objective.
+# what it sees to a number, and a list of terms is an objective. The rest is IGNP: it weighs every
+# parameter by its squared gradients on the images of the class to forget and on those of the
+# others, selects the one percent with the largest ratio, and dampens it.
 
 # %%
 terms = [
@@ -74,108 +73,101 @@ terms = [
     synthesis.batch_statistics(1.0),
     synthesis.entropy(0.05, share=0.5),
 ]
-images = synthesis.synthesise(classifier, jax.random.key(0), terms=terms, samples=10, steps=100)
-display(pictures.prototypes(np.asarray(images.inputs), splits.info.class_names, forget=[FORGET]))
+images = steps.synthesise(terms, samples=10, held_out=10, steps=100, pixel_range=False)
+one_percent = steps.calibrate((0.009, 0.011), within="middle")
 
-# %% [markdown]
-# IGNP weighs every parameter by its squared gradients on the images of the class to forget and on
-# those of all others, marks the one percent with the largest ratio, and dampens it.
+method = steps.chain(images, steps.weigh(), one_percent, steps.edit(steps.Dampen(10.0)))
 
-# %%
-inputs = images.inputs.reshape(-1, *classifier.input_shape)
-labels = jnp.repeat(images.labels, 10)
-of_forget = (labels == FORGET).astype(jnp.float32)
-weights = jnp.stack([of_forget / of_forget.sum(), (1 - of_forget) / (1 - of_forget).sum()])
-moments = importance.sensitivity_moments(
-    classifier,
-    inputs,
-    labels,
-    weights,
-    weights[0],
-    loss=losses.negative_log_odds,
-    patterns=classifier.targets,
-)
-s_forget, s_retain = (jax.tree.map(lambda leaf, i=i: leaf[i], moments.square) for i in (0, 1))
-chosen, _ = partition(classifier.params, classifier.targets)
-s_forget = selection.supporting(s_forget, moments.mean, chosen)
-
-ratios = selection.log_ratio(s_forget, s_retain)
-total = size(classifier.params)
-calibration = selection.calibrate(ratios, (0.009, 0.011), total=total)
-factors = edits.dampening(ratios, calibration.log_alpha, strength=10.0)
-dampened = classifier.replace(params=edits.scale(classifier.params, factors))
+dampened, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+inputs = np.asarray(info.prototypes.inputs)
+display(pictures.prototypes(inputs, splits.info.class_names, forget=[FORGET]))
 keep("UISPS's images, IGNP's edit", dampened)
 
 # %% [markdown]
 # ## The mask of IGNP, the scaling of SSD
 #
 # SSD shrinks a parameter by how much less it matters to all than to what is forgotten. IGNP
-# multiplies that by `alpha / strength`. The scaling of SSD takes the same ratios and the same
-# threshold, so that one line changes.
+# multiplies that by `alpha / strength`. One line changes.
 
 # %%
-factors = edits.capped_dampening(ratios, calibration.log_alpha, strength=1.0)
-scaled = classifier.replace(params=edits.scale(classifier.params, factors))
-print(f"IGNP's factors are {float(calibration.alpha) / 10:.2g} times as large")
+method = steps.chain(images, steps.weigh(), one_percent, steps.edit(steps.CappedDampen(1.0)))
+
+scaled, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+print(f"IGNP's factors are {float(info.calibration.alpha) / 10:.2g} times as large")
 keep("IGNP's mask, SSD's scaling", scaled)
 
 # %% [markdown]
-# ## A method of your own
+# ## An edit of your own
 #
-# A factory of hyperparameters that returns an `Unlearner`: the data it is given (none), a pure
-# function, and nothing else. This one needs no image: it turns the weights into the logit of the
-# class around, and adds noise of their size to them.
+# An edit is a function of the parameters in the target layers, of what was selected, and of a key.
+# This one replaces the selected parameters by a random permutation of themselves: their
+# distribution stays, and what they say does not.
 
 
 # %%
-class Nothing(NamedTuple):
-    """It cannot fail, and has nothing to tell."""
+def shuffle(params, selected, key):
+    def leaf(values, mask):
+        order = jax.random.permutation(key, values.ravel()).reshape(values.shape)
+        return jnp.where(mask, order, values)
 
-    def check(self, request): ...
-
-    def summary(self):
-        return {}
-
-
-def turn_around(noise: float = 0.5) -> ignpx.Unlearner:
-    def unlearn(classifier, request, key):
-        def leaf(values):
-            drawn = noise * jnp.std(values) * jax.random.normal(key, values.shape)
-            return jnp.where(request.forget, drawn - values, values)
-
-        head = jax.tree.map(leaf, classifier.params["classifier"])
-        return classifier.replace(params={**classifier.params, "classifier": head}), Nothing()
-
-    return ignpx.Unlearner(ignpx.Sees.NOTHING, unlearn)
+    return jax.tree.map(leaf, params, selected.masks)
 
 
-request = ignpx.Request.classes([FORGET], num_classes=10)
-turned, _ = ignpx.unlearn(turn_around(), classifier, request, jax.random.key(0))
-keep("turned around", turned)
+method = steps.chain(images, steps.weigh(), one_percent, steps.edit(shuffle), steps.judge())
+
+shuffled, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+print("held-out images still recognised, by class:", np.asarray(info.held_out).round(2))
+keep("an edit of one's own", shuffled)
 
 # %% [markdown]
-# It runs under `vmap` too, over all classes at once.
+# ## All ten classes at once
+#
+# A method is a pure function, and so `jax.vmap` maps it over requests. What does not depend on the
+# request, here the images and their sensitivities, is prepared once.
 
 # %%
-every = jax.vmap(
-    lambda classes: turn_around().unlearn(
-        classifier, ignpx.Request(classes, ~classes), jax.random.key(0)
-    )[0]
-)(jnp.eye(10, dtype=bool))
+prepared = method.prepare(classifier, jax.random.key(0))
+
+
+@jax.jit
+@jax.vmap
+def forget(classes):
+    asked = ignpx.Request(classes, ~classes)
+    return method.unlearn(classifier, asked, jax.random.key(0), prepared)[0]
+
+
+every = forget(jnp.eye(10, dtype=bool))
 for digit in range(10):
-    one = jax.tree.map(lambda leaf, d=digit: leaf[d], every)
-    counts = count_correct(one, splits.test)
+    counts = count_correct(jax.tree.map(lambda leaf, d=digit: leaf[d], every), splits.test)
     print(
         f"{digit}: forget {counts.accuracy([digit]):.1%}, "
         f"retain {counts.accuracy_without([digit]):.1%}"
     )
 
 # %% [markdown]
-# ## Side by side
+# ## A step of your own
 #
-# That the last one scores so well says more about the score than about the method. What the model
-# knew of the class is still there, one layer below: accuracy is not all that there is to measure,
-# and `ignpx.audit` has more.
+# A function of the state of the chain to a new state is a step, too. This method needs no image: it
+# turns the weights of the class's logit around. It forgets the class, and what the model knows of
+# the class is still there one layer below: accuracy is not all that there is to measure, and
+# `ignpx.audit` has more.
+
+
+# %%
+def turn_around(state):
+    def leaf(values):
+        return jnp.where(state.request.forget, -values, values)
+
+    params = state.classifier.params
+    head = jax.tree.map(leaf, params["classifier"])
+    return state.replace(classifier=state.classifier.replace(params={**params, "classifier": head}))
+
+
+turned, _ = ignpx.unlearn(steps.chain(turn_around), classifier, request, jax.random.key(0))
+keep("turned around", turned)
+
+# %% [markdown]
+# ## Side by side
 
 # %%
 pd.DataFrame(results).T.round(2)

@@ -13,7 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import ignpx
-from ignpx import data, training
+from ignpx import data, experiments, training
 from ignpx.cli import app as cli
 from ignpx.errors import UnlearningWarning
 from ignpx.experiments import checkpoint, runs
@@ -286,10 +286,7 @@ def test_overwrite_when_told_to(trained_run, tmp_path):
 
 def test_settings_may_be_numpys(trained_run, tmp_path):
     settings = {"samples": np.int64(10), "steps": 100, "held_out": np.int32(4)}
-    runs.forget(
-        trained_run, tmp_path / "out", method="ignp", scenario=Classes((2,)), settings=settings,
-        score=False,
-    )  # fmt: skip
+    runs.unlearn(trained_run, tmp_path / "out", Classes((2,)), settings=settings, score=False)
     _, config = checkpoint.load(tmp_path / "out" / "checkpoint")
     assert config["unlearning"][0]["settings"] == {"samples": 10, "steps": 100, "held_out": 4}
 
@@ -495,7 +492,7 @@ def test_a_warning_before_an_error_is_one_line(tmp_path, monkeypatch):
         warnings.warn("still recognised", UnlearningWarning, stacklevel=2)
         raise OSError(28, "No space left on device", "place")
 
-    monkeypatch.setattr(cli.demonstration, "run", failing)
+    monkeypatch.setattr(cli.demonstration, "demo", failing)
     status, printed = run("demo", "--workdir", tmp_path / "demo")
     _, warning, error = filter(None, printed.splitlines())  # the first is the stage
     assert (status, warning) == (2, "warning: still recognised")
@@ -541,6 +538,23 @@ def test_a_checkpoint_of_ones_own(trained_run, trained, mlp, tmp_path):
 
 
 COMMANDS = typer.main.get_command(cli.app).commands
+
+
+def test_every_command_is_a_call_with_its_row_in_the_table():
+    for command in COMMANDS:
+        assert getattr(experiments, command).__doc__
+        assert f"| `ignpx {command}" in experiments.__doc__
+    calls = re.findall(r"\| `(\w+)\(", experiments.__doc__)
+    assert set(calls) == {*COMMANDS, "submit"}
+
+
+def test_completion_knows_the_commands_and_the_methods(monkeypatch):
+    monkeypatch.setenv("_IGNPX_COMPLETE", "complete_bash")
+    for words, found in (("unl", ["unlearn"]), ("unlearn --method ss", ["ssd"])):
+        monkeypatch.setenv("COMP_WORDS", f"ignpx {words}")
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+        status, printed = run()
+        assert (status, printed.split()) == (0, found)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

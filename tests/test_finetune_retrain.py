@@ -10,7 +10,6 @@ from flax import nnx
 
 import ignpx
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, UnlearningError, training
-from ignpx.adapters import split_nnx
 from ignpx.descent import DescentInfo
 from ignpx.methods import finetune, retrain
 from ignpx.training import Recipe
@@ -51,16 +50,12 @@ class NormNet(nnx.Module):
         return self.head(self.norm(x.reshape(len(x), -1)))
 
 
-def initialise_norm_net(key):
-    return split_nnx(NormNet(nnx.Rngs(key)))[1:]
-
-
 def norm_net(seed=0):
     return Classifier.from_nnx(
         NormNet(nnx.Rngs(seed)),
         input_shape=SHAPE,
         num_classes=CLASSES,
-        initialise=initialise_norm_net,
+        build=NormNet,
     )
 
 

@@ -1,11 +1,13 @@
 """Imports run one way: verbs know no method, methods no audit, nothing knows the command line."""
 
 import ast
+import inspect
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -96,7 +98,8 @@ def loaded(*lines):
 def test_building_a_method_imports_nothing_heavy():
     theirs = loaded("import flax.linen, flax.nnx, optax")  # Flax's summaries of models need YAML
     assert loaded("import ignpx") <= theirs
-    build = "from ignpx.methods import METHODS; [build() for build in METHODS.values()]"
+    build = "import ignpx; from ignpx import methods"
+    build += "; [methods.build(name, {}) for name in ignpx.list_methods()]"
     assert loaded(build) <= theirs
 
 
@@ -140,8 +143,25 @@ __main__.main()
 
 
 def test_every_public_name_is_found():
-    assert set(ignpx.__all__) <= set(dir(ignpx))
+    assert dir(ignpx) == sorted(ignpx.__all__)
     for name in ignpx.__all__:
         assert getattr(ignpx, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'unlearnt'"):
         ignpx.unlearnt  # noqa: B018
+
+
+ROOMS = [name for name in ignpx.__all__ if isinstance(getattr(ignpx, name), types.ModuleType)]
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_tab_shows_what_is_public(name):
+    module = getattr(ignpx, name)
+    assert dir(module) == sorted(module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for one, value in vars(module).items():
+        if inspect.isroutine(value) or inspect.isclass(value):
+            ours = value.__module__.startswith(f"ignpx.{name}")
+            assert one[0] == "_" or one in module.__all__ or not ours, f"{one} is not in __all__"
+    for one in module.__all__:
+        assert not one.startswith("_")
+        assert getattr(module, one) is not None

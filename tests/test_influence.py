@@ -64,43 +64,6 @@ def test_too_few_iterations_leave_a_residual(mlp):
     assert float(solution.residual) == pytest.approx(expected, rel=1e-4)
 
 
-def test_lissa_solves_it_with_the_hessian_of_all(mlp):
-    data = problem()
-    gradient, hessian = explicit(mlp, *data)
-    damping = 0.5 - np.linalg.eigvalsh(hessian)[0]
-    scale = 0.6 * (np.linalg.eigvalsh(hessian)[-1] + damping)
-    solution = influence.lissa_direction(
-        mlp, *data, damping=damping, scale=scale, iterations=200, microbatch=COUNT
-    )
-    expected = np.linalg.solve(hessian + damping * np.eye(len(hessian)), gradient)
-    direction = np.asarray(ravel_pytree(solution.direction)[0], np.float64)
-    np.testing.assert_allclose(direction, expected, rtol=1e-5, atol=1e-5 * np.max(np.abs(expected)))
-    assert float(solution.residual) < 1e-5
-
-
-def test_lissa_is_the_series_over_microbatches(mlp):
-    x, labels, weights = problem()
-    gradient, _ = explicit(mlp, x, labels, weights)
-    # Of 11 samples in microbatches of 4, three microbatches: those from 0, 1 and 2 in threes.
-    parts = []
-    for start in range(3):
-        mine = (np.arange(COUNT) % 3 == start) * np.asarray(weights)
-        parts.append(3 * explicit(mlp, x, labels, mine)[1])
-    series = gradient
-    for j in range(7):
-        series = gradient + series - (parts[j % 3] @ series + 0.2 * series) / 5.0
-    solution = influence.lissa_direction(
-        mlp, x, labels, weights, damping=0.2, scale=5.0, iterations=7, microbatch=4
-    )
-    direction = np.asarray(ravel_pytree(solution.direction)[0], np.float64)
-    np.testing.assert_allclose(direction, series / 5.0, rtol=1e-5, atol=1e-6)
-
-
-def test_lissa_that_diverges_tells_by_its_residual(mlp):
-    solution = influence.lissa_direction(mlp, *problem(), damping=1.0, scale=0.1, iterations=30)
-    assert not float(solution.residual) < 1
-
-
 def test_negative_curvature_stops_the_iteration(mlp):
     data = problem()
     gradient, hessian = explicit(mlp, *data)

@@ -496,6 +496,19 @@ WRONG = {
         "preprocess=.*cannot be hashed",
     ),
     "initialise": (lambda: from_nnx(initialise=3), "initialise=3.*a PRNG key"),
+    "build": (lambda: from_nnx(build=3), "build=3: must be a function of nnx.Rngs"),
+    "a model to build": (
+        lambda: from_nnx(build=nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
+        "build='flax.nnx.*Linear.*must be a function of nnx.Rngs",
+    ),
+    "build nothing": (
+        lambda: from_nnx(build=lambda rngs: None).fresh(jax.random.key(0)),
+        "build=.*NoneType.*: is what it returns; it must return a Flax NNX module",
+    ),
+    "build and initialise": (
+        lambda: from_nnx(build=nnx.Linear, initialise=lambda key: key),
+        "build=.*and initialise are one thing; give one",
+    ),
     "traced": (
         lambda: from_function(lambda p, x: x @ p if x.sum() > 0 else x),
         "function=.*jax.jit",

@@ -289,11 +289,7 @@ class Dropping(nnx.Module):
 
 def test_fresh_takes_the_random_streams_of_dropout():
     """Their keys are arrays of a dtype that nothing is cast to."""
-    classifier = Classifier.from_nnx(
-        Dropping(nnx.Rngs(0)),
-        initialise=lambda key: split_nnx(Dropping(nnx.Rngs(key)))[1:],
-        **FIELDS,
-    )
+    classifier = Classifier.from_nnx(Dropping(nnx.Rngs(0)), build=Dropping, **FIELDS)
     made, again = (classifier.fresh(jax.random.key(3)) for _ in range(2))
     outputs = [
         np.asarray(c.apply(c.params, c.state, INPUTS, train=True)[0])

@@ -30,7 +30,7 @@ def prepared(monkeypatch, tmp_path):
 
     def prepare(classifier, **settings):
         # Checkpoints of models that are not ours need the model to be loaded.
-        monkeypatch.setattr(checkpoint, "load", lambda _: (classifier, {}))
+        monkeypatch.setattr(checkpoint, "load", lambda *_, **__: (classifier, {}))
         preparation.prepare(tmp_path, settings=settings)
 
         def find(classifier, seed=0, **settings):

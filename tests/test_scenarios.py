@@ -217,7 +217,7 @@ def accuracy(run, samples, mask):
 
 def forget(source, out, scenario, **options):
     options = {"method": "finetune", "settings": BRIEF, "scenario": scenario, **options}
-    return runs.forget(source, out, **options)
+    return runs.unlearn(source, out, **options)
 
 
 def test_a_run_forgets_a_subclass_then_random_samples_then_a_class(trained_run, splits, tmp_path):

@@ -129,6 +129,20 @@ def test_a_weighing_of_ones_own_is_called_for_either_side(mlp):
         assert np.mean(a != b) < 0.02  # a ratio next to alpha
 
 
+def test_the_importance_can_be_changed_in_between(mlp):
+    """By what matters to the class alone, the largest are selected."""
+    seen = []
+
+    def alone(forget, retain):
+        seen.append(forget)
+        return forget, jax.tree.map(jnp.ones_like, retain)
+
+    _, info = run(mlp, MADE, steps.weigh(), steps.reweigh(alone), steps.threshold(1e-3))
+    (forget,) = seen
+    counts = jax.tree.map(lambda f: int(jnp.sum(f > 1e-3)), forget)
+    assert counts == jax.tree.map(int, info.selected)
+
+
 def test_a_chain_sees_and_changes_what_its_steps_do(mlp):
     chained = steps.chain(MADE, steps.weigh(), steps.judge())
     assert (chained.sees, chained.changes, chained.forgets) == (

@@ -8,7 +8,7 @@ from ignpx.adapters.calls import check as check_call
 from ignpx.adapters.calls import takes_rngs
 from ignpx.adapters.functions import FunctionApply
 from ignpx.adapters.linen import SOWN, LinenApply, LinenInitialise, linen_state
-from ignpx.adapters.nnx import NnxApply, NnxInitialise, nnx_state, split_nnx
+from ignpx.adapters.nnx import NnxApply, NnxBuild, NnxInitialise, nnx_state, split_nnx
 from ignpx.adapters.observing import NormStatistics
 from ignpx.adapters.precision import InPrecision, computing_in
 from ignpx.adapters.trees import of_the_dtype_of
@@ -20,6 +20,7 @@ __all__ = [
     "LinenApply",
     "LinenInitialise",
     "NnxApply",
+    "NnxBuild",
     "NnxInitialise",
     "NormStatistics",
     "check_call",

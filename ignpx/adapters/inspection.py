@@ -71,7 +71,7 @@ def variables(name: str, given: Any) -> dict[str, PyTree]:
             "must be what `module.init` returned, with the collection `params`; "
             'give {"params": params} if these are the parameters alone',
         )
-    return core.unfreeze(given)
+    return core.unfreeze(dict(given))
 
 
 def arrays(name: str, tree: PyTree, *, floating: bool) -> PyTree:

@@ -12,6 +12,7 @@ from ignpx import _xla
 from ignpx.adapters import calls, observing, trees
 from ignpx.adapters.observing import Layers, NormStatistics
 from ignpx.adapters.precision import InPrecision
+from ignpx.errors import InvalidArgumentError
 
 PyTree = Any
 
@@ -22,7 +23,7 @@ RNG = "__call__"
 
 def split_nnx(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
     """The graph of a module, its parameters and its other arrays, both as nested dicts."""
-    graphdef, params, state = nnx.split(model, nnx.Param, ...)
+    graphdef, *(params, state) = nnx.split(model, nnx.Param, ...)
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
@@ -35,6 +36,26 @@ def nnx_state(model: nnx.Module, state: PyTree, key: jax.Array) -> PyTree:
       key: PRNG key that the one in the state is derived from.
     """
     return {**state, RNG: jax.random.fold_in(key, 0)} if calls.takes_rngs(model) else state
+
+
+@dataclasses.dataclass(frozen=True)
+class NnxBuild:
+    """An initialisation by the function that builds a module, as a `Classifier.initialise`."""
+
+    build: Callable[[nnx.Rngs], nnx.Module]
+
+    def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh parameters and state.
+
+        Raises:
+          InvalidArgumentError: if it builds no NNX module.
+        """
+        model = self.build(nnx.Rngs(key))
+        if not isinstance(model, nnx.Module):
+            raise InvalidArgumentError(
+                "build", type(model), "is what it returns; it must return a Flax NNX module"
+            )
+        return split_nnx(model)[1:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +177,7 @@ def _instruct(model: nnx.Module, layers: Layers) -> None:
         if does != Layers():
             object.__setattr__(node, "__class__", _class(cast(Any, type(node)), does))
         if does.held:
-            node.use_running_average = True
+            cast(nnx.BatchNorm, node).use_running_average = True
         if does.narrow:
             _widen(node)
 

@@ -29,3 +29,7 @@ __all__ = [
     "pgd",
     "runner_up",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

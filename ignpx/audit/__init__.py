@@ -23,3 +23,7 @@ __all__ = [
     "similarity",
     "unlearning_degree",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

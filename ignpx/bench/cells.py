@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from ignpx import data
 from ignpx.bench import published
-from ignpx.bench.config import RETRAIN, BenchConfig, Steps, training_config, written
+from ignpx.bench.config import ORIGINAL, RETRAIN, BenchConfig, Steps, training_config, written
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import records
 from ignpx.experiments.config import TrainConfig
 from ignpx.experiments.runs import TFDS_DEFAULT, Where
-from ignpx.methods import METHODS, defaults
+from ignpx.methods import defaults
 from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Request
 
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
       run: name of the training config, without its ending.
       training: the training config, with the seed of the cell.
       label: what the benchmark's config calls the method.
-      method: a key of `ignpx.methods.METHODS`, or `original`.
+      method: as `ignpx.methods.build` takes it, or `original`.
       settings: of the method.
       steps: groups of classes to forget, one group after the other.
       seed: of the method, and of the training of its model.
@@ -48,7 +48,7 @@ class Cell(NamedTuple):
     def id(self) -> str:
         """A hash of all that the result depends on, defaults included; the name of its file."""
         depends = {n: v for n, v in self.stored().items() if n not in ("run", "label")}
-        settled = defaults(self.method) if self.method in METHODS else {}
+        settled = {} if self.method == ORIGINAL else defaults(self.method)
         return digest({**depends, "settings": {**settled, **self.settings}})
 
     def stored(self) -> dict[str, Any]:

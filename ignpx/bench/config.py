@@ -1,6 +1,7 @@
 """Benchmark configs: which models, methods, requests and seeds, and what is measured."""
 
 import itertools
+import json
 import pathlib
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import pydantic_core
 from ignpx import models as architectures
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.experiments import config as configuration
-from ignpx.methods import METHODS, build
+from ignpx.methods import build, defaults, list_methods
 
 # Not methods that edit a classifier: the model as it was trained, and one that never saw the
 # classes. Both are trained once and shared by all cells.
@@ -117,10 +118,7 @@ def training_config(entry: ModelEntry, directory: pathlib.Path) -> configuration
       InvalidArgumentError: as `ignpx.experiments.config.load`, and if the model is unknown.
     """
     loaded = configuration.load(directory / entry.config, entry.set)
-    if loaded.model.name not in architectures.MODELS:
-        raise InvalidArgumentError(
-            "model", loaded.model.name, near_names(loaded.model.name, architectures.MODELS)
-        )
+    architectures.check_name(loaded.model.name)
     return loaded
 
 
@@ -139,9 +137,9 @@ def _check(entry: MethodEntry) -> None:
         if entry.settings:
             raise InvalidArgumentError("settings", entry.settings, "original has no settings")
         return
-    if entry.method not in METHODS:
-        known = [*METHODS, ORIGINAL]
-        raise InvalidArgumentError("method", entry.method, near_names(entry.method, known))
+    if entry.method not in (known := list_methods()):
+        near = near_names(entry.method, [*known, ORIGINAL])
+        raise InvalidArgumentError("method", entry.method, near)
     if entry.method == RETRAIN:
         # A model of its own, trained as the original was but for its recipe.
         for name in entry.settings:
@@ -149,3 +147,18 @@ def _check(entry: MethodEntry) -> None:
                 advice = "retrain has fields of the recipe alone here, such as recipe.epochs"
                 raise InvalidArgumentError("settings", name, advice)
     build(entry.method, entry.settings)
+    for name, value in defaults(entry.method).items():
+        if not _is_json(value):
+            raise InvalidArgumentError(
+                "method",
+                entry.method,
+                f"cannot be a part of a benchmark, whose results are known by its settings: the "
+                f"default of {name} is no JSON value",
+            )
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.dumps(value))
+    except (TypeError, ValueError):
+        return False

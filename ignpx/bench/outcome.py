@@ -43,12 +43,12 @@ def unlearned(
       and the seconds of each stage, with compilation apart. Those of retraining are of the process
       that trained the model.
     """
-    classifier, config = checkpoint.load(models[0] / workdir.CHECKPOINT)
+    classifier, config = _loaded(cell, models[0] / workdir.CHECKPOINT)
     if cell.method == ORIGINAL:
         return classifier, {}
     if cell.method == RETRAIN:
         metrics = records.read(records.Timed, "model", models[1] / workdir.METRICS)
-        retrained, _ = checkpoint.load(models[1] / workdir.CHECKPOINT)
+        retrained, _ = _loaded(cell, models[1] / workdir.CHECKPOINT)
         return retrained, {
             "seconds": metrics.seconds.training,
             "seconds_compile": metrics.seconds.compile,
@@ -80,6 +80,10 @@ def unlearned(
     }
 
 
+def _loaded(cell: Cell, path: pathlib.Path) -> tuple[Classifier, dict[str, Any]]:
+    return checkpoint.load(path, model=cell.training.model.name)
+
+
 def measured(
     cell: Cell,
     models: list[pathlib.Path],
@@ -103,7 +107,7 @@ def measured(
     begin = time.perf_counter()
     splits = _splits(cell.training.dataset, where)
     scored = splits.validation if cell.split == "validation" else splits.test
-    original, _ = checkpoint.load(models[0] / workdir.CHECKPOINT)
+    original, _ = _loaded(cell, models[0] / workdir.CHECKPOINT)
     before, after = (count_correct(model, scored) for model in (original, edited))
     # Of a sequence, what its last step forgets, as in Table 2.
     last = list(cell.steps[-1])
@@ -124,7 +128,7 @@ def measured(
         )
         quantities |= {"mia": attack.share, "mia_attack_accuracy": attack.attack_accuracy}
     if "inversion" in cell.measures:
-        judge, _ = checkpoint.load(models[-1] / workdir.CHECKPOINT)
+        judge, _ = _loaded(cell, models[-1] / workdir.CHECKPOINT)
         quantities |= _inverted(cell, edited, judge, splits.info.class_names, directory)
     return {**quantities, "seconds_evaluation": time.perf_counter() - begin}
 

@@ -1,12 +1,14 @@
 """Running a benchmark: what is missing is run, once, whoever else works on the same folder."""
 
+import os
 import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ignpx.bench import cells as expansion
-from ignpx.bench import outcome, report, results, trained
+from ignpx.bench import outcome, results, trained
+from ignpx.bench import report as reports
 from ignpx.bench.cells import Cell
 from ignpx.bench.config import BenchConfig, training_config
 from ignpx.bench.config import load as load_config
@@ -25,11 +27,13 @@ class Report(NamedTuple):
         of other shards and processes among them.
       cells: number of cells of the config.
       config: the benchmark as it is stored beside its results.
+      files: the tables and the page, once they are written.
     """
 
     results: list[tuple[Cell, dict[str, Any]]]
     cells: int
     config: dict[str, Any]
+    files: tuple[pathlib.Path, ...] = ()
 
     @property
     def failed(self) -> int:
@@ -94,6 +98,47 @@ def run(
     return Report(finished(every, directory, warn), len(every), described)
 
 
+def bench(
+    config: str | os.PathLike[str], directory: str | os.PathLike[str], **options: Any
+) -> Report:
+    """Runs what is missing of a benchmark, then writes its tables and its page.
+
+    Args:
+      config: a YAML file, see `ignpx.bench.config.BenchConfig`. It may name code that is run, see
+        `ignpx.experiments.config.ModelConfig`.
+      directory: of the results; made, or continued.
+      **options: see `run`.
+
+    Returns:
+      What is finished, by whichever process, and the files written.
+
+    Raises:
+      InvalidArgumentError: as `run`, and if there is no result yet.
+      IgnpxError: as `run`.
+    """
+    ran = run(pathlib.Path(config), pathlib.Path(directory), **options)
+    return ran._replace(files=tuple(write_report(pathlib.Path(directory), ran)))
+
+
+def report(
+    directory: str | os.PathLike[str], warn: Callable[[str], None] = lambda text: None
+) -> Report:
+    """Writes the tables and the page of a benchmark, of as many cells as are finished.
+
+    Args:
+      directory: of the results.
+      warn: told which result files are damaged, and so left out.
+
+    Returns:
+      What is finished, and the files written.
+
+    Raises:
+      InvalidArgumentError: if there is no result yet.
+    """
+    ran = collect(pathlib.Path(directory), warn)
+    return ran._replace(files=tuple(write_report(pathlib.Path(directory), ran)))
+
+
 def collect(directory: pathlib.Path, warn: Callable[[str], None] = lambda text: None) -> Report:
     """What is finished in a folder of results.
 
@@ -116,7 +161,7 @@ def write_report(directory: pathlib.Path, ran: Report) -> list[pathlib.Path]:
     """
     if not ran.results:
         raise InvalidArgumentError("directory", str(directory), "has no finished cell yet")
-    return report.write(
+    return reports.write(
         directory,
         cells=results.table(ran.results),
         classes=results.class_table(ran.results),

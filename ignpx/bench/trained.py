@@ -59,10 +59,10 @@ def trained(
       BusyError: if another process is training it.
     """
     path = directory / model.id
-    if _sound(path):
+    if _sound(path, model):
         return path
     with locked(directory, model.id):
-        if not _sound(path):
+        if not _sound(path, model):
             if (path / workdir.CHECKPOINT).is_dir():
                 aside = path.with_name(f"{path.name}.damaged")
                 shutil.rmtree(aside, ignore_errors=True)
@@ -78,10 +78,10 @@ def trained(
     return path
 
 
-def _sound(path: pathlib.Path) -> bool:
+def _sound(path: pathlib.Path, model: Model) -> bool:
     """Whether a trained model is there and is not damaged."""
     try:
-        _check_readable(path)
+        _check_readable(path, model.training.model.name)
     except InvalidArgumentError as error:
         if (fault := workdir.storage_error(error)) is not None:
             raise fault from error  # such as too many open files: the model may be sound
@@ -90,6 +90,6 @@ def _sound(path: pathlib.Path) -> bool:
 
 
 @functools.cache  # once a process; what raises is not remembered
-def _check_readable(path: pathlib.Path) -> None:
-    checkpoint.load(path / workdir.CHECKPOINT)
+def _check_readable(path: pathlib.Path, name: str) -> None:
+    checkpoint.load(path / workdir.CHECKPOINT, model=name)
     records.read(records.Timed, "model", path / workdir.METRICS)

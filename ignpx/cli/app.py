@@ -1,4 +1,4 @@
-"""The command line: `ignpx demo`, `train`, `unlearn`, `methods`, `bench` and `report`."""
+"""The command line: each command is one call of `ignpx.experiments`, and says what came of it."""
 
 import contextlib
 import json
@@ -18,25 +18,28 @@ from rich.table import Table
 from rich.text import Text
 
 import ignpx
-from ignpx import data
 from ignpx._support import logs
 from ignpx.cli import display
-from ignpx.errors import IgnpxError, InvalidArgumentError, RecoveryWarning, UnlearningWarning
-from ignpx.experiments import checkpoint, memory, preparation, records, runs, scenarios
+from ignpx.errors import (
+    IgnpxError,
+    InvalidArgumentError,
+    PluginWarning,
+    RecoveryWarning,
+    UnlearningWarning,
+)
 from ignpx.experiments import config as configuration
-from ignpx.experiments import demo as demonstration
+from ignpx.experiments import demonstration, memory, preparation, runs
 from ignpx.experiments import workdir as directories
 from ignpx.experiments.scenarios import Random, Scenario, Subclass
-from ignpx.methods import METHODS, describe
+from ignpx.methods import METHODS, describe_all, list_methods
 from ignpx.training import Progress as Epoch
 
 if TYPE_CHECKING:
-    from ignpx.bench import run as benchmark
+    from ignpx.bench.run import Report
 
 app = typer.Typer(
     help="Forgets classes from trained classifiers, and shows how well it did.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console()
@@ -45,6 +48,14 @@ Workdir = Annotated[pathlib.Path, typer.Option(help="Directory that the run is w
 DataDir = Annotated[
     str | None,
     typer.Option(help="TFDS's data directory.", envvar="TFDS_DATA_DIR", show_default="TFDS's own"),
+]
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="What builds the model, if the checkpoint may not say: package.module:function. Runs "
+        "that module.",
+    ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let TFDS fetch a missing dataset.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")]
@@ -69,7 +80,7 @@ def demo(
     Needs no data directory and no network. Replaces an earlier demo in the same directory.
     """
     with display.staged(console, "training LeNet on the embedded digits") as begin:
-        table, pictures = demonstration.run(workdir, seed=seed, on_stage=begin)
+        table, pictures = demonstration.demo(workdir, seed=seed, on_stage=begin)
     console.print(table)
     _say("Pictures and metrics:")
     for path in pictures:
@@ -134,12 +145,19 @@ def unlearn(
     forget_random: Annotated[
         int | None, typer.Option(help="Number of training samples to forget, drawn by --seed.")
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "ignp",
+    method: Annotated[
+        str,
+        typer.Option(
+            help=f"One of: {', '.join(METHODS)}, or one that another package brings.",
+            autocompletion=lambda incomplete: list_methods(f"{incomplete}*"),
+        ),
+    ] = "ignp",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the method: strength=10. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the method, and of --forget-random.")] = 0,
+    model: OwnModel = None,
     score: Annotated[
         bool,
         typer.Option(help="Measure accuracy afterwards. Not a part of unlearning."),
@@ -152,23 +170,23 @@ def unlearn(
 
     A data-free method opens the dataset for nothing but the scoring after.
     """
-    where = runs.Where(data_dir, download)
     given = [
-        scenarios.named(forget, lambda: _class_names(directory, where)) if forget else None,
+        forget or None,
         None if forget_subclass is None else Subclass(forget_subclass),
         None if forget_random is None else Random(forget_random, seed),
     ]
     scenario = _one(given)
-    with display.staged(console, f"forgetting {scenario} by {method}"):
-        metrics = runs.forget(
+    with display.staged(console, f"forgetting {_called(scenario)} by {method}"):
+        metrics = runs.unlearn(
             directory,
             workdir,
+            scenario,
             method=method,
-            scenario=scenario,
             settings=configuration.parse_overrides(overrides or ()),
             seed=seed,
+            model=model,
             score=score,
-            where=where,
+            where=runs.Where(data_dir, download),
             overwrite=overwrite,
         )
     for doubt in metrics["doubts"]:
@@ -201,6 +219,7 @@ def prepare(
         typer.Option("--set", help="A setting of the method: steps=100. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    model: OwnModel = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what was prepared before.")
     ] = False,
@@ -215,6 +234,7 @@ def prepare(
             method=method,
             settings=configuration.parse_overrides(overrides or ()),
             seed=seed,
+            model=model,
             overwrite=overwrite,
         )
     spent = sum(value for name, value in seconds.items() if name != "compile")
@@ -229,7 +249,7 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="As a list of JSON objects.")] = False,
 ) -> None:
     """List the methods: what they see, forget and change, their papers and their defaults."""
-    described = [describe(name) for name in METHODS]
+    described = describe_all()
     if as_json:
         typer.echo(json.dumps([one._asdict() for one in described], indent=2, default=str))
         return
@@ -269,8 +289,8 @@ def bench(
 
     Several processes may share the folder. Status 1 says that some cells failed.
     """
-    from ignpx.bench import run as benchmark  # imports pandas
     from ignpx.bench import submit as submission
+    from ignpx.bench.run import bench  # imports pandas
 
     where = runs.Where(data_dir, download)
     if submit is not None:
@@ -290,7 +310,7 @@ def bench(
     # The estimate takes all cells so far into account: they differ a lot.
     with display.counted(console, "cell", speed_estimate_period=1e9) as progress:
         task = progress.add_task("loading", total=None)
-        ran = benchmark.run(
+        ran = bench(
             config,
             workdir,
             models=models,
@@ -301,7 +321,7 @@ def bench(
             warn=_warn,
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    _report(workdir, ran)
+    _tell(ran)
 
 
 @app.command()
@@ -309,9 +329,9 @@ def report(
     directory: Annotated[pathlib.Path, typer.Argument(help="Folder of results, by bench.")],
 ) -> None:
     """Write the tables and the page of a benchmark, of as many cells as are finished."""
-    from ignpx.bench import run as benchmark
+    from ignpx.bench.run import report
 
-    _report(directory, benchmark.collect(directory, _warn))
+    _tell(report(directory, _warn))
 
 
 def _say(text: str) -> None:
@@ -323,10 +343,8 @@ def _warn(text: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
-def _report(directory: pathlib.Path, ran: "benchmark.Report") -> None:
-    from ignpx.bench import run as benchmark
-
-    for path in benchmark.write_report(directory, ran):
+def _tell(ran: "Report") -> None:
+    for path in ran.files:
         _say(f"  {path}")
     _say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
     for cell, result in ran.results:
@@ -338,25 +356,19 @@ def _report(directory: pathlib.Path, ran: "benchmark.Report") -> None:
         raise typer.Exit(1)
 
 
-def _one(given: list[Scenario | None]) -> Scenario:
+def _one(given: list[Any]) -> Any:
     named = [scenario for scenario in given if scenario is not None]
     if len(named) != 1:
         raise InvalidArgumentError(
             "--forget",
-            " and ".join(map(str, named)) or None,
+            " and ".join(map(_called, named)) or None,
             "name one thing to forget, by --forget, --forget-subclass or --forget-random",
         )
     return named[0]
 
 
-def _class_names(directory: pathlib.Path, where: runs.Where) -> tuple[str, ...]:
-    """The names of the classes of a run, which its dataset has."""
-    config = checkpoint.load_config(checkpoint.in_run(directory))
-    run = records.check(records.Run, config, "directory", directory)
-    if run.dataset is None:
-        return ()
-    dataset = run.dataset.model_dump(exclude={"image_size", "validation_share"})
-    return data.describe(**dataset, **where._asdict()).class_names
+def _called(scenario: list[str] | Scenario) -> str:
+    return f"class {', '.join(scenario)}" if isinstance(scenario, list) else str(scenario)
 
 
 def _accuracies(metrics: dict[str, Any]) -> Table:
@@ -371,7 +383,7 @@ def _accuracies(metrics: dict[str, Any]) -> Table:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Our own warnings are said in one line each."""
-    ours = (RecoveryWarning, UnlearningWarning)
+    ours = (PluginWarning, RecoveryWarning, UnlearningWarning)
     with warnings.catch_warnings():
         for category in ours:
             warnings.simplefilter("always", category)

@@ -1,18 +1,25 @@
 """Datasets as arrays in memory: TFDS sources, the embedded digits, splits, preprocessing."""
 
 from ignpx.data.preprocessing import Normalise
-from ignpx.data.sources import DatasetInfo, describe, load
+from ignpx.data.sources import DatasetInfo, Source, describe, list_datasets, load, register
 from ignpx.data.splits import FineLabels, Splits, load_splits, load_test, only, retained
 
 __all__ = [
     "DatasetInfo",
     "FineLabels",
     "Normalise",
+    "Source",
     "Splits",
     "describe",
+    "list_datasets",
     "load",
     "load_splits",
     "load_test",
     "only",
+    "register",
     "retained",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,32 +2,39 @@
 
 TFDS is read through `tfds.data_source`, which needs no TensorFlow. Nothing is downloaded unless
 that is asked for.
+
+Another package adds a dataset by an entry point, or a script by one call of `register`. Its factory
+takes no arguments and returns a `Source`:
+
+    [project.entry-points."ignpx.datasets"]
+    leaves = "their_package.leaves:source"
+
+A name that is registered goes before a dataset of TFDS of the same name.
 """
 
+import fnmatch
 import functools
 import gzip
 import importlib.util
 import os
 import pathlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ignpx._support import checks
 from ignpx._support.logs import quiet
+from ignpx._support.registry import Registry
 from ignpx.data import stratified
 from ignpx.errors import InvalidArgumentError, near_names
-from ignpx.samples import Samples
-
-EMBEDDED = "digits"
+from ignpx.samples import Samples, check_labels
 
 # TFDS replaces `builtins.__import__` while it imports its parts, for all threads: others raise
 # "Relative import statements not supported" then, if they run an import statement of their own.
 # Who draws from another thread leaves it be while this is held.
 HOOKED = threading.RLock()
-_DIGITS = tuple("0123456789")
 
 # How fine classes are grouped into coarse ones: the fine classes of each, or the name of the
 # dataset's own feature with coarse labels, such as `coarse_label` of cifar100.
@@ -52,6 +59,20 @@ class DatasetInfo(NamedTuple):
     fine_names: tuple[str, ...]
 
 
+class Source(NamedTuple):
+    """A dataset of others.
+
+    Attributes:
+      class_names: of the classes, in the order of their labels.
+      splits: functions that read one split each: `train`, and `test` or `validation` unless a part
+        of `train` is to be held out. Their images `(N, H, W, channels)` are of uint8, uint16 or
+        floats from 0 to 1.
+    """
+
+    class_names: Sequence[str]
+    splits: Mapping[str, Callable[[], Samples]]
+
+
 @quiet()
 def describe(
     name: str,
@@ -65,8 +86,9 @@ def describe(
     """The number and names of a dataset's classes, and which split is for testing.
 
     Args:
-      name: `digits`, a TFDS name (`mnist`, `svhn_cropped`, `cifar10`, `cifar100`, ...), or the name
-        of any classification dataset prepared under the data directory.
+      name: `digits`, one that was registered, a TFDS name (`mnist`, `svhn_cropped`, `cifar10`,
+        `cifar100`, ...), or the name of any classification dataset prepared under the data
+        directory.
       coarse: how its classes are grouped, if they are: the fine classes of each coarse one, which
         have to be all of them and each once, or the name of a feature with coarse labels.
       test_share: the share of the train split, in (0, 1), that is held out for testing, in place of
@@ -79,8 +101,10 @@ def describe(
       InvalidArgumentError: if the dataset is not there, or not one of labelled images, or cannot be
         grouped in this way, or has no such split for testing.
     """
-    fine, splits, features = _DIGITS, ("train", "test"), {}
-    if name != EMBEDDED:
+    if name in _REGISTRY:
+        source, features = _made(name), {}
+        fine, splits = tuple(source.class_names), tuple(source.splits)
+    else:
         info = _builder(name, data_dir, download).info
         _check_features(name, info.features)
         features, splits = dict(info.features), tuple(info.splits)
@@ -162,9 +186,9 @@ def load(
     def sized(image: np.ndarray) -> np.ndarray:
         return image if image_size is None else _fitted(image, image_size)
 
-    if name == EMBEDDED:
-        digits, labels = _digits(split)
-        return Samples(_stacked([sized(image) for image in digits], name), labels)
+    if name in _REGISTRY:
+        images, labels = _read(name, split)
+        return Samples(_stacked([sized(_as_uint8(image, name)) for image in images], name), labels)
     builder = _builder(name, data_dir, download)
     _check_features(name, builder.info.features)
     source = _source(builder, split)
@@ -332,7 +356,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
 def _found(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
     import tensorflow_datasets as tfds  # slow to import, and not needed for the embedded digits
 
-    place = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    place = _place(data_dir)
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         prepared = bool(builder.info.splits)
@@ -344,7 +368,7 @@ def _found(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -
             "dataset",
             name,
             f"is neither known to TFDS nor prepared in {place}; "
-            f"{near_names(name, [EMBEDDED, *_prepared(place)])}. "
+            f"{near_names(name, [*_REGISTRY, *_prepared(place)])}. "
             "Check the name, and set data_dir (--data-dir, TFDS_DATA_DIR) to TFDS's directory",
         ) from error
     except Exception as error:  # TFDS raises many kinds, most of them a page long
@@ -362,6 +386,11 @@ def _found(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -
             "or let TFDS fetch it (download=True, --download)",
         )
     return builder
+
+
+def _place(data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """TFDS's directory, as TFDS chooses it."""
+    return data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
 
 
 def _prepared(place: str | os.PathLike[str]) -> list[str]:
@@ -411,13 +440,75 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     return np.stack([np.asarray(image) for image in enlarged])[..., None], labels
 
 
-def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    if split not in ("train", "test"):
-        raise InvalidArgumentError("split", split, "digits has the splits test, train")
-    images, labels = _all_digits()
-    train, test = stratified.split(labels, 0.2)
-    places = train if split == "train" else test
-    return images[places], labels[places]
+def _digits() -> Source:
+    def read(split: str) -> Samples:
+        images, labels = _all_digits()
+        train, test = stratified.split(labels, 0.2)
+        places = train if split == "train" else test
+        return Samples(images[places], labels[places])
+
+    splits = {split: functools.partial(read, split) for split in ("train", "test")}
+    return Source(tuple("0123456789"), splits)
+
+
+_REGISTRY: Registry[Callable[[], Source]] = Registry(
+    "dataset", "ignpx.datasets", {"digits": _digits}
+)
+
+
+def register(name: str, factory: Callable[[], Source]) -> None:
+    """Adds a dataset, for as long as the process runs, to what `load_splits` and configs know.
+
+    Args:
+      name: as configs call it.
+      factory: returns the `Source`; called whenever the dataset is asked for.
+
+    Raises:
+      InvalidArgumentError: if the name is taken or is no name, or the factory is no function.
+    """
+    _REGISTRY.register(name, factory)
+
+
+def list_datasets(
+    pattern: str = "*", *, data_dir: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """The names of the datasets that can be loaded here and now.
+
+    These are the embedded digits, what was registered or another package brings, and what TFDS has
+    prepared under its directory. With `download=True`, TFDS knows more.
+
+    Args:
+      pattern: of names, as of files: `cifar*`.
+      data_dir: as for `describe`.
+    """
+    prepared = fnmatch.filter(_prepared(_place(data_dir)), pattern)
+    return list(dict.fromkeys([*_REGISTRY.matching(pattern), *prepared]))
+
+
+def _made(name: str) -> Source:
+    source = _REGISTRY.find(name)()
+    if not isinstance(source, Source):
+        raise InvalidArgumentError(
+            "dataset", name, f"is a {type(source).__name__}; its factory must return a data.Source"
+        )
+    return source
+
+
+def _read(name: str, split: str) -> Samples:
+    """A split of a registered dataset, with int32 labels that are known to be classes."""
+    source = _made(name)
+    if split not in source.splits:
+        raise InvalidArgumentError(
+            "split", split, f"{name} has the splits {', '.join(sorted(source.splits))}"
+        )
+    samples = check_labels(source.splits[split](), len(source.class_names), f"{name}.{split}")
+    if np.ndim(samples.images) != 4:
+        raise InvalidArgumentError(
+            f"{name}.{split}.images",
+            checks.shortened(samples.images),
+            "must have the shape (N, height, width, channels)",
+        )
+    return samples._replace(images=np.asarray(samples.images), labels=np.asarray(samples.labels))
 
 
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,1 +1,85 @@
-"""Whole runs on files: configs, checkpoints, run directories, requests on datasets, pictures."""
+"""Whole runs on files, each of them one call; a command of the command line is such a call.
+
+| command                            | call                                                      |
+| ---------------------------------- | --------------------------------------------------------- |
+| `ignpx demo`                       | `demo(directory, seed=...)`                               |
+| `ignpx train CONFIG`               | `train(config, directory, overrides=[...])`               |
+| `ignpx unlearn RUN --forget 3`     | `unlearn(run, directory, [3], method=..., settings={...})` |
+| `... --forget-subclass 3`          | `unlearn(run, directory, Subclass(3), ...)`               |
+| `... --forget-random 100 --seed 0` | `unlearn(run, directory, Random(100, seed=0), ...)`       |
+| `ignpx prepare RUN`                | `prepare(run, method=..., settings={...})`                |
+| `ignpx methods`                    | `methods()`                                               |
+| `ignpx bench CONFIG`               | `bench(config, directory, shard=(1, 1), retry=...)`       |
+| `... --submit slurm --jobs 8`      | `submit(config, directory, where, "slurm", 8, {...})`     |
+| `ignpx report DIRECTORY`           | `report(directory)`                                       |
+
+`--set strength=10` is `settings={"strength": 10}`; `--data-dir` and `--download` are
+`where=Where(data_dir, download)`. Names are imported when they are first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from ignpx._support.lazy import attach
+
+if TYPE_CHECKING:
+    from ignpx.experiments import (
+        checkpoint,
+        config,
+        memory,
+        pictures,
+        preparation,
+        records,
+        scenarios,
+        structures,
+        workdir,
+    )
+    from ignpx.experiments.demonstration import demo
+    from ignpx.experiments.preparation import prepare
+    from ignpx.experiments.runs import Where, train, unlearn
+    from ignpx.experiments.scenarios import Classes, Random, Subclass
+    from ignpx.methods import describe_all as methods
+
+__all__ = [
+    "Classes",
+    "Random",
+    "Subclass",
+    "Where",
+    "bench",
+    "checkpoint",
+    "config",
+    "demo",
+    "memory",
+    "methods",
+    "pictures",
+    "preparation",
+    "prepare",
+    "records",
+    "report",
+    "runs",
+    "scenarios",
+    "structures",
+    "submit",
+    "train",
+    "unlearn",
+    "workdir",
+]
+
+# The module of each name, and its name there if it is another.
+_HOMES = {
+    "Classes": "ignpx.experiments.scenarios",
+    "Random": "ignpx.experiments.scenarios",
+    "Subclass": "ignpx.experiments.scenarios",
+    "Where": "ignpx.experiments.runs",
+    "bench": "ignpx.bench.run",
+    "demo": "ignpx.experiments.demonstration",
+    "methods": "ignpx.methods:describe_all",
+    "prepare": "ignpx.experiments.preparation",
+    "report": "ignpx.bench.run",
+    "submit": "ignpx.bench.submit",
+    "train": "ignpx.experiments.runs",
+    "unlearn": "ignpx.experiments.runs",
+}
+
+__getattr__, __dir__ = attach(
+    __name__, {name: _HOMES.get(name, f"ignpx.experiments.{name}") for name in __all__}
+)

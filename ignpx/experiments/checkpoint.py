@@ -54,8 +54,9 @@ def save(
     Args:
       directory: of the checkpoint; its parents are made.
       classifier: what to write.
-      config: JSON values that describe the run. With `config["model"]["name"]` and
-        `config["model"]["width"]` the classifier can be loaded without naming its model again.
+      config: JSON values that describe the run. With `config["model"]["name"]`, and
+        `config["model"]["width"]` if it is not 1, the classifier can be loaded without naming its
+        model again, unless that is a function of the user's own (see `load`).
       overwrite: replaces a checkpoint that is there, once the new one is written. Several processes
         remove it before they write: interrupted, they leave none.
 
@@ -111,24 +112,34 @@ def save_tree(
 
 
 def load(
-    directory: str | os.PathLike[str], *, like: Classifier | None = None
+    directory: str | os.PathLike[str], *, like: Classifier | None = None, model: str | None = None
 ) -> tuple[Classifier, dict[str, Any]]:
     """Reads a classifier, to the bit as it was written, and its config.
 
+    A checkpoint never decides which code is run. It may name one of `ignpx.models.list_models`, all
+    of which are this package's or of packages that are installed. A `package.module:function` that
+    it names is not imported, because whoever wrote the checkpoint chose it: `model` has to name it
+    again.
+
     Args:
       directory: of the checkpoint, as given to `save`.
-      like: a classifier of the same architecture and dtypes, for models that are not ours.
+      like: a classifier of the same architecture and dtypes, for models that have no name.
+      model: the name of the model as `ignpx.models.create` takes it, in place of the checkpoint's
+        own; `package.module:function` runs that module.
 
     Returns:
-      The classifier and the config given to `save`.
+      The classifier and the config given to `save`, with the name of the `model` if it is given.
 
     Raises:
-      InvalidArgumentError: if there is no complete checkpoint, it is damaged, or it is of another
-        model or dtype.
+      InvalidArgumentError: if there is no complete checkpoint, it is damaged, it is of another
+        model or dtype, or it does not name a model that may be built.
       OSError: if the disk cannot be read.
     """
     described = _read(directory)
-    like = _rebuilt(described.config, directory) if like is None else like
+    if model is not None:
+        described = described._replace(config=_named(described.config, model))
+    if like is None:
+        like = _rebuilt(described.config, directory, trusted=model is not None)
     arrays = _read_arrays(directory, _arrays(like), described)
     return like.replace(params=arrays["params"], state=arrays["state"]), described.config
 
@@ -379,16 +390,37 @@ def _abstract(tree: PyTree) -> PyTree:
     return jax.tree.map(abstract, tree)
 
 
-def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Classifier:
-    """The classifier that a config names, with shapes and dtypes for arrays."""
+def _named(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """The config with the name of its model."""
     model = config.get("model")
-    named = isinstance(model, dict) and model.get("name") in list(models.MODELS)
-    if not named or config.get("preprocess", {}) is None:
-        missing = "its preprocessing" if named else "which of `ignpx.models.MODELS` it holds"
+    return {**config, "model": {**(model if isinstance(model, dict) else {}), "name": name}}
+
+
+def _rebuilt(
+    config: dict[str, Any], directory: str | os.PathLike[str], *, trusted: bool
+) -> Classifier:
+    """The classifier that a config names, with shapes and dtypes for arrays.
+
+    `trusted` is one whose model was named by who asks for it.
+    """
+    model = config.get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    if models.own_code.names_code(name) and not trusted:
         raise InvalidArgumentError(
             "directory",
             str(directory),
-            f"does not say {missing}, and the command line cannot build it again; in Python, "
+            f"is of a model that is code, {name}. Code that a checkpoint names is not run by "
+            f"itself: if you trust it, name it again (--model {name}; in Python, model={name!r})",
+        )
+    known = isinstance(name, str) and (name in models.MODELS or name in models.list_models())
+    named = trusted or known
+    if not named or config.get("preprocess", {}) is None:
+        missing = "its preprocessing" if named else "which of `ignpx.models.list_models` it holds"
+        raise InvalidArgumentError(
+            "directory",
+            str(directory),
+            f"does not say {missing}, and the command line cannot build it again; name a function "
+            "of yours that builds it (--model package.module:function); in Python, "
             "`checkpoint.load(directory, like=classifier)` takes a classifier of the same "
             "architecture as `like`, and `ignpx.unlearn` forgets from what it returns",
         )
@@ -405,6 +437,8 @@ def _rebuilt(config: dict[str, Any], directory: str | os.PathLike[str]) -> Class
         targets=ours.targets,
         **fields,
     )
+    if ours.model.name not in models.MODELS:
+        return create()  # others' may look at values
     return jax.eval_shape(create)  # nothing is initialised that is read in a moment
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import re
 import types
@@ -66,7 +67,11 @@ class DatasetConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Which architecture (see `ignpx.models.create`)."""
+    """Which architecture (see `ignpx.models.create`).
+
+    `name: package.module:function` runs that module, from the current folder too: read a config
+    that has such a name as you would read a script before you run it.
+    """
 
     name: str
     width: float = pydantic.Field(default=1.0, gt=0, le=64)
@@ -82,7 +87,7 @@ class TrainConfig(_Section):
 
 
 def load(
-    path: str | pathlib.Path, overrides: Sequence[str] | Mapping[str, Any] = ()
+    path: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> TrainConfig:
     """Reads a YAML config and applies overrides.
 
@@ -108,7 +113,7 @@ def load(
     return parse(TrainConfig, values)
 
 
-def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping, see `yaml_value`.
 
     Raises:

@@ -5,6 +5,7 @@ rounding. What was prepared for another model, by other settings, with another s
 version of the package is not used, nor what is damaged.
 """
 
+import os
 import pathlib
 import warnings
 from typing import Any
@@ -23,20 +24,22 @@ from ignpx.unlearner import Unlearner
 
 
 def prepare(
-    directory: pathlib.Path,
+    directory: str | os.PathLike[str],
     *,
     method: str = "ignp",
     settings: dict[str, Any] | None = None,
     seed: int = 0,
+    model: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, float]:
     """Prepares the classifier of a run, and keeps the result in the run's directory.
 
     Args:
       directory: of the run.
-      method: a key of `METHODS`.
+      method: one of `ignpx.list_methods`.
       settings: hyperparameters of the method.
       seed: of the method.
+      model: see `ignpx.experiments.checkpoint.load`.
       overwrite: replaces what was prepared before.
 
     Returns:
@@ -50,6 +53,7 @@ def prepare(
       RecoveryWarning: if what was prepared is damaged; it is replaced.
     """
     checks.seed(seed=seed)
+    directory = pathlib.Path(directory)
     unlearner = build(method, settings or {})
     if unlearner.prepare is None:
         raise InvalidArgumentError("method", method, "prepares nothing; every request is one run")
@@ -62,7 +66,7 @@ def prepare(
             )
 
     check()
-    classifier, _ = checkpoint.load(checkpoint.in_run(directory))
+    classifier, _ = checkpoint.load(checkpoint.in_run(directory), model=model)
     with workdir.replacing(path, check) as new:
         with stages.recording() as seconds:
             prepared = unlearner.prepare(classifier, jax.random.key(seed))

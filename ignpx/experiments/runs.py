@@ -2,28 +2,29 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import ignpx
-from ignpx import audit, data, models, stages, training
+from ignpx import audit, data, models, stages, training, unlearner
 from ignpx._support import checks
 from ignpx.audit import ClassCounts, count_correct
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.experiments import checkpoint, pictures, preparation, records, scenarios, workdir
+from ignpx.experiments import config as configuration
 from ignpx.experiments.config import TrainConfig
 from ignpx.experiments.scenarios import Classes, Random, Scenario
 from ignpx.methods import build
 from ignpx.samples import Samples
-from ignpx.unlearner import check_served, unlearn
 
 
 class Where(NamedTuple):
@@ -37,9 +38,10 @@ TFDS_DEFAULT = Where()  # TFDS's own directory, and nothing is fetched
 
 
 def train(
-    config: TrainConfig,
-    directory: pathlib.Path,
+    config: TrainConfig | str | os.PathLike[str],
+    directory: str | os.PathLike[str],
     *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
     where: Where = TFDS_DEFAULT,
     without: Sequence[int] = (),
     overwrite: bool = False,
@@ -47,20 +49,35 @@ def train(
 ) -> dict[str, Any]:
     """Trains a classifier by a config, resuming an unfinished run of the same config.
 
-    `without` names classes that are left out of its data, though not of its outputs. `overwrite`
-    replaces a run that is there, once the new one is finished, and drops an unfinished one of
-    another config. Trains nothing if the directory holds this very run, see `finished`.
+    Trains nothing if the directory holds this very run, see `finished`.
 
-    Leaves in `directory`: `checkpoint`, `config.json`, `metrics.json`, and `epochs.jsonl` with a
-    line an epoch. Until it is finished a run lies beside it, see `ignpx.experiments.workdir`.
+    Args:
+      config: the config, or the path of its YAML file. It may name code that is run, see
+        `ignpx.experiments.config.ModelConfig`.
+      directory: of the run. It is left with `checkpoint`, `config.json`, `metrics.json`, and
+        `epochs.jsonl` with a line an epoch. Until it is finished a run lies beside it, see
+        `ignpx.experiments.workdir`.
+      overrides: of fields of a file, see `ignpx.experiments.config.load`.
+      where: see `Where`.
+      without: classes that are left out of the data, though not of the outputs.
+      overwrite: replaces a run that is there, once the new one is finished, and drops an unfinished
+        one of another config.
+      on_epoch: told of each epoch.
 
     Returns:
       The metrics: validation and test accuracy in 0 to 1, per-class test accuracies, seconds.
 
     Raises:
-      InvalidArgumentError: if the directory holds another run and `overwrite` is not set, or
-        something that is not a run, or the dataset is not there.
+      InvalidArgumentError: if the config cannot be used, the dataset is not there, or the directory
+        holds another run and `overwrite` is not set, or something that is not a run.
     """
+    directory = pathlib.Path(directory)
+    if not isinstance(config, TrainConfig):
+        config = configuration.load(config, overrides)
+    elif overrides:
+        raise InvalidArgumentError(
+            "overrides", overrides, "are of a file; give the path of the config"
+        )
     if not overwrite and (found := finished(config, directory, without=without)) is not None:
         return found
     with workdir.staged(directory, _described(config, without), overwrite=overwrite) as place:
@@ -84,7 +101,7 @@ def finished(
     if not complete or workdir.read_config(directory) != _described(config, without):
         return None
     workdir.tidy(directory)
-    checkpoint.load(directory / workdir.CHECKPOINT)
+    checkpoint.load(directory / workdir.CHECKPOINT, model=config.model.name)
     metrics = records.sound("directory", directory / workdir.METRICS)
     records.check(records.Trained, metrics, "directory", directory / workdir.METRICS)
     return metrics
@@ -159,14 +176,15 @@ def _train(
     return metrics
 
 
-def forget(
-    source: pathlib.Path,
-    directory: pathlib.Path,
+def unlearn(
+    source: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    scenario: Scenario | int | str | Sequence[int | str],
     *,
-    method: str,
-    scenario: Scenario,
+    method: str = "ignp",
     settings: dict[str, Any] | None = None,
     seed: int = 0,
+    model: str | None = None,
     score: bool = True,
     where: Where = TFDS_DEFAULT,
     overwrite: bool = False,
@@ -178,14 +196,16 @@ def forget(
     `config.json` records what was forgotten; what `source` has forgotten before is not retained.
 
     Args:
-      source: directory of a run, by `train` or by `forget`, or of a checkpoint by
+      source: directory of a run, by `train` or by `unlearn`, or of a checkpoint by
         `checkpoint.save`. One that names no dataset serves methods that see no data, and is not
         scored.
       directory: of the new run.
-      method: a key of `METHODS`.
-      scenario: what to forget, see `ignpx.experiments.scenarios`.
+      scenario: what to forget, see `ignpx.experiments.scenarios`: classes by their numbers or
+        names, `Subclass(fine)`, or `Random(count, seed)`.
+      method: one of `ignpx.list_methods`.
       settings: hyperparameters of the method.
       seed: of the method.
+      model: see `ignpx.experiments.checkpoint.load`.
       score: whether to measure accuracies, before and after: on the test split, but for samples
         drawn at random.
       where: see `Where`.
@@ -199,6 +219,7 @@ def forget(
       UnlearningError: if the method failed; nothing is written then.
     """
     checks.seed(seed=seed)
+    source, directory = pathlib.Path(source), pathlib.Path(directory)
     workdir.check_free(directory, overwrite=overwrite)
     # The config of the run has no room for NumPy's scalars.
     settings = {
@@ -206,10 +227,14 @@ def forget(
         for name, value in (settings or {}).items()
     }
     build(method, settings)  # a mistake is found before anything long is done
-    classifier, config = checkpoint.load(checkpoint.in_run(source))
-    records.check(records.Run, config, "directory", source)
+    classifier, config = checkpoint.load(checkpoint.in_run(source), model=model)
+    run = records.check(records.Run, config, "directory", source)
+    if not isinstance(scenario, Scenario):
+        one = isinstance(scenario, str) or checks.is_whole(scenario)
+        listed: Any = [scenario] if one else scenario
+        scenario = scenarios.named([*map(str, listed)], lambda: _class_names(run, where))
     chosen = build(method, settings, config.get("training"))
-    check_served(chosen, scenario.asks)
+    unlearner.check_served(chosen, scenario.asks)
     past = [scenarios.read(step) for step in config.get("unlearning", [])]
     # Without data as far as that goes, so that a mistake is found before any are read.
     needs_data = bool(chosen.sees) or not isinstance(scenario, Classes)
@@ -246,7 +271,9 @@ def forget(
         )
         with warnings.catch_warnings(record=True) as caught, stages.recording() as seconds:
             warnings.simplefilter("always", UnlearningWarning)
-            edited, info = unlearn(chosen, classifier, request, jax.random.key(seed), prepared)
+            edited, info = unlearner.unlearn(
+                chosen, classifier, request, jax.random.key(seed), prepared
+            )
         doubts = [str(w.message) for w in caught if issubclass(w.category, UnlearningWarning)]
         if score and not scored:
             doubts.append(f"accuracies were not measured: {source} does not say on which dataset")
@@ -287,6 +314,20 @@ def forget(
             figure.savefig(staging / f"{name}.png", dpi=150)
         checkpoint.save(staging / workdir.CHECKPOINT, edited, described)
     return metrics
+
+
+def forget(*args: Any, **options: Any) -> dict[str, Any]:
+    """`unlearn` by the name that it had in 0.1; gone with 0.3."""
+    warnings.warn("runs.forget is runs.unlearn now", DeprecationWarning, stacklevel=2)
+    return unlearn(*args, **options)
+
+
+def _class_names(run: records.Run, where: Where) -> tuple[str, ...]:
+    """The names of the classes of a run, which its dataset has."""
+    if run.dataset is None:
+        return ()
+    dataset = run.dataset.model_dump(exclude={"image_size", "validation_share"})
+    return data.describe(**dataset, **where._asdict()).class_names
 
 
 def _tested(

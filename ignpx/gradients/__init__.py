@@ -1,1 +1,5 @@
-"""Gradients of samples: mean, moments, the subspaces of layers, and influence."""
+from ignpx._support.lazy import attach
+
+__all__ = ["influence", "mean", "moments", "subspaces"]
+
+__getattr__, __dir__ = attach(__name__, {name: f"ignpx.gradients.{name}" for name in __all__})

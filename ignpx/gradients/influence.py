@@ -19,6 +19,17 @@ from ignpx.classifier import Classifier, PyTree
 from ignpx.gradients.mean import mean_gradient
 from ignpx.losses import cross_entropy
 
+__all__ = [
+    "Solution",
+    "influences",
+    "newton_direction",
+    "pseudo_labels",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Solution(NamedTuple):
     """A solution of `(H + damping I) s = g`.
@@ -76,51 +87,6 @@ def newton_direction(
     enough = 1e-12 * _dot(gradient, gradient)
     carry, _ = _xla.repeat(_conjugate_gradients, (system, enough), carry, iterations)
     return _judged(gradient, carry)
-
-
-def lissa_direction(
-    classifier: Classifier,
-    inputs: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array,
-    *,
-    damping: float = 0.01,
-    scale: float = 10.0,
-    iterations: int = 100,
-    microbatch: int = 32,
-) -> Solution:
-    """Solves what `newton_direction` does by LiSSA, at the price of a microbatch an iteration.
-
-    The Neumann series of the inverse, each of its factors from the Hessian of another microbatch
-    (Agarwal, Bullins and Hazan, JMLR 2017; scaled as in Koh and Liang):
-
-        v <- g + (I - (H_j + damping I) / scale) v,    s = v / scale.
-
-    It converges where all eigenvalues of all `H_j + damping I` lie between 0 and 2 scale, up to the
-    noise of the microbatches; `residual` tells how near it came, and is 1 or more, or not a number,
-    where it diverged. Negative curvature is not noticed otherwise.
-
-    Args:
-      classifier: in evaluation mode; computed in float32.
-      inputs: `(N, *input_shape)`, preprocessed.
-      labels: `(N,)` class ids.
-      weights: `(N,)` float; they should sum to one.
-      damping: added to the Hessian's diagonal.
-      scale: larger is safer, and takes more iterations.
-      iterations: products with the Hessian of a microbatch.
-      microbatch: samples differentiated at once. Each takes samples from all over the arrays.
-
-    Returns:
-      See `Solution`; never stopped.
-    """
-    count = len(labels)
-    parts = -(-count // min(microbatch, count))
-    order = jnp.argsort(jnp.arange(count) % parts, stable=True)
-    system = _system(classifier, inputs[order], labels[order], weights[order], damping, microbatch)
-    carry, _ = _xla.repeat(_neumann, (system, jnp.float32(scale)), system.gradient, iterations)
-    direction = jax.tree.map(lambda v: v / scale, carry)
-    rest = jax.tree.map(jnp.subtract, system.gradient, _product(system, direction))
-    return Solution(direction, _relative(rest, system.gradient), jnp.array(False))
 
 
 def influences(
@@ -212,26 +178,6 @@ def _product(system: _System, vector: PyTree) -> PyTree:
 def _relative(residual: PyTree, gradient: PyTree) -> jax.Array:
     length = jnp.sqrt(_dot(gradient, gradient))
     return jnp.sqrt(_dot(residual, residual)) / jnp.where(length > 0, length, 1.0)
-
-
-def _neumann(operands: PyTree, carry: PyTree, index: jax.Array) -> tuple[PyTree, None]:
-    system, scale = operands
-    return _next_term(system, scale, carry, index), None
-
-
-@jax.jit
-def _next_term(system: _System, scale: jax.Array, vector: PyTree, index: jax.Array) -> PyTree:
-    parts = len(system.samples[0])
-    zeros = jax.tree.map(jnp.zeros_like, vector)
-    within = (system.classifier, system.samples, vector)
-    part, _ = _curvature_step(within, zeros, index % parts)
-    # A microbatch has its share of the weights, so that `parts` of it stand for them all.
-    return jax.tree.map(
-        lambda g, v, h: g + v - (parts * h + system.damping * v) / scale,
-        system.gradient,
-        vector,
-        part,
-    )
 
 
 class _Iterate(NamedTuple):

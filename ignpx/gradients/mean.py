@@ -11,6 +11,15 @@ from ignpx._support import batching
 from ignpx.classifier import Classifier
 from ignpx.losses import cross_entropy
 
+__all__ = [
+    "mean_gradient",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PyTree = Any
 
 

@@ -15,6 +15,18 @@ from jax.sharding import PartitionSpec
 from ignpx import _xla, sharding
 from ignpx._support import batching
 
+__all__ = [
+    "Loss",
+    "Moments",
+    "gradient_moments",
+    "mean_squared_gradients",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PyTree = Any
 # What may be kept of one microbatch between its passes, in bytes, where it is not said how many
 # samples it has. A small model has all of them in one, which keeps a GPU busy.

@@ -23,6 +23,22 @@ from ignpx import _xla, targets
 from ignpx._support import batching
 from ignpx.classifier import Classifier, PyTree
 
+__all__ = [
+    "Layer",
+    "basis",
+    "complement",
+    "gram_matrices",
+    "layers",
+    "projected",
+    "random_basis",
+    "rank",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _exact = jax.lax.Precision.HIGHEST
 
 

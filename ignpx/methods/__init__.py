@@ -1,14 +1,26 @@
-"""The published methods, one file each, and the registry that names them."""
+"""The published methods, one file each, and the registry that names them.
 
+Another package adds a method by an entry point, or a script by one call of `register`:
+
+    [project.entry-points."ignpx.methods"]
+    drop-logit = "their_package.unlearning:drop_logit"
+
+Its factory is as ours are: every setting has a default and can be given by name, a list as a tuple,
+and is checked against the annotation, if it has one. It returns an `ignpx.Unlearner`.
+"""
+
+import enum
 import inspect
+import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from ignpx._support.registry import Registry
 from ignpx._support.settings import check
-from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.errors import InvalidArgumentError, PluginWarning, near_names
 from ignpx.methods.amnesiac import amnesiac, amnesiac_subtract
 from ignpx.methods.bad_teacher import bad_teacher
 from ignpx.methods.boundary import boundary_expand, boundary_shrink
@@ -30,9 +42,50 @@ from ignpx.methods.ttm import SUPPRESSING, ttm
 from ignpx.methods.uisps import uisps
 from ignpx.methods.unsir import unsir
 from ignpx.methods.zs_pag import zs_pag
-from ignpx.unlearner import Unlearner
+from ignpx.unlearner import Forgets, Sees, Unlearner
 
-# A factory of hyperparameters for each method; the contract tests hold every one of them.
+__all__ = [
+    "METHODS",
+    "Description",
+    "amnesiac",
+    "amnesiac_subtract",
+    "bad_teacher",
+    "boundary_expand",
+    "boundary_shrink",
+    "build",
+    "cf_k",
+    "defaults",
+    "describe",
+    "describe_all",
+    "emmn",
+    "eu_k",
+    "finetune",
+    "fisher",
+    "gkt",
+    "ignp",
+    "jit",
+    "list_methods",
+    "neggrad",
+    "neggrad_plus",
+    "random_k",
+    "random_labels",
+    "random_top_k",
+    "register",
+    "retrain",
+    "salun",
+    "scrub",
+    "ssd",
+    "top_k",
+    "ttm",
+    "uisps",
+    "unsir",
+    "zeroing",
+    "zs_pag",
+]
+
+Flag = TypeVar("Flag", bound=enum.Flag)
+
+# A factory of hyperparameters for each method of ours; the contract tests hold every one of them.
 METHODS: dict[str, Callable[..., Unlearner]] = {
     "ignp": ignp,
     "ignp-paper": partial(ignp, **PAPER),
@@ -72,20 +125,114 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _check_factory(name: str, factory: Callable[..., Unlearner]) -> None:
+    """Raises for a factory of others whose settings could not be chosen by name."""
+    for setting in inspect.signature(factory).parameters.values():
+        named = setting.kind in (setting.POSITIONAL_OR_KEYWORD, setting.KEYWORD_ONLY)
+        if not named or setting.default is setting.empty:
+            raise InvalidArgumentError(
+                "method",
+                name,
+                f"has the setting `{setting}`; every setting needs a name and a default",
+            )
+
+
+_REGISTRY = Registry("method", "ignpx.methods", METHODS, _check_factory)
+
+
+def register(name: str, factory: Callable[..., Unlearner]) -> None:
+    """Adds a method, for as long as the process runs, to what `build` and `list_methods` know.
+
+    Args:
+      name: as it is called on the command line and in configs.
+      factory: returns an `Unlearner`; all its arguments have defaults and can be given by name.
+
+    Raises:
+      InvalidArgumentError: if the name is taken or is no name, or the factory cannot be used.
+    """
+    _REGISTRY.register(name, factory)
+
+
+def list_methods(
+    pattern: str = "*",
+    *,
+    sees: Sees | Literal["nothing", "forget", "retain", "both"] | None = None,
+    forgets: Forgets | Literal["classes", "samples", "any"] | None = None,
+) -> list[str]:
+    """The names of the methods, those of other packages among them.
+
+    Args:
+      pattern: of names, as of files: `random*`.
+      sees: only methods that are given just these real data.
+      forgets: only methods that can be asked to forget this, whatever else they can be asked.
+
+    Raises:
+      InvalidArgumentError: if `sees` or `forgets` is none of these.
+
+    Example:
+      >>> list_methods("*zs*", sees="forget")
+      ['neggrad-plus-zs', 'random-labels-zs', 'salun-zs', 'bad-teacher-zs']
+    """
+    names = _REGISTRY.matching(pattern)
+    if sees is None and forgets is None:
+        return names
+    seen, asked = _flag(Sees, "sees", sees), _flag(Forgets, "forgets", forgets)
+    built = {name: one for name in names if (one := _tried(_built, name)) is not None}
+    return [
+        name
+        for name, one in built.items()
+        if (seen is None or one.sees == seen) and (asked is None or asked in one.forgets)
+    ]
+
+
+def _flag(kind: type[Flag], name: str, value: Flag | str | None) -> Flag | None:
+    if value is None or isinstance(value, kind):
+        return value
+    known = {str(word).lower(): one for word, one in kind.__members__.items()}
+    if value not in known:
+        raise InvalidArgumentError(name, value, near_names(str(value), known))
+    return known[str(value)]
+
+
+def _tried(use: Callable[[str], Any], name: str) -> Any:
+    """What comes of a method, or None with a warning if it is a broken one of another package."""
+    try:
+        return use(name)
+    except Exception as error:
+        if name in METHODS:
+            raise
+        said = error if isinstance(error, InvalidArgumentError) else f"{name}: {error!r}"
+        warnings.warn(f"left out: {said}", PluginWarning, stacklevel=3)
+        return None
+
+
+def _built(name: str, settings: dict[str, Any] | None = None) -> Unlearner:
+    unlearner = _REGISTRY.find(name)(**(settings or {}))
+    if not isinstance(unlearner, Unlearner):
+        raise InvalidArgumentError(
+            "method",
+            name,
+            f"its factory returns a {type(unlearner).__name__}; it must return an ignpx.Unlearner",
+        )
+    return unlearner
+
+
 def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None) -> Unlearner:
-    """Builds a method from its registered name and hyperparameters.
+    """Builds a method from its name and hyperparameters.
 
     A method that takes a `recipe` gets the one that the classifier was trained by, with what
     settings such as `recipe.epochs` change of it.
 
     Raises:
       InvalidArgumentError: if the method or a hyperparameter is unknown, or a value is of another
-        type than the factory's annotation or out of its range.
+        type than the factory's annotation or out of its range, or the package that brings the
+        method cannot be imported.
     """
-    if method not in METHODS:
-        raise InvalidArgumentError("method", method, near_names(method, METHODS))
-    factory = METHODS[method]
-    known = inspect.signature(factory, eval_str=True).parameters
+    known = inspect.signature(_REGISTRY.find(method), eval_str=True).parameters
     if "recipe" in known:
         changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
         settings = {n: v for n, v in settings.items() if n not in changed}
@@ -98,8 +245,9 @@ def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None =
         )
     settings = {name: _settled(value) for name, value in settings.items()}
     for name, value in settings.items():
-        check(name, value, known[name].annotation)
-    return factory(**settings)
+        if (annotation := known[name].annotation) is not inspect.Parameter.empty:
+            check(name, value, annotation)
+    return _built(method, settings)
 
 
 def _settled(value: Any) -> Any:
@@ -110,16 +258,20 @@ def _settled(value: Any) -> Any:
 
 
 def defaults(method: str) -> dict[str, Any]:
-    """The hyperparameters of a registered method where none are given."""
-    known = inspect.signature(METHODS[method]).parameters
+    """The hyperparameters of a method where none are given.
+
+    Raises:
+      InvalidArgumentError: if there is no method of this name.
+    """
+    known = inspect.signature(_REGISTRY.find(method)).parameters
     return {name: parameter.default for name, parameter in known.items()}
 
 
 class Description(NamedTuple):
-    """A registered method in words.
+    """A method in words.
 
     Attributes:
-      name: a key of `METHODS`.
+      name: as `build` takes it.
       paper: the first paragraph of its module, which names the method and its paper.
       sees: the real data that it is given: `nothing`, `forget`, `retain` or `both`.
       forgets: what it can be asked to forget: `classes`, `samples` or `any`.
@@ -139,12 +291,9 @@ def describe(name: str) -> Description:
     """Describes a method as it is with its defaults.
 
     Raises:
-      InvalidArgumentError: if no method of this name is registered.
+      InvalidArgumentError: if there is no method of this name.
     """
-    if name not in METHODS:
-        raise InvalidArgumentError("method", name, near_names(name, METHODS))
-    factory = METHODS[name]
-    built = factory()
+    factory, built = _REGISTRY.find(name), _built(name)
     module = inspect.getmodule(factory.func if isinstance(factory, partial) else factory)
     paragraph = (inspect.getdoc(module) or "").split("\n\n")[0]
     return Description(
@@ -155,6 +304,16 @@ def describe(name: str) -> Description:
         changes=tuple(_in_words(part) for part in built.changes),
         defaults=defaults(name),
     )
+
+
+def describe_all() -> list[Description]:
+    """Describes every method: `ignpx methods` as a call.
+
+    Warns:
+      PluginWarning: if a method of another package cannot be described; it is left out.
+    """
+    described = (_tried(describe, name) for name in list_methods())
+    return [one for one in described if one is not None]
 
 
 def _in_words(flag: Any) -> str:

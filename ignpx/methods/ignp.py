@@ -19,15 +19,15 @@ import optax
 
 from ignpx import losses, synthesis
 from ignpx._support import checks
+from ignpx.classifier import PyTree
 from ignpx.steps import (
     Dampen,
-    Importance,
-    State,
     Zero,
     calibrate,
     chain,
     edit,
     judge,
+    reweigh,
     synthesise,
     weigh,
 )
@@ -197,17 +197,16 @@ def zeroing(
         weigh(
             loss=LOSSES[sensitivity_loss], supporting=False, targets=targets, microbatch=microbatch
         ),
-        whatever_is_retained,
+        reweigh(whatever_is_retained),
         calibrate(coverage, within="middle"),
         edit(Zero()),
         judge(),
     )
 
 
-def whatever_is_retained(state: State) -> State:
+def whatever_is_retained(forget: PyTree, retain: PyTree) -> tuple[PyTree, PyTree]:
     """Makes the ratio of the importances that to what is forgotten alone."""
-    forget, retain = state.need("importance", "steps.weigh")
-    return state.replace(importance=Importance(forget, jax.tree.map(jnp.ones_like, retain)))
+    return forget, jax.tree.map(jnp.ones_like, retain)
 
 
 def objective(**weights: float) -> list[synthesis.Term]:

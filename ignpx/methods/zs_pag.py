@@ -77,8 +77,7 @@ class ZsPagInfo(NamedTuple):
         if self.residual is not None and not (self.stopped or self.residual <= 1):
             warnings.warn(
                 f"the pseudo labels go by a linear system that was not solved (its residual is "
-                f"{float(self.residual):.3g} of its right side); raise damping or, for lissa, "
-                "solver_scale",
+                f"{float(self.residual):.3g} of its right side); raise damping",
                 UnlearningWarning,
                 stacklevel=3,
             )
@@ -124,12 +123,9 @@ def zs_pag(
     energy: float = 0.97,
     subspace: Literal["estimated", "random", "none"] = "estimated",
     pseudo_labels: bool = True,
-    influence_of: Literal["adding", "removing"] = "adding",
     penalty: float = 1.0,
     damping: float = 0.01,
-    solver: Literal["conjugate_gradients", "lissa"] = "conjugate_gradients",
     solver_iterations: int = 20,
-    solver_scale: float = 10.0,
     learning_rate: float = 0.01,
     momentum: float = 0.0,
     epochs: int = 10,
@@ -137,9 +133,11 @@ def zs_pag(
 ) -> Unlearner:
     """Builds the ZS-PAG unlearner, which sees the forget set alone.
 
-    Of the paper are the attack, 100 proxies a class and 10 epochs. The bound of the attack, the
-    threshold of the singular values, and the settings of the optimiser and of the pseudo labels are
-    not in it: these defaults are ours. The model is in evaluation mode throughout.
+    The influence is that of adding a sample, as fine-tuning does. The paper's Equation 10 is about
+    removing one, which has the opposite sign. Of the paper are the attack, 100 proxies a class and
+    10 epochs. The bound of the attack, the threshold of the singular values, and the settings of
+    the optimiser and of the pseudo labels are not in it: these defaults are ours. The model is in
+    evaluation mode throughout.
 
     How the paper is read: the target of an attack is the runner-up among the retained classes. A
     proxy belongs to the class that the model takes it for, if that is a retained one and not the
@@ -162,15 +160,11 @@ def zs_pag(
         parameters freely: the paper's ablation (Table 5).
       pseudo_labels: whether labels are optimised; if not, they are drawn at random from the
         retained classes, once for each sample.
-      influence_of: the sign of the influence. Fine-tuning on a sample adds it; the paper's
-        Equation 10 is about removing it, which has the opposite sign.
       penalty: weight of `-log(1 - y)`, where y is what a pseudo label leaves on the true class;
         the influences beside it are divided by their root mean square.
       damping: added to the Hessian's diagonal, see `influence.newton_direction`.
-      solver: of the linear system of the influence function; `lissa` takes an iteration for each
-        microbatch of 32 proxies that conjugate gradients take in one.
-      solver_iterations: of either.
-      solver_scale: of `lissa`, see `influence.lissa_direction`.
+      solver_iterations: of the conjugate gradients that solve the linear system of the influence
+        function.
       learning_rate: of SGD.
       momentum: of the same; the projection is of the final update and holds against it.
       epochs: over the forget set.
@@ -183,145 +177,25 @@ def zs_pag(
       InvalidArgumentError: if an argument is out of its range; when it runs, if the classifier has
         no layer whose inputs can be observed.
     """
-    checks.one_of(tuple(_ATTACKS), attack=attack)
-    checks.one_of(("estimated", "random", "none"), subspace=subspace)
-    checks.one_of(("adding", "removing"), influence_of=influence_of)
-    checks.one_of(("conjugate_gradients", "lissa"), solver=solver)
-    checks.positive(
+    settings = ZsPag(
+        attack=attack,
         epsilon=epsilon,
         step_size=step_size,
+        attack_steps=attack_steps,
+        per_class=per_class,
+        energy=energy,
+        subspace=subspace,
+        pseudo_labels=pseudo_labels,
         penalty=penalty,
         damping=damping,
-        solver_scale=solver_scale,
-        learning_rate=learning_rate,
-    )
-    checks.whole(
-        per_class=per_class,
         solver_iterations=solver_iterations,
+        learning_rate=learning_rate,
+        momentum=momentum,
         epochs=epochs,
         batch_size=batch_size,
     )
-    if attack_steps is not None:
-        checks.whole(attack_steps=attack_steps)
-    checks.share(energy=energy)
-    checks.not_negative(momentum=momentum)
-    steps = {} if attack_steps is None else {"steps": attack_steps}
-    options: dict[str, dict[str, Any]] = {
-        "pgd": {"epsilon": epsilon, "step_size": step_size, **steps},
-        "fgsm": {"epsilon": epsilon},
-        "carlini_wagner": steps,
-        "deepfool": steps,
-    }
-    # DeepFool has no target.
-    aims = attack != "deepfool"
-    topping = attack if aims else "pgd"
-    targeted = functools.partial(_ATTACKS[topping], **options[topping], targeted=True)
-    first = targeted if aims else functools.partial(_ATTACKS[attack], **options[attack])
-    sign = {"adding": 1.0, "removing": -1.0}[influence_of]
-    solve = influence.newton_direction
-    if solver == "lissa":
-        solve = functools.partial(influence.lissa_direction, scale=solver_scale)
-
-    def attacked(
-        classifier: Classifier, inputs: jax.Array, labels: Any, retain: jax.Array
-    ) -> Proxies:
-        return make_proxies(
-            classifier,
-            inputs,
-            labels,
-            retain,
-            first=first,
-            targeted=targeted,
-            per_class=per_class,
-            aims=aims,
-        )
-
-    def spanned(classifier: Classifier, proxies: Proxies, key: jax.Array) -> dict[str, jax.Array]:
-        bases = _bases(classifier, proxies, energy)
-        if subspace == "random":
-            keys = jax.random.split(key, len(bases))
-            bases = {
-                path: subspaces.random_basis(one, basis)
-                for one, (path, basis) in zip(keys, bases.items(), strict=True)
-            }
-        return bases
-
-    def labelled(
-        classifier: Classifier, inputs: jax.Array, labels: Any, retain: jax.Array, proxies: Proxies
-    ) -> tuple[jax.Array, influence.Solution]:
-        count, size = proxies.weights.shape
-        solution = solve(
-            classifier,
-            jnp.asarray(proxies.inputs.reshape(-1, *classifier.input_shape)),
-            jnp.repeat(jnp.arange(count), size),
-            jnp.asarray((proxies.weights / proxies.weights.sum()).ravel()),
-            damping=damping,
-            iterations=solver_iterations,
-        )
-        # What a descent step under each label adds to the loss of the proxies, up to a factor.
-        costs = sign * influence.influences(classifier, inputs, solution.direction)
-        length = jnp.sqrt(jnp.mean(jnp.square(costs)))
-        costs = costs / jnp.where(length > 0, length, 1.0)
-        return influence.pseudo_labels(costs, jnp.asarray(labels), retain, penalty), solution
-
-    run_attack = stage("attack", attacked)
-    run_subspaces = stage("subspaces", spanned)
-    run_labels = stage("influence", labelled)
-    run_descent = stage("descent", descent.tune)
-
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, ZsPagInfo]:
-        forget = request.forget_data
-        assert forget is not None
-        draw_key, subspace_key, order_key, step_key = jax.random.split(key, 4)
-        layers = subspaces.layers(classifier) if subspace != "none" else ()
-        if subspace != "none" and not layers:
-            raise InvalidArgumentError(
-                "classifier",
-                type(classifier.apply).__name__,
-                "has no dense or convolution layer whose inputs could be observed, so that there "
-                "is nothing to project; take a method without subspaces",
-            )
-        info = ZsPagInfo(jnp.zeros(0))
-        inputs = classifier.preprocess(jnp.asarray(forget.images))
-        if layers or pseudo_labels:
-            proxies = run_attack(classifier, inputs, forget.labels, request.retain)
-            counts = proxies.weights.sum(axis=1).astype(int)
-            info = info._replace(crossed=proxies.crossed, proxies=counts)
-            if not counts.any():
-                return classifier, info
-        extra_args: dict[str, PyTree] = {}
-        if layers:
-            bases = run_subspaces(classifier, proxies, subspace_key)
-            extra_args = {
-                "projections": {p: subspaces.complement(basis) for p, basis in bases.items()}
-            }
-            info = info._replace(
-                ranks={path: int(subspaces.rank(basis)) for path, basis in bases.items()},
-                dimensions={path: len(basis) for path, basis in bases.items()},
-            )
-        if pseudo_labels:
-            labels, solution = run_labels(
-                classifier, inputs, forget.labels, request.retain, proxies
-            )
-            info = info._replace(residual=solution.residual, stopped=solution.stopped)
-        else:
-            drawn = descent.wrong_labels(draw_key, jnp.asarray(forget.labels), request.retain)
-            labels = jax.nn.one_hot(drawn, len(request.retain))
-        rows = descent.batches(order_key, len(forget.labels), batch_size, epochs, whole=True)
-        tuned, losses = run_descent(
-            _SoftCrossEntropy(classifier.apply, classifier.preprocess),
-            _optimizer(learning_rate, momentum, layers),
-            classifier,
-            Samples(forget.images, labels),
-            rows,
-            step_key,
-            extra_args,
-        )
-        return tuned, info._replace(losses=losses)
-
-    return Unlearner(Sees.FORGET, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS, Forgets.ANY)
+    changes = Changes.TARGETS | Changes.OTHER_LAYERS
+    return Unlearner(Sees.FORGET, settings.unlearn, changes, Forgets.ANY)
 
 
 _ATTACKS: dict[str, Callable[..., adversarial.Adversarial]] = {
@@ -330,6 +204,167 @@ _ATTACKS: dict[str, Callable[..., adversarial.Adversarial]] = {
     "carlini_wagner": adversarial.carlini_wagner,
     "deepfool": adversarial.deepfool,
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZsPag:
+    """The settings of `zs_pag`, and its stages in their order."""
+
+    attack: str
+    epsilon: float
+    step_size: float
+    attack_steps: int | None
+    per_class: int
+    energy: float
+    subspace: str
+    pseudo_labels: bool
+    penalty: float
+    damping: float
+    solver_iterations: int
+    learning_rate: float
+    momentum: float
+    epochs: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        checks.one_of(tuple(_ATTACKS), attack=self.attack)
+        checks.one_of(("estimated", "random", "none"), subspace=self.subspace)
+        positive = ("epsilon", "step_size", "penalty", "damping", "learning_rate")
+        checks.positive(**{name: getattr(self, name) for name in positive})
+        whole = ("per_class", "solver_iterations", "epochs", "batch_size")
+        checks.whole(**{name: getattr(self, name) for name in whole})
+        if self.attack_steps is not None:
+            checks.whole(attack_steps=self.attack_steps)
+        checks.share(energy=self.energy)
+        checks.not_negative(momentum=self.momentum)
+
+    def unlearn(
+        self, classifier: Classifier, request: Request, key: jax.Array
+    ) -> tuple[Classifier, ZsPagInfo]:
+        """The method, see `Unlearner.unlearn`."""
+        forget = request.forget_data
+        assert forget is not None
+        draw_key, subspace_key, order_key, step_key = jax.random.split(key, 4)
+        layers = self.layers(classifier)
+        info = ZsPagInfo(jnp.zeros(0))
+        inputs = classifier.preprocess(jnp.asarray(forget.images))
+        if layers or self.pseudo_labels:
+            attacked = stage("attack", self.attacked)
+            proxies = attacked(classifier, inputs, forget.labels, request.retain)
+            counts = proxies.weights.sum(axis=1).astype(int)
+            info = info._replace(crossed=proxies.crossed, proxies=counts)
+            if not counts.any():
+                return classifier, info
+        extra_args: dict[str, PyTree] = {}
+        if layers:
+            bases = stage("subspaces", self.spanned)(classifier, proxies, subspace_key)
+            complements = {path: subspaces.complement(basis) for path, basis in bases.items()}
+            extra_args = {"projections": complements}
+            info = info._replace(
+                ranks={path: int(subspaces.rank(basis)) for path, basis in bases.items()},
+                dimensions={path: len(basis) for path, basis in bases.items()},
+            )
+        if self.pseudo_labels:
+            labelled = stage("influence", self.labelled)
+            labels, solution = labelled(classifier, inputs, forget.labels, request.retain, proxies)
+            info = info._replace(residual=solution.residual, stopped=solution.stopped)
+        else:
+            drawn = descent.wrong_labels(draw_key, jnp.asarray(forget.labels), request.retain)
+            labels = jax.nn.one_hot(drawn, len(request.retain))
+        rows = descent.batches(
+            order_key, len(forget.labels), self.batch_size, self.epochs, whole=True
+        )
+        tuned, losses = stage("descent", descent.tune)(
+            _SoftCrossEntropy(classifier.apply, classifier.preprocess),
+            _optimizer(self.learning_rate, self.momentum, layers),
+            classifier,
+            Samples(forget.images, labels),
+            rows,
+            step_key,
+            extra_args,
+        )
+        return tuned, info._replace(losses=losses)
+
+    def layers(self, classifier: Classifier) -> tuple[subspaces.Layer, ...]:
+        """The layers whose inputs are projected.
+
+        Raises:
+          InvalidArgumentError: if there should be some and the classifier has none.
+        """
+        if self.subspace == "none":
+            return ()
+        if not (found := subspaces.layers(classifier)):
+            raise InvalidArgumentError(
+                "classifier",
+                type(classifier.apply).__name__,
+                "has no dense or convolution layer whose inputs could be observed, so that there "
+                "is nothing to project; take a method without subspaces",
+            )
+        return found
+
+    def attacked(
+        self, classifier: Classifier, inputs: jax.Array, labels: Any, retain: jax.Array
+    ) -> Proxies:
+        """Proxies of the retained classes, from the forget samples."""
+        steps = {} if self.attack_steps is None else {"steps": self.attack_steps}
+        options: dict[str, dict[str, Any]] = {
+            "pgd": {"epsilon": self.epsilon, "step_size": self.step_size, **steps},
+            "fgsm": {"epsilon": self.epsilon},
+            "carlini_wagner": steps,
+            "deepfool": steps,
+        }
+        # DeepFool has no target.
+        aims = self.attack != "deepfool"
+        topping = self.attack if aims else "pgd"
+        targeted = functools.partial(_ATTACKS[topping], **options[topping], targeted=True)
+        alone = functools.partial(_ATTACKS[self.attack], **options[self.attack])
+        return make_proxies(
+            classifier,
+            inputs,
+            labels,
+            retain,
+            first=targeted if aims else alone,
+            targeted=targeted,
+            per_class=self.per_class,
+            aims=aims,
+        )
+
+    def spanned(
+        self, classifier: Classifier, proxies: Proxies, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """The subspace of each layer that the descent goes around, by path."""
+        bases = _bases(classifier, proxies, self.energy)
+        if self.subspace == "random":
+            keys = jax.random.split(key, len(bases))
+            bases = {
+                path: subspaces.random_basis(one, basis)
+                for one, (path, basis) in zip(keys, bases.items(), strict=True)
+            }
+        return bases
+
+    def labelled(
+        self,
+        classifier: Classifier,
+        inputs: jax.Array,
+        labels: Any,
+        retain: jax.Array,
+        proxies: Proxies,
+    ) -> tuple[jax.Array, influence.Solution]:
+        """Soft labels `(N, C)` of the forget samples, and the solution that they go by."""
+        count, size = proxies.weights.shape
+        solution = influence.newton_direction(
+            classifier,
+            jnp.asarray(proxies.inputs.reshape(-1, *classifier.input_shape)),
+            jnp.repeat(jnp.arange(count), size),
+            jnp.asarray((proxies.weights / proxies.weights.sum()).ravel()),
+            damping=self.damping,
+            iterations=self.solver_iterations,
+        )
+        # What a descent step under each label adds to the loss of the proxies, up to a factor.
+        costs = influence.influences(classifier, inputs, solution.direction)
+        length = jnp.sqrt(jnp.mean(jnp.square(costs)))
+        costs = costs / jnp.where(length > 0, length, 1.0)
+        return influence.pseudo_labels(costs, jnp.asarray(labels), retain, self.penalty), solution
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Generators of inputs for a classifier: GKT's from a latent vector, SPD-GAN's from an input."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -96,5 +98,5 @@ def _into_pixels(x: jax.Array) -> jax.Array:
 
 def _upsampled(convolution: nnx.Conv, x: jax.Array) -> jax.Array:
     """The convolution of the upsampled images."""
-    bias = convolution.bias[...].reshape(1, 1, 1, -1)
+    bias = cast(nnx.Param, convolution.bias)[...].reshape(1, 1, 1, -1)
     return upsample_convolve(x, convolution.kernel[...]) + bias

@@ -36,4 +36,38 @@ from ignpx.steps.selecting import counted as counted
 from ignpx.steps.selecting import select as select
 from ignpx.steps.selecting import threshold as threshold
 from ignpx.steps.synthesising import synthesise as synthesise
+from ignpx.steps.weighing import reweigh as reweigh
 from ignpx.steps.weighing import weigh as weigh
+
+__all__ = [
+    "CappedDampen",
+    "Chained",
+    "Counted",
+    "Course",
+    "Dampen",
+    "Descended",
+    "Examples",
+    "Importance",
+    "Prepared",
+    "Report",
+    "Selected",
+    "State",
+    "Step",
+    "Zero",
+    "calibrate",
+    "chain",
+    "check_initialises",
+    "counted",
+    "descend",
+    "edit",
+    "judge",
+    "reweigh",
+    "select",
+    "synthesise",
+    "threshold",
+    "weigh",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -134,6 +134,20 @@ def weigh(
     return Step("sensitivity", run, check=check, prepare=prepare)
 
 
+def reweigh(by: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) -> Step:
+    """Changes the importance that an earlier step has taken.
+
+    Args:
+      by: maps the forget and the retain importance to new ones.
+    """
+
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+        found = by(*state.need("importance", "steps.weigh"))
+        return state.replace(importance=Importance(*found)), None
+
+    return Step("sensitivity", run)
+
+
 @jax.jit
 def _weighed(found: Importance) -> Weighed:
     return Weighed(jax.tree.map(lambda f, r: jnp.all(jnp.isfinite(f + r)), *found))

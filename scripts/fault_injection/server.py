@@ -35,7 +35,7 @@ def load() -> None:
     from jax._src import xla_bridge
 
     from ignpx import data, models
-    from ignpx.experiments import demo
+    from ignpx.experiments import demonstration
 
     class Linear(nnx.Module):
         targets = (".*",)
@@ -50,8 +50,8 @@ def load() -> None:
             return self.fc(x.reshape(x.shape[0], -1))
 
     models.MODELS["lenet"] = Linear
-    demo.RECIPE = dataclasses.replace(demo.RECIPE, epochs=2)
-    demo.ignp = functools.partial(demo.ignp, steps=20, samples=2, held_out=2)
+    demonstration.RECIPE = dataclasses.replace(demonstration.RECIPE, epochs=2)
+    demonstration.ignp = functools.partial(demonstration.ignp, steps=20, samples=2, held_out=2)
     data.load_splits("digits")
     gc.collect()
     gc.freeze()  # or each child goes through all that is imported when it ends

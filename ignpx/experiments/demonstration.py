@@ -1,6 +1,7 @@
 """The demonstration: train, forget a class without data, compare with retraining without it."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -22,8 +23,11 @@ FORGET = 3
 RECIPE = Recipe(epochs=40, batch_size=64, optimizer="adam", learning_rate=1e-3)
 
 
-def run(
-    directory: pathlib.Path, *, seed: int, on_stage: Callable[[str], None]
+def demo(
+    directory: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    on_stage: Callable[[str], None] = lambda text: None,
 ) -> tuple[Table, list[pathlib.Path]]:
     """Runs the demonstration on the embedded digits.
 
@@ -39,6 +43,7 @@ def run(
       InvalidArgumentError: if the directory holds anything else than an earlier demonstration.
     """
     checks.seed(seed=seed)
+    directory = pathlib.Path(directory)
     config = {"demo": dataclasses.asdict(RECIPE), "seed": seed}
     with workdir.staged(directory, config, workdir.DEMO, overwrite=True) as staging:
         table, drawn = _run(staging, seed, on_stage)
