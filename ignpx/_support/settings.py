@@ -53,7 +53,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 # The limits of `annotated_types`: the attribute that holds the number, the comparison, in words.
-_LIMITS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
+LIMITS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
     Gt: ("gt", operator.gt, "above"),
     Ge: ("ge", operator.ge, "at least"),
     Lt: ("lt", operator.lt, "below"),
@@ -62,12 +62,13 @@ _LIMITS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
 
 
 def _within(value: Any, limit: Any) -> bool:
-    name, holds, _ = _LIMITS[type(limit)]
+    name, holds, _ = LIMITS[type(limit)]
     return holds(value, getattr(limit, name))
 
 
-def _limit_in_words(limit: Any) -> str:
-    name, _, words = _LIMITS[type(limit)]
+def limit_in_words(limit: Any) -> str:
+    """A limit of a number in words: `at least 1`."""
+    name, _, words = LIMITS[type(limit)]
     return f"{words} {getattr(limit, name)}"
 
 
@@ -97,7 +98,7 @@ def in_words(annotation: Any) -> str:
         return " or ".join(map(str, arguments))
     if origin is typing.Annotated:
         kind, *limits = arguments
-        return f"{in_words(kind)} {' and '.join(map(_limit_in_words, limits))}"
+        return f"{in_words(kind)} {' and '.join(map(limit_in_words, limits))}"
     if origin is tuple:
         length = "any length" if ... in arguments else str(len(arguments))
         parts = ", ".join(in_words(part) for part in arguments if part is not ...)

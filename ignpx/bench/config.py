@@ -32,30 +32,47 @@ class ModelEntry(_Section):
     """A training config, and what is different about it here."""
 
     config: str
+    """The path of the training config, relative to this file."""
     set: dict[str, Any] = {}
+    """Fields of the training config that are overridden: `training.epochs: 3`."""
     settings: dict[str, dict[str, Any]] = {}
+    """Settings of methods for this model, by label. They override those of the method."""
 
 
 class MethodEntry(_Section):
     """A method under a label, its settings, and settings to vary."""
 
     method: str
+    """One of `ignpx methods`, or `original`, the model as it was trained."""
     settings: dict[str, Any] = {}
+    """Hyperparameters of the method: `strength: 10`."""
     vary: dict[str, Annotated[list[Any], pydantic.Field(min_length=1)]] = {}
+    """Values of hyperparameters, every combination of which is a method of its own."""
 
 
 class BenchConfig(_Section):
     """A whole benchmark: `ignpx bench CONFIG`."""
 
     title: str
+    """The title of the report."""
     published: list[str] = []
+    """The papers' tables that results are shown beside, such as `table1`: one name, or a list."""
     models: list[ModelEntry] = pydantic.Field(min_length=1)
+    """The models to forget from."""
     methods: dict[str, MethodEntry | None] = pydantic.Field(min_length=1)
+    """The methods by label; null is the method of that name with its defaults."""
     forget: Literal["each"] | list[int | list[int | list[int]]]
+    """The requests: a class, or a list of classes to forget one after the other, in which a list
+    names classes that go at once: `[0, [0, 1], [[2, 3]]]`. `each` asks for every class in turn.
+    """
     seeds: list[Seed] = pydantic.Field(default=[0], min_length=1)
+    """Seeds of the training and of the methods; every cell is run with each."""
     measures: list[Literal["mia", "inversion"]] = []
-    # What accuracies and memberships are of; `validation` is for choosing settings.
+    """Measurements beside accuracy: membership inference (`mia`), model inversion (`inversion`)."""
     split: Literal["test", "validation"] = "test"
+    """The split that accuracies and memberships are measured on; `validation` is for choosing
+    settings.
+    """
 
     @pydantic.field_validator("published", mode="before")
     @classmethod

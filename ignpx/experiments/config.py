@@ -29,21 +29,25 @@ class _Section(pydantic.BaseModel):
 
 
 class DatasetConfig(_Section):
-    """Which images, at which size, and how their classes are grouped (see `ignpx.data`).
-
-    `coarse: [[0, 1, 2], [3, 4]]` trains on groups of classes, `coarse: coarse_label` on those that
-    the dataset has itself, here cifar100; a part of a class can then be forgotten.
-
-    `test_share: 0.2` holds a part of the train split out for testing, where a dataset has no other;
-    `test_split: validation` names the split for testing.
-    """
+    """Which images, at which size, and how their classes are grouped (see `ignpx.data`)."""
 
     name: str
+    """`digits`, a dataset that was registered, or one of TFDS; see `ignpx.data.list_datasets`."""
     image_size: int | None = pydantic.Field(default=None, ge=1, le=4096)
+    """The side of the square images in pixels. Smaller images are centred on zeros, larger ones are
+    resized; null leaves all as they are.
+    """
     validation_share: float = pydantic.Field(default=0.1, gt=0, lt=1)
+    """The share of the train split that is held out, class by class, to choose the best epoch."""
     coarse: tuple[tuple[int, ...], ...] | str | None = None
+    """Groups of classes that become the labels, so that a part of a label can be forgotten.
+    `[[0, 1, 2], [3, 4]]` lists the classes of each group; a name such as `coarse_label` (cifar100)
+    is that of the dataset's own feature with such labels.
+    """
     test_share: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """The share of the train split that is held out for testing, where there is no test split."""
     test_split: str | None = None
+    """The split for testing; null is `test`, or else `validation`."""
 
     @pydantic.field_validator("coarse", mode="wrap")
     @classmethod
@@ -74,16 +78,22 @@ class ModelConfig(_Section):
     """
 
     name: str
+    """One of `ignpx.models.list_models`, or `package.module:function`."""
     width: float = pydantic.Field(default=1.0, gt=0, le=64)
+    """Multiplies the channels and hidden units of every layer but the last."""
 
 
 class TrainConfig(_Section):
     """A whole training run: `ignpx train CONFIG`."""
 
     dataset: DatasetConfig
+    """What it is trained on."""
     model: ModelConfig
+    """What is trained."""
     training: Recipe
+    """How it is trained."""
     seed: Seed = 0
+    """The seed of the initial parameters, the batches and the augmentation."""
 
 
 def load(

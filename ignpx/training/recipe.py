@@ -16,14 +16,6 @@ from ignpx.errors import InvalidArgumentError, near_names
 class Recipe:
     """How a classifier is trained (Table 6 of the IGNP paper).
 
-    Weight decay is added to the gradient before the optimiser, as PyTorch's Adam and SGD do.
-    Schedules: `plateau` divides the learning rate by ten once validation accuracy has not improved
-    for more than `patience` epochs; `cosine` decays to `final_share` of the rate over all epochs,
-    after `warmup_epochs` of linear increase, fewer than all; `constant` stays. With
-    `early_stopping` training ends once validation accuracy has not improved for so many epochs.
-    `precision` is that of the forward and the backward pass; parameters, statistics and the
-    optimiser stay as they are.
-
     Raises:
       InvalidArgumentError: if a value is of another type than its field or out of its range.
     """
@@ -32,20 +24,39 @@ class Recipe:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
 
     epochs: Annotated[int, Gt(0), Le(100_000)]
+    """The number of passes over the training samples, at most."""
     batch_size: Annotated[int, Gt(0), Le(1_000_000)] = 128
+    """Samples of a step. The last, incomplete batch of an epoch is left out."""
     optimizer: Literal["adam", "sgd"] = "sgd"
+    """The rule of a step."""
     learning_rate: Annotated[float, Gt(0)] = 0.01
+    """The rate of the first step after the warm-up."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """The momentum of `sgd`."""
     weight_decay: Annotated[float, Ge(0)] = 5e-4
+    """The decay times the parameters is added to the gradient, before the rule, as in PyTorch."""
     schedule: Literal["plateau", "cosine", "constant"] = "cosine"
+    """How the rate falls: `plateau` to a tenth whenever validation accuracy has not improved for
+    more than `patience` epochs; `cosine` to `final_share` over all epochs; `constant` not at all.
+    """
     patience: Annotated[int, Ge(0)] = 5
+    """Epochs without improvement that `plateau` waits for."""
     warmup_epochs: Annotated[int, Ge(0)] = 0
+    """Epochs of linear increase of the rate before `cosine`, fewer than all."""
     final_share: Annotated[float, Ge(0), Le(1)] = 0.0
+    """The share of the rate that `cosine` ends with."""
     early_stopping: Annotated[int, Gt(0)] | None = None
+    """Training ends once validation accuracy has not improved for so many epochs; null: never."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The share of the target that is spread evenly over all classes."""
     crop_padding: Annotated[int, Ge(0), Le(4096)] = 0
+    """Pixels of zeros on each side, of which a random crop of the old size is taken."""
     flip: bool = False
+    """Whether images are mirrored left to right, each with probability one half."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """The precision of the forward and the backward pass. Parameters, statistics and the optimiser
+    stay as they are.
+    """
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations().items():
