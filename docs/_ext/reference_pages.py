@@ -1,13 +1,10 @@
 """A page of the reference for each public module, and docstrings as reStructuredText."""
 
 import enum
-import importlib
 import inspect
 import pathlib
-import pkgutil
+import re
 import types
-import typing
-from collections.abc import Iterator
 from typing import Any
 
 from repository_pages import DOCS, write
@@ -16,54 +13,45 @@ from sphinx.application import Sphinx
 import ignpx
 
 FOLDER = DOCS / "api"
-_NOT_NAMES = (types.ModuleType, typing.TypeVar)
 
 
-def modules() -> list[types.ModuleType]:
-    """What `import ignpx` offers, and the modules of folders that offer nothing themselves."""
-    offered = [getattr(ignpx, name) for name in ignpx.__all__]
-    found = [ignpx]
-    for module in filter(inspect.ismodule, offered):
-        found += [module, *([] if names(module) else _within(module))]
+def modules(package: types.ModuleType = ignpx) -> list[types.ModuleType]:
+    """A package, and what modules its `__all__` has, and those theirs."""
+    listed = [getattr(package, name) for name in getattr(package, "__all__", ())]
+    found = [package]
+    for module in filter(inspect.ismodule, listed):
+        found += modules(module)
     return found
 
 
 def names(module: types.ModuleType) -> list[str]:
-    """The public functions and classes of a module, sorted."""
-    kept = (name for name, value in vars_of(module) if not isinstance(value, _NOT_NAMES))
-    return sorted(kept)
+    """The public names of a module: those of `__all__`, or what it defines itself."""
+    listed = getattr(module, "__all__", None) or _defined(module)
+    return sorted(name for name in listed if not inspect.ismodule(getattr(module, name)))
 
 
-def vars_of(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
-    """Names that a module offers: those of `__all__`, or what it or its folder defines."""
-    listed = getattr(module, "__all__", None)
-    for name in listed or [name for name in vars(module) if not name.startswith("_")]:
-        value = getattr(module, name)
-        home = f"{getattr(value, '__module__', '')}."
-        if listed or (callable(value) and home.startswith(f"{module.__name__}.")):
-            yield name, value
-
-
-def _within(package: types.ModuleType) -> list[types.ModuleType]:
-    found = [one.name for one in pkgutil.iter_modules(package.__path__)]
-    public = sorted(name for name in found if not name.startswith("_"))
-    return [importlib.import_module(f"{package.__name__}.{name}") for name in public]
+def _defined(module: types.ModuleType) -> list[str]:
+    found = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return [
+        name
+        for name, value in found.items()
+        if (inspect.isroutine(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    ]
 
 
 def page(module: types.ModuleType) -> str:
     """The page of a module: its docstring, a table of its names, and each of them in full."""
     name, listed = module.__name__, names(module)
-    elsewhere = [one for one in listed if one in _with_pages() and name == "ignpx.methods"]
     lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :no-members:", ""]
     if listed:
         lines += [".. list-table::", "   :widths: 30 70", ""]
         for one in listed:
-            summary = (inspect.getdoc(getattr(module, one)) or "").split("\n")[0]
-            lines += [f"   * - `{one} <{name}.{one}>`", f"     - {summary}"]
+            lines += [f"   * - `{one} <{name}.{one}>`", f"     - {_said(module, one)[0]}"]
         lines += [""]
     for one in listed:
-        if one not in elsewhere:
-            lines += [*_directive(f"{name}.{one}", getattr(module, one)), ""]
+        if not (name == "ignpx.methods" and one in _with_pages()):
+            lines += [*_directive(module, one), ""]
     return "\n".join(lines)
 
 
@@ -72,11 +60,23 @@ def _with_pages() -> set[str]:
     return {getattr(factory, "__name__", "") for factory in ignpx.methods.METHODS.values()}
 
 
-def _directive(name: str, value: Any) -> list[str]:
-    if not inspect.isclass(value):
-        return [f".. autofunction:: {name}" if callable(value) else f".. autodata:: {name}"]
-    lines = [f".. autoclass:: {name}", "   :members:"]
-    return [*lines, "   :undoc-members:"] if issubclass(value, enum.Enum) else lines
+def _said(module: types.ModuleType, name: str) -> list[str]:
+    """The lines of the docstring of a name, or of the comment above a constant."""
+    value = getattr(module, name)
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return (inspect.getdoc(value) or "").splitlines() or [""]
+    above = re.search(rf"((?:^#.*\n)+){name}\b", inspect.getsource(module), re.MULTILINE)
+    return [line.lstrip("# ") for line in above[1].splitlines()] if above else [""]
+
+
+def _directive(module: types.ModuleType, name: str) -> list[str]:
+    value, full = getattr(module, name), f"{module.__name__}.{name}"
+    if inspect.isclass(value):
+        lines = [f".. autoclass:: {full}", "   :members:"]
+        return [*lines, "   :undoc-members:"] if issubclass(value, enum.Enum) else lines
+    if inspect.isroutine(value):
+        return [f".. autofunction:: {full}"]
+    return [f".. py:data:: {full}", "", *(f"   {line}" for line in _said(module, name))]
 
 
 def index(found: list[types.ModuleType]) -> str:
@@ -105,13 +105,30 @@ def remove_others(folder: pathlib.Path, kept: set[pathlib.Path]) -> None:
         path.unlink()
 
 
-def _literal(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
-    """Makes what stands indented by four a block of code, as the docstrings mean it."""
+def _rest(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
+    """Makes blocks of code and tables of a docstring those of reStructuredText."""
+    lines[:] = _with_tables(lines)
     for place in range(len(lines) - 1, 0, -1):
         indented = lines[place].startswith("    ") and not lines[place - 1].strip()
         before = next((line for line in reversed(lines[:place]) if line.strip()), "")
-        if indented and before and not before.startswith(" ") and not before.endswith("::"):
+        if indented and before and before[0] not in " ." and not before.endswith("::"):
             lines[place:place] = ["::", ""]
+
+
+def _with_tables(lines: list[str]) -> list[str]:
+    """Docstrings have tables as Markdown has them."""
+    result: list[str] = []
+    for line in lines:
+        if not line.startswith("| "):
+            result.append(line)
+            continue
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if set(line) <= set("|- "):
+            continue
+        if not result or not result[-1].startswith("     - "):
+            result += [".. list-table::", "   :header-rows: 1", ""]
+        result += [f"   * - {cells[0]}", *(f"     - {cell}" for cell in cells[1:])]
+    return result
 
 
 def _skip(app: Sphinx, what: str, name: str, found: Any, skip: bool, options: Any) -> bool | None:
@@ -122,6 +139,6 @@ def _skip(app: Sphinx, what: str, name: str, found: Any, skip: bool, options: An
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the pages and what docstrings need."""
     app.connect("builder-inited", _write)
-    app.connect("autodoc-process-docstring", _literal, priority=400)
+    app.connect("autodoc-process-docstring", _rest, priority=400)
     app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True}

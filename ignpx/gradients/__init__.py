@@ -1,3 +1,5 @@
+"""Gradients of samples: mean, moments, the subspaces of layers, and influence."""
+
 from ignpx._support.lazy import attach
 
 __all__ = ["influence", "mean", "moments", "subspaces"]
