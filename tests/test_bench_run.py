@@ -231,7 +231,7 @@ def test_a_model_that_cannot_be_read_at_the_moment_is_not_damaged(bench, tmp_pat
     shutil.rmtree(out / "cells")
     trained._check_readable.cache_clear()
 
-    def too_many(*args):
+    def too_many(*args, **options):
         error = OSError(errno.EMFILE, "Too many open files", "arrays")
         raise InvalidArgumentError("directory", "x", "is damaged") from error
 
@@ -284,7 +284,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(bench, tmp_path, monkey
             monkeypatch.setattr(trained, "_sound", free)
             held.__exit__(None, None, None)
 
-    monkeypatch.setattr(trained, "_sound", lambda path: False)
+    monkeypatch.setattr(trained, "_sound", lambda *_: False)
     run.run(path, tmp_path / "out", retry=True, tell=tell)
     assert len(tried) == 2
 

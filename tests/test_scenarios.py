@@ -274,7 +274,7 @@ def test_the_method_is_given_these_samples_and_no_others(
         given.append(request)
         return classifier, _Nothing()
 
-    monkeypatch.setattr(runs, "unlearn", spy)
+    monkeypatch.setattr(runs.unlearner, "unlearn", spy)
     forget(trained_run, tmp_path / "out", Subclass(7))
     assert set(given[0].forget_data.labels) == {1}
     expected = splits.train.images[splits.fine.train == 7]
