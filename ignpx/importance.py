@@ -49,7 +49,7 @@ def sensitivity(
       weights: see `mean_squared_gradients`.
       loss: maps logits `(num_classes,)` and a label to a scalar: `ignpx.losses.cross_entropy`, as
         in Equations 3 and 4, or `negative_log_odds`, which weighs all samples alike.
-      patterns: the target layers (see `ignpx.targets`); nothing else is differentiated.
+      patterns: the target layers (see `ignpx.targets`); other layers are not differentiated.
       microbatch: see `gradient_moments`.
 
     Returns:
@@ -73,23 +73,23 @@ def sensitivity_moments(
     patterns: tuple[str, ...] = (".*",),
     microbatch: int | None = None,
 ) -> Moments:
-    """`sensitivity`, and in the same pass the gradients that are squared in it, not squared.
+    """`sensitivity`, and in the same pass the weighted sums of the gradients themselves.
 
-    The product of a mean gradient with a parameter, negated, is what the loss changes by, to first
-    order, when that parameter is set to zero.
+    If a parameter is set to zero, the loss changes to first order by minus the product of the
+    parameter and its mean gradient.
 
     Args:
-      classifier: see `sensitivity`, likewise the others.
-      inputs: see there.
-      labels: see there.
-      weights: `(..., N)` float, of the squares.
-      mean_weights: `(..., N)` float, of the gradients; None leaves their sums out.
-      loss: see there.
-      patterns: see there.
+      classifier: see `sensitivity`.
+      inputs: see `sensitivity`.
+      labels: see `sensitivity`.
+      weights: `(..., N)` float, weights of the squares.
+      mean_weights: `(..., N)` float, weights of the gradients; None leaves their sums out.
+      loss: see `sensitivity`.
+      patterns: see `sensitivity`.
       microbatch: see `gradient_moments`.
 
     Returns:
-      See `Moments`: pytrees like `classifier.params` with float32 leaves, None outside of the
+      The `Moments`: pytrees like `classifier.params` with float32 leaves, None outside of the
       target layers. The groups of each are the leading axes of its weights.
     """
     chosen, rest = targets.partition(classifier.params, patterns)
@@ -125,14 +125,14 @@ def squared_batch_gradients(
 ) -> PyTree:
     """Mean over batches of the squared gradient of a batch's mean cross-entropy, evaluation mode.
 
-    `I_i = 1/B sum_b (d mean_{k in b} CE_k / d params_i)^2`, SSD's importance as its public code has
-    it. It shrinks as batches grow; a batch size of 1 gives the mean over samples. The last batch
-    counts as a whole one, however short it is.
+    `I_i = 1/B sum_b (d mean_{k in b} CE_k / d params_i)^2` is SSD's importance in its public code.
+    It shrinks as batches grow. A batch size of 1 gives the mean over samples. A short last batch
+    has the same weight as the others.
 
     Args:
       classifier: the model.
-      samples: images as its `preprocess` takes them, in this order.
-      batch_size: samples of a batch.
+      samples: images as its `preprocess` takes them; batches keep their order.
+      batch_size: samples in a batch.
       patterns: the target layers (see `ignpx.targets`).
 
     Returns:
@@ -146,9 +146,9 @@ def squared_batch_gradients(
         chosen,
         (images, labels, real),
         constants=classifier.replace(params=rest),
-        # About as many samples at once, whatever the size of a batch.
+        # About 64 samples at once for every batch size.
         microbatch=max(1, 64 // batch_size),
-        # A large batch has as many positions as samples: nothing is gained by its factors.
+        # The factors of a large batch have a position for each sample, and are not faster.
         per_sample=batch_size > 32,
     )
 
@@ -167,9 +167,9 @@ def fisher_information(
 ) -> PyTree:
     """The diagonal of the Fisher information, in evaluation mode.
 
-    `F_i = mean over x of sum_y p_y(x) (d CE(f(x), y) / d params_i)^2`: the expectation is over the
-    labels that the model itself gives, all of them. That takes a backward pass for each class of
-    each image.
+    `F_i = mean over x of sum_y p_y(x) (d CE(f(x), y) / d params_i)^2`. The expectation is over all
+    labels, by the probabilities of the model. It takes a backward pass for each class of each
+    image.
 
     Args:
       classifier: the model.

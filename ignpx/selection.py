@@ -1,7 +1,7 @@
-"""Select: from the importance of each parameter to the set that is to be edited.
+"""Select: choose the parameters to edit by their importance.
 
-Ratios and thresholds are kept as logarithms: sensitivities span dozens of orders of magnitude, and
-neither their ratio nor alpha need be representable in float32.
+Ratios and thresholds are logarithms. Sensitivities span dozens of orders of magnitude, so that
+float32 may hold neither their ratio nor alpha.
 """
 
 import math
@@ -37,17 +37,17 @@ def __dir__() -> list[str]:
 
 PyTree = Any
 
-# The logarithm of the ratio of what every alpha selects; its negative is that of what none does.
-# Finite, so that arithmetic without infinities (`jax_debug_infs`) has it.
+# The log ratio of a parameter that every alpha selects. `-ALWAYS` is that of a parameter that no
+# alpha selects. It is finite, so that it also works under `jax_debug_infs`.
 ALWAYS = float(np.finfo(np.float32).max)
 
 
 def log_ratio(forget: PyTree, retain: PyTree) -> PyTree:
     """`log(S_forget / S_retain)` for each parameter, float32.
 
-    A parameter to which only the forget set is sensitive gets `ALWAYS` (every alpha selects it),
-    one to which the forget set is not sensitive gets `-ALWAYS` (no alpha does), even if the retain
-    set is not sensitive to it either.
+    A parameter to which only the forget set is sensitive gets `ALWAYS`: every alpha selects it. A
+    parameter to which the forget set is not sensitive gets `-ALWAYS`, even if the retain set is not
+    sensitive to it either: no alpha selects it.
 
     Args:
       forget: pytree of non-negative sensitivities.
@@ -63,17 +63,17 @@ def log_ratio(forget: PyTree, retain: PyTree) -> PyTree:
 
 
 def supporting(forget: PyTree, gradient: PyTree, params: PyTree) -> PyTree:
-    """Forget sensitivities of the parameters that speak for the forget class, 0 for the others.
+    """Forget sensitivities of the parameters that support the forget class, 0 for the others.
 
-    Shrinking `theta` changes the loss by `-theta * dL/dtheta`, to first order. Where that is not
-    above zero, a smaller `theta` would keep the class alive. The squares of Equation 3 do not tell
-    the one from the other.
+    Shrinking `theta` changes the loss in proportion to `-theta * dL/dtheta`, to first order. If
+    that is not above zero, a smaller `theta` does not raise the loss of the class. The squares of
+    Equation 3 have lost that sign.
 
     Args:
       forget: pytree of non-negative sensitivities.
       gradient: pytree of the same structure, the mean gradient of the loss on the forget set (see
         `ignpx.importance.mean_gradient`).
-      params: the parameters, likewise.
+      params: the parameters, a pytree of the same structure.
     """
 
     def leaf(s: jax.Array, g: jax.Array, theta: jax.Array) -> jax.Array:
@@ -88,10 +88,10 @@ def mask(log_ratios: PyTree, log_alpha: jax.Array) -> PyTree:
 
 
 def top_share(scores: PyTree, share: float) -> PyTree:
-    """The share of all parameters that has the highest scores, as booleans.
+    """A mask of the parameters with the highest scores.
 
-    Their number is exact, `share` of all to the nearest whole one, and at least one. Of equal
-    scores the earlier parameters are taken: leaf by leaf, each in its row-major order.
+    Their number is exact: `share` of all parameters, rounded to the nearest integer, and at least
+    one. Among equal scores, earlier parameters come first: leaf by leaf, in row-major order.
 
     Args:
       scores: pytree of arrays; None leaves are passed through and not counted.
@@ -111,8 +111,8 @@ def top_share(scores: PyTree, share: float) -> PyTree:
 def normalised(scores: PyTree) -> PyTree:
     """`(s - min) / (max - min)` over all parameters together, 0 to 1 (UISPS, Equation 11).
 
-    As most of the lowest scores are next to zero, that is about a division by the largest of all.
-    Scores that are all equal become 0.
+    The lowest score is usually close to zero, so this is about a division by the largest score. If
+    all scores are equal, they become 0.
 
     Args:
       scores: pytree of arrays; None leaves are passed through and not counted.
@@ -127,13 +127,13 @@ def normalised(scores: PyTree) -> PyTree:
 def outweighed(forget: PyTree, retain: PyTree, alpha: float) -> PyTree:
     """`normalised(retain) > alpha * normalised(forget)`, as booleans (UISPS, Equation 12).
 
-    These are the parameters to spare: they matter more to what is kept than to what is forgotten.
-    Where both sides are equal, which the paper leaves open, a parameter is not among them.
+    These are the parameters to spare, which matter more to the retained than to the forgotten data.
+    The paper leaves open which parameters with equal sides are spared; here none is.
 
     Args:
       forget: pytree of non-negative importances.
       retain: pytree of the same structure.
-      alpha: threshold, above zero. A larger one spares fewer.
+      alpha: threshold, above zero. A larger threshold spares fewer parameters.
     """
     return jax.tree.map(lambda f, r: r > alpha * f, normalised(forget), normalised(retain))
 
@@ -149,12 +149,12 @@ class Calibration(NamedTuple):
     Attributes:
       log_alpha: natural logarithm of the threshold.
       coverage: share of parameters that it selects.
-      passes: passes over the parameters that the search took.
-      converged: whether the coverage lies in the range that was asked for.
-      reachable: the nearest coverages below and above the wanted one that an alpha reaches,
-        `(2,)`; twice the same where there is none on one side.
-      limits: share of parameters that every alpha selects, and share that some alpha does, `(2,)`:
-        no alpha reaches a coverage outside of them.
+      passes: number of passes over the parameters that the search took.
+      converged: whether the coverage lies in the requested range.
+      reachable: `(2,)`, the nearest coverages below and above the wanted coverage that an alpha
+        reaches; both are the same if there is none on one side.
+      limits: `(2,)`, the share of parameters that every alpha selects, and the share that some
+        alpha selects. No alpha reaches a coverage outside these limits.
     """
 
     log_alpha: jax.Array
@@ -186,35 +186,35 @@ def calibrate(
     total: int | None = None,
     candidates: int | None = None,
 ) -> Calibration:
-    """Finds the alpha at which the wanted share of the parameters is selected (Equation 6).
+    """Finds the alpha that selects the wanted share of the parameters (Equation 6).
 
-    A bisection on log alpha that tries one or many candidates a pass and keeps the interval in
-    which the count crosses the wanted one. It ends when the nearest count that any alpha reaches is
-    found, which makes what is selected a function of the data alone: alpha is a quantile of the
-    ratios.
+    It is a bisection on log alpha that tries one or more candidates in each pass and keeps the
+    interval in which the count crosses the wanted count. It ends at the nearest count that any
+    alpha reaches. The selection is therefore determined by the ratios: alpha is their quantile.
 
     Args:
       log_ratios: see `log_ratio`; None leaves are not counted.
       coverage: the range `(lowest, highest)` of the share to select, each in (0, 1].
-      at: the share wanted within the range, by default its middle.
-      total: what the share is of; by default the number of parameters in `log_ratios`.
-      candidates: thresholds tried in one pass; each pass narrows the interval by one more than it.
-        By default 63, and on a CPU, where a comparison costs more than another pass, 1.
+      at: the wanted share within the range, by default its middle.
+      total: the number of parameters that the shares refer to, by default those in `log_ratios`.
+      candidates: thresholds tried in one pass. A pass divides the interval by one more than this
+        number. By default 63. On a CPU, where a comparison costs more than another pass, it is 1.
 
     Returns:
-      See `Calibration`; `converged` is False if no alpha reaches the range, which happens when many
-      parameters tie or when more than the highest share have a retain sensitivity of zero.
+      The `Calibration`. `converged` is False if no alpha reaches the range. This happens if many
+      parameters have equal ratios, or if more than the highest share of the parameters have a
+      retain sensitivity of zero.
     """
     if candidates is None:
         candidates = 1 if jax.default_backend() == "cpu" else 63
-    # A bound for data without any structure to find.
+    # A bound for degenerate ratios.
     max_passes = math.ceil(120 / math.log2(candidates + 1))
     leaves = [leaf.ravel() for leaf in jax.tree.leaves(log_ratios)]
     total = sum(leaf.size for leaf in leaves) if total is None else total
     wanted = ((coverage[0] + coverage[1]) / 2 if at is None else at) * total
 
     def counts(thresholds: jax.Array) -> jax.Array:
-        # One fused pass over each leaf: nothing of size (thresholds, parameters) is stored.
+        # One fused pass over each leaf: no array of shape (thresholds, parameters) is stored.
         return sum(
             (jnp.sum(leaf[None] > thresholds[:, None], axis=1, dtype=jnp.int32) for leaf in leaves),
             jnp.zeros(thresholds.shape, jnp.int32),
@@ -232,7 +232,7 @@ def calibrate(
         )
     )
     any_finite = smallest <= largest
-    # Below the smallest by more than the subnormal numbers that XLA flushes to zero.
+    # Below the smallest ratio by more than a subnormal number, which XLA flushes to zero.
     low = jnp.where(any_finite, smallest - (1e-6 * jnp.abs(smallest) + 1e-30), 0.0)
     high = jnp.where(any_finite, largest, 0.0)
     ends = counts(jnp.stack([low, high]))
@@ -252,7 +252,7 @@ def calibrate(
         selected = jnp.concatenate(
             [bracket.low_count[None], counts(inner), bracket.high_count[None]]
         )
-        # The last threshold that selects enough, and its neighbour, which selects too few.
+        # The last threshold that selects enough, and the next one, which selects too few.
         index = jnp.clip(jnp.sum(selected >= wanted) - 1, 0, candidates)
         return _Bracket(
             thresholds[index],
@@ -264,8 +264,7 @@ def calibrate(
 
     first = _Bracket(low, high, ends[0], ends[1], jnp.int32(1))
     bracket = jax.lax.while_loop(unfinished, narrow, first)
-    # Where even the largest alpha selects too many, or the smallest too few, that end is all there
-    # is to report.
+    # If the largest alpha selects too many, or the smallest too few, only that end is reported.
     below = jnp.where(bracket.low_count < wanted, bracket.low_count, bracket.high_count)
     above = jnp.where(bracket.high_count > wanted, bracket.high_count, bracket.low_count)
     # Ties go to the smaller selection.
@@ -284,15 +283,14 @@ def calibrate(
 
 
 class CoverageSearch(NamedTuple):
-    """What `search_coverage` saw, and what it made of it.
+    """The outcome of `search_coverage`.
 
     Attributes:
-      coverages: `(G,)` that were tried, ascending.
-      forget: `(G,)` share of the held-out forget prototypes that are still recognised at each.
-      retain: `(G,)` share of the held-out retain prototypes that are still recognised at each.
-      chosen: half way, on a log scale, between the smallest coverage that forgets and the largest
-        that retains.
-      beyond: whether it was chosen beyond the range.
+      coverages: `(G,)`, the coverages that were tried, ascending.
+      forget: `(G,)`, share of the held-out forget prototypes that are recognised at each coverage.
+      retain: `(G,)`, share of the held-out retain prototypes that are recognised at each coverage.
+      chosen: the chosen coverage, see `search_coverage`.
+      beyond: whether it was chosen among the coverages beyond the range.
     """
 
     coverages: jax.Array
@@ -312,31 +310,33 @@ def search_coverage(
     keep: float = 0.99,
     margin: float = 2.0,
 ) -> CoverageSearch:
-    """Chooses a coverage by prototypes that had no part in the sensitivities, without any data.
+    """Chooses a coverage by held-out prototypes, without data.
 
-    A coverage forgets if no held-out forget prototype is recognised at it, nor at the next larger
-    one. It retains if, up to it, at least a share `keep` of the held-out retain prototypes is. Real
-    samples are harder to forget, and easier to damage, than prototypes: hence half way between the
-    two limits. Where every coverage that forgets damages, the smallest of them is chosen; where
-    none forgets, the largest of all.
+    A coverage *forgets* if the model recognises no held-out forget prototype at it or at the next
+    larger coverage. It *retains* if the model recognises at least a share `keep` of the held-out
+    retain prototypes at it and at all smaller coverages. The chosen coverage is half way, on a log
+    scale, between the smallest coverage that forgets and the largest that retains, because real
+    samples are harder to forget and easier to damage than prototypes. If no coverage that forgets
+    also retains, it is the smallest coverage that forgets. If none forgets, it is the largest of
+    all.
 
-    Where all retain and none forgets, the search goes on `beyond` them. What forgets there is
-    chosen by the same rule, but less than `margin` times the smallest: the range says how much may
-    be edited where nothing asks for more.
+    If all coverages retain and none forgets, the search continues in `beyond`. The rule there is
+    the same, but the chosen coverage is at most `sqrt(margin)` times the smallest that forgets, so
+    that no more is edited than needed. If no coverage forgets there either, the first choice stays.
 
     Args:
       log_ratios: see `log_ratio`.
       recognised: maps a log alpha to the shares of held-out forget and of held-out retain
         prototypes that the model edited at that threshold recognises.
-      coverages: `(G,)` to try, ascending.
-      beyond: `(G,)` larger ones, ascending.
+      coverages: `(G,)`, coverages to try, ascending.
+      beyond: `(G,)`, larger coverages, ascending; None ends the search with `coverages`.
       total: see `calibrate`.
-      keep: see above, in 0 to 1.
-      margin: see above, at least 1.
+      keep: share of the retain prototypes that must be recognised, in 0 to 1.
+      margin: bounds the chosen coverage in `beyond`, at least 1.
 
     Returns:
-      See `CoverageSearch`, of the coverages that were chosen from; one coverage is tried after
-      another, so memory does not grow with them.
+      The `CoverageSearch` of the coverages that were chosen from. The coverages are tried one after
+      another, so memory does not grow with their number.
     """
 
     def attempt(coverage: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -355,33 +355,33 @@ def search_coverage(
 
     if beyond is None:
         return tried(coverages, jnp.float32(ALWAYS), jnp.bool_(False))
-    # A loop of one or two turns: what tries a coverage is compiled once.
+    # A loop of one or two iterations, so that the trial of a coverage is compiled once.
     furthest = jnp.asarray([ALWAYS, margin], jnp.float32)
     stages = jnp.stack([coverages, beyond]), furthest, jnp.asarray([False, True])
 
-    def goes_on(state: tuple[jax.Array, CoverageSearch]) -> jax.Array:
-        turn, found = state
+    def unfinished(state: tuple[jax.Array, CoverageSearch]) -> jax.Array:
+        index, found = state
         fails = jnp.all(found.retain >= keep) & ~jnp.any(_forgets(found.forget))
-        return (turn == 0) | ((turn == 1) & fails)
+        return (index == 0) | ((index == 1) & fails)
 
-    def turned(state: tuple[jax.Array, CoverageSearch]) -> tuple[jax.Array, CoverageSearch]:
-        turn, before = state
-        found = tried(*jax.tree.map(lambda stage: stage[turn], stages))
-        better = (turn == 0) | jnp.any(_forgets(found.forget))
-        return turn + 1, jax.tree.map(lambda n, o: jnp.where(better, n, o), found, before)
+    def search(state: tuple[jax.Array, CoverageSearch]) -> tuple[jax.Array, CoverageSearch]:
+        index, before = state
+        found = tried(*jax.tree.map(lambda stage: stage[index], stages))
+        better = (index == 0) | jnp.any(_forgets(found.forget))
+        return index + 1, jax.tree.map(lambda n, o: jnp.where(better, n, o), found, before)
 
     nothing = jnp.zeros(len(coverages), jnp.float32)
     start = CoverageSearch(coverages, nothing, nothing, jnp.float32(0.0), jnp.bool_(False))
-    return jax.lax.while_loop(goes_on, turned, (jnp.int32(0), start))[1]
+    return jax.lax.while_loop(unfinished, search, (jnp.int32(0), start))[1]
 
 
 def _forgets(recognised: jax.Array) -> jax.Array:
-    """At which coverages none is recognised, nor at the next."""
+    """`(G,)` bool, whether no prototype is recognised at a coverage and at the next larger one."""
     return (recognised == 0) & (jnp.append(recognised[1:], 0.0) == 0)
 
 
 def check_coverage(coverage: tuple[float, float]) -> tuple[float, float]:
-    """The range itself, if it is one.
+    """The checked range, as two floats.
 
     Raises:
       InvalidArgumentError: if it is not a pair of numbers `0 < lowest < highest < 1`.

@@ -1,9 +1,9 @@
-"""Synthesise: optimise noise into inputs that a model takes for members of given classes.
+"""Synthesise: optimise noise into inputs that a model classifies as given classes.
 
-The objective is a sum of terms. A term is a function of a `View` of the current inputs to a scalar;
-those below cover the IGNP paper (cross-entropy and diversity) and two priors that keep prototypes
-from being noise: total variation, and the batch-norm statistics of models that have them. The
-energy is UNSIR's, the entropy is that of UISPS. Any function of the same form joins them.
+The objective is a sum of terms. A term maps a `View` of the current inputs to a scalar. The terms
+of the IGNP paper are cross-entropy and diversity. Two priors make prototypes resemble images: total
+variation, and the batch-norm statistics of models that have them. The energy is UNSIR's term, and
+the entropy is UISPS's. Any function of a `View` can be a term.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,14 +41,14 @@ def __dir__() -> list[str]:
 
 
 class View(NamedTuple):
-    """What a term sees of the inputs being optimised.
+    """The current inputs and the model's outputs for them, the argument of a term.
 
     Attributes:
       classifier: the model, which is not changed.
       inputs: `(K, n, *input_shape)`, n inputs for each of K classes.
       labels: `(K,)` class ids.
       logits: `(K, n, num_classes)` of the inputs, in evaluation mode.
-      statistics: what each batch-norm layer sees of all inputs as one batch.
+      statistics: statistics of the input of each batch-norm layer, over all inputs as one batch.
     """
 
     classifier: Classifier
@@ -68,7 +68,7 @@ Term = Callable[[View], jax.Array]
 
 
 class Prototypes(NamedTuple):
-    """Synthesised inputs, and what a caller needs to judge them.
+    """Synthesised inputs, and figures to judge them by.
 
     Attributes:
       inputs: `(K, n, *input_shape)` float32, preprocessed.
@@ -76,13 +76,13 @@ class Prototypes(NamedTuple):
       loss: `(K,)` mean cross-entropy of each class, in nats.
       confidence: `(K,)` mean probability of the right class.
       recognised: `(K,)` share of the inputs whose largest logit is the right one.
-      noise_confidence: `(K,)` the confidence of the noise that the descent started from. Where it
-        is near one the model takes noise for this class, and the inputs hardly had to move.
-      roughness: `(K,)` total variation of the inputs relative to that of standard normal noise:
-        near one, they still are noise to the eye. None for inputs that are not images.
+      noise_confidence: `(K,)` the confidence for the noise that the descent started from. If it is
+        near one, the model classifies noise as this class, and the inputs hardly had to move.
+      roughness: `(K,)` total variation of the inputs relative to that of standard normal noise. If
+        it is near one, the inputs still look like noise. None for inputs that are not images.
       trace: `(steps, K)` mean cross-entropy of each class before each step.
-      broken: `(K,)` int32, the step, from 1, whose gradient in the inputs of a class was the first
-        that was not finite; 0 if there was none.
+      broken: `(K,)` int32, the first step, counted from 1, whose gradient in the inputs of the
+        class was not finite; 0 if there was none.
     """
 
     inputs: jax.Array
@@ -103,7 +103,7 @@ class Prototypes(NamedTuple):
         steps = np.concatenate([of_losses, of_gradients])
         if not steps.any():
             return
-        # One follows from the other, so what was first is what is wrong.
+        # A broken loss breaks gradients and the reverse, so the first one is the cause.
         first = steps[steps > 0].min()
         what = "loss" if first in of_losses else "gradient in their inputs"
         classes = np.flatnonzero((of_losses if first in of_losses else of_gradients) == first)
@@ -119,9 +119,9 @@ class Prototypes(NamedTuple):
 
 
 def cross_entropy(weight: float = 1.0) -> Term:
-    """Mean cross-entropy with the class to be reached (first term of Equation 2).
+    """Mean cross-entropy with the class of the inputs (first term of Equation 2).
 
-    A negative weight makes the inputs of UNSIR, which maximise it.
+    With a negative weight the inputs maximise the cross-entropy, as those of UNSIR do.
     """
 
     def term(view: View) -> jax.Array:
@@ -143,9 +143,9 @@ def energy(weight: float = 1.0) -> Term:
 def diversity(weight: float = 1.0) -> Term:
     """Inverse of the mean pairwise distance within a class, mean over classes (Equations 1, 2).
 
-    The distance of standard normal noise is `sqrt(2 d)` for inputs of d values, about 45 for 32x32
-    grey and 78 for 32x32 colour images. The term is then about `weight / 45`, and too weak to move
-    anything unless the weight is in the tens: the paper does not give it.
+    The distance of standard normal noise is `sqrt(2 d)` for inputs of d values, about 45 for grey
+    and 78 for colour images of 32x32 pixels. The term is then about `weight / 45`, which has no
+    effect unless the weight is in the tens. The paper does not give the weight.
     """
 
     def term(view: View) -> jax.Array:
@@ -162,17 +162,17 @@ def diversity(weight: float = 1.0) -> Term:
 def total_variation(weight: float = 1.0, *, spread: float = 10.0) -> Term:
     """Mean absolute difference of neighbouring pixels, down plus across: a prior for images.
 
-    Most of what a model takes for a class is not an image of it. Images are smooth where noise is
-    not, and this term leaves to the descent only what is. It also settles each input at a loss
-    where the pull of its class and that of the prior balance, so that no class saturates.
+    Most inputs that a model classifies as a class are not images of it. Images are smoother than
+    noise, and this term restricts the descent to smooth inputs. It also stops each input at a loss
+    where the gradients of the class and of the prior balance, so that no class saturates.
 
-    How smooth the data are is not known. So the inputs of a class get different weights, from
-    `weight / sqrt(spread)` to `weight * sqrt(spread)`, evenly on a log scale: some are coarse and
-    some are fine. Standard normal noise has a total variation of 2.26. The IGNP paper does without.
+    The smoothness of the data is unknown. The inputs of a class therefore get different weights,
+    from `weight / sqrt(spread)` to `weight * sqrt(spread)`, evenly on a log scale. Standard normal
+    noise has a total variation of 2.26. The IGNP paper has no such term.
 
     Args:
       weight: the geometric mean of the weights.
-      spread: the largest weight over the smallest; 1 gives every input the same.
+      spread: the largest weight over the smallest; 1 gives every input the same weight.
 
     Returns:
       The term; zero for inputs that are not images `(H, W, channels)`.
@@ -193,10 +193,10 @@ def batch_statistics(weight: float = 1.0) -> Term:
     """Distance of the batch statistics of all inputs from the running ones (UISPS, L_BN).
 
     `sum over layers of |mean - running mean|_2 + |variance - running variance|_2`, over one joint
-    batch of all classes. It is what makes the inputs of a batch-norm model resemble its data: the
-    running statistics are all that such a model remembers of them. Zero for models without any.
+    batch of all classes. The term makes the inputs resemble the training data in the statistics
+    that the model stores of them. It is zero for models without batch norm.
 
-    The norms are those of the paper, not squared; the model is in evaluation mode.
+    The norms are not squared, as in the paper. The model is in evaluation mode.
     """
 
     def term(view: View) -> jax.Array:
@@ -212,14 +212,14 @@ def batch_statistics(weight: float = 1.0) -> Term:
 def entropy(weight: float = 1.0, *, share: float = 1.0) -> Term:
     """Negative mean entropy of the predictions for a part of the inputs (UISPS, L_ET).
 
-    `-weight * mean of H(softmax(logits))`: a positive weight makes the model less sure of these
-    inputs and moves them towards its decision boundaries, while the others stay typical of their
-    class. The paper's Equations 4 and 5 *add* the entropy, which would have the opposite effect to
-    the one that its text describes and its figure shows; the sign here is that of the text.
+    `-weight * mean of H(softmax(logits))`: a positive weight makes the model less confident in
+    these inputs and moves them towards its decision boundaries. The other inputs stay typical of
+    their class. The paper's Equations 4 and 5 *add* the entropy, which has the opposite effect to
+    the one that its text describes and its figure shows. The sign here is that of the text.
 
     Args:
       weight: lambda_2 of the paper.
-      share: of the inputs of each class that the term is for, in (0, 1]: the first of them.
+      share: share of the inputs of each class that the term applies to, in (0, 1], the first ones.
     """
 
     def term(view: View) -> jax.Array:
@@ -245,17 +245,17 @@ def synthesise(
     Args:
       classifier: in evaluation mode throughout; unchanged.
       key: PRNG key of the noise.
-      terms: their sum is minimised. Equal ones compile once: functions are compared by code and by
-        the values that they close over.
-      samples: inputs for each class.
+      terms: their sum is minimised. Equal terms compile once. Two functions are equal if their code
+        and the values that they close over are equal.
+      samples: number of inputs for each class.
       steps: optimisation steps, compiled as one loop.
       optimizer: an optax transformation of the inputs, `optax.adam(0.1)` by default.
       bounds: smallest and largest value of an input, of shapes that broadcast with it; inputs are
-        clipped to them after each step. `Normalise.bounds` are those of images.
-      labels: `(K,)` classes to reach, every class by default.
+        clipped to them after each step. `Normalise.bounds` are the bounds of images.
+      labels: `(K,)` class ids; by default every class.
 
     Returns:
-      See `Prototypes`.
+      The `Prototypes`.
 
     Raises:
       UnlearningError: if a loss or a gradient is not finite, see `Prototypes.check`; not under
@@ -366,8 +366,8 @@ def _distances_forward(inputs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, j
 def _distances_backward(
     saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array]:
-    # The sum over j of w_ij (x_i - x_j) as a product of matrices: ten times as fast on a CPU as the
-    # sum over differences. Where two inputs are one, their distance has no gradient.
+    # The sum over j of w_ij (x_i - x_j) as a matrix product, which on a CPU is ten times as fast as
+    # the sum over differences. The distance of two equal inputs has no gradient; it counts as zero.
     inputs, distances = saved
     both = cotangent + jnp.swapaxes(cotangent, 1, 2)
     weights = jnp.where(distances > 0, both / jnp.where(distances > 0, distances, 1.0), 0.0)
@@ -379,6 +379,6 @@ _pairwise_distances.defvjp(_distances_forward, _distances_backward)
 
 
 def _norm(values: jax.Array) -> jax.Array:
-    # The norm has no gradient at zero, which is where a perfect match is.
+    # The norm has no gradient at zero, the value at a perfect match; it counts as zero.
     squares = jnp.sum(jnp.square(values))
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)

@@ -1,7 +1,8 @@
-"""What an upgrade of JAX may break, entered here alone.
+"""All code that depends on internals of JAX and that an upgrade of JAX may break.
 
-Loops that compile once for equal steps, gradients that are fast on a CPU, and what is read from the
-jaxpr of a model: values that are tagged, where parameters are used, and the factors of gradients.
+The package has loops that compile once for equal steps, gradients that are fast on a CPU, and
+readers of the jaxpr of a model: tagged values, the uses of parameters, the factors of gradients.
+Other modules import from this file only.
 """
 
 from ignpx._xla import factors as factors

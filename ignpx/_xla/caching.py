@@ -1,9 +1,9 @@
-"""Caches by value: what is built twice from equal parts is built, and compiled, once.
+"""Caches by value: functions that are built twice from equal parts are compiled once.
 
-To `jax.jit` and `functools.lru_cache` a function is equal to itself alone. A method, a term and an
-optimiser of optax consist of functions, and building them again makes new ones, so that equal
-settings would compile anew. Here functions are equal if they have the same code and the code refers
-to equal values: those that it closes over, its defaults and its module.
+`jax.jit` and `functools.lru_cache` compare functions by identity. Methods, terms and optax
+optimisers consist of functions. Building a method again makes new functions, so that equal settings
+would be compiled again. In this module two functions are equal if they have the same code and the
+code refers to equal values: the values that it closes over, its defaults and its module.
 """
 
 import functools
@@ -16,13 +16,13 @@ import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What a process keeps of each cached function: a benchmark builds every method, and evicting one
-# would compile it again.
+# The cache size of each function. A benchmark builds every method; a method that was evicted would
+# be compiled again.
 ENTRIES = 256
 
 
 class _Compared:
-    """A value with its key, which keeps what the key refers to."""
+    """A value with its key. It keeps alive the objects that the key refers to by `id`."""
 
     def __init__(self, value: Any):
         self.value, self._key = value, identity(value)
@@ -36,7 +36,7 @@ class _Compared:
 
 
 class _Same:
-    """A value that is equal to itself alone."""
+    """A value that is compared by object identity."""
 
     def __init__(self, value: Any):
         self._value = value
@@ -49,9 +49,10 @@ class _Same:
 
 
 def cached(function: F) -> F:
-    """`functools.lru_cache` of `ENTRIES` results, which also finds arguments equal by `identity`.
+    """`functools.lru_cache` of `ENTRIES` results that compares arguments by `identity`.
 
-    The arguments are hashable, and given in the same way: by position or by name.
+    The arguments must be hashable. An argument by position is not equal to the same argument by
+    name.
     """
 
     @functools.lru_cache(maxsize=ENTRIES)
@@ -59,8 +60,8 @@ def cached(function: F) -> F:
         args, kwargs = arguments.value
         return function(*args, **kwargs)
 
-    # The same objects are found first: a call may change what a function closes over, as that of a
-    # schedule of optax does, which is then no longer equal to what it was.
+    # The same objects are looked up first. A call may change a value that a function closes over,
+    # as an optax schedule does; the function is then no longer equal to its former self.
     @functools.lru_cache(maxsize=ENTRIES, typed=True)
     @functools.wraps(function)
     def same(*args: Any, **kwargs: Any) -> Any:
@@ -78,16 +79,20 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 def identity(value: Any) -> Hashable:
     """A key that is equal for values that compute the same.
 
-    Functions, also partially applied, compare by code, module, defaults and what they close over.
-    Tuples, lists and dicts compare by type and entries, numbers by type and bits: 1, 1.0 and True
-    differ, and so do 0.0 and -0.0. Other values compare as they do anyway, and those that have no
-    hash, such as arrays, are equal to themselves alone.
+    - Functions, partial ones too, compare by code, module, defaults and closed-over values.
+    - Tuples, lists and dicts compare by type and entries.
+    - Numbers compare by type and bits: 1, 1.0 and True differ, and so do 0.0 and -0.0.
+    - Other hashable values compare by `==` and type.
+    - Values without a hash, such as arrays, compare by object identity.
     """
     return _identity(value, {})
 
 
 def _identity(value: Any, above: dict[int, int]) -> Hashable:
-    """Of a value within others, whose places by `id` are `above`: what refers to itself ends."""
+    """The key of a value within others; `above` has the depth of each of those by its `id`.
+
+    The depth stands for a value that contains itself, so that the recursion ends.
+    """
     if id(value) in above:
         return above[id(value)]
     above = {**above, id(value): len(above)}
@@ -117,7 +122,7 @@ def _identity(value: Any, above: dict[int, int]) -> Hashable:
 
 
 def _filled(cell: types.CellType) -> bool:
-    """Whether a name that a function closes over has a value yet."""
+    """Whether a closed-over name already has a value."""
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:

@@ -1,11 +1,12 @@
-"""Convolutions on a CPU, in forms that are faster than XLA's own, above all to differentiate.
+"""Convolutions with faster gradients on a CPU.
 
-XLA for CPU convolves one or three channels as it does hundreds: their values and gradients, in the
-image as synthesis and attacks are after and in the kernel as training is, take it several times as
-long as the products and shifts that they consist of. The gradient in a kernel does so for any
-number of channels, since it is computed as a convolution whose window is the whole image
-(`scripts/bench_layers.py`). So the jaxpr of a function is evaluated with other forms of these
-convolutions, whatever its model is made of. On an accelerator nothing is replaced.
+XLA's CPU backend computes two kinds of convolutions slowly (`scripts/bench_layers.py`). One is a
+convolution of few channels: its value and its gradients, in the images for synthesis and attacks
+and in the kernel for training, take several times as long as their products and shifts. The other
+is the gradient in a kernel, for any number of channels: XLA computes it as a convolution whose
+window is the whole image. `fast` evaluates the jaxpr of a function and replaces these convolutions
+by equivalent operations. It works for every model, because it reads jaxprs and not layers. On an
+accelerator nothing is replaced.
 """
 
 import functools
@@ -22,20 +23,22 @@ from ignpx._support import batching
 from ignpx._xla import jaxprs
 from ignpx._xla.noinline import noinline
 
-# Products of a channel with a place in the window, each of which becomes an operation.
+# A convolution of few channels has at most this many pairs of a channel and a window position, each
+# of which becomes an operation,
 MOST_TERMS = 160
-# Up to so many channels the value has another form, and up to so many the gradient in the image.
-IMAGE_CHANNELS = 4
+# and at most this many channels. Its value is replaced up to the smaller number.
 MOST_CHANNELS = 8
-# Up to so many places in the window the gradient in a kernel is by patches, if it has strides.
+IMAGE_CHANNELS = 4
+# With a stride, the gradient in a kernel is replaced up to this many window positions.
 MOST_PLACES = 25
-# For more features a channel than these it is by patches, too.
+# The gradient in a kernel is a product of patches above this many features a channel.
 MANY_FEATURES = 8
-# Up to so many features the gradient in an image is a sum of whole planes.
+# The gradient in images is a sum of shifted planes up to this many features.
 MOST_PLANES = 8
-# How many numbers there may be at a time of what is multiplied for the gradient in a kernel, 4 MiB
-# that stay in caches, and of the product for that in an image, 24 MiB. Images of more take turns.
+# Images are processed in chunks whose temporary arrays have at most this many float32 numbers: the
+# factors of the gradient in a kernel (4 MiB, which fit in caches),
 PRODUCT_CHUNK = 2**20
+# and the product for the gradient in images (24 MiB).
 IMAGE_CHUNK = 6 * 2**20
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -43,15 +46,14 @@ Strides = tuple[int, int]
 
 
 def fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, faster on a CPU, and to be differentiated in reverse mode first.
+    """The same function, with faster convolutions on a CPU.
 
-    A gradient of it can be differentiated in either mode.
-
-    It is meant to be compiled: each call traces the function. Under `vmap` nothing takes turns: the
-    images of all samples are taken at once.
+    The first derivative must be taken in reverse mode; the gradient can be differentiated in either
+    mode. Each call traces the function, so it should be called under `jit`. Under `vmap`, the
+    images of all samples are processed at once, not in chunks.
 
     Args:
-      function: maps pytrees of arrays to such pytrees.
+      function: maps pytrees of arrays to pytrees of arrays.
     """
 
     def replaced(*arguments: Any) -> Any:
@@ -59,7 +61,7 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments)
         jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
         leaves = jax.tree.leaves(arguments)
-        # What is to be computed again in the backward pass stays as it is, and so does its memory.
+        # Rematerialised functions stay as they are, to keep their use of memory.
         outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, leaves, _rule, into=jaxprs.CALLS)
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
@@ -67,17 +69,17 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def grad(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.grad` of the faster function; it may be differentiated again."""
+    """`jax.grad` of `fast(function)`; the gradient can be differentiated again."""
     return jax.grad(fast(function), **options)
 
 
 def value_and_grad(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.value_and_grad` of the faster function."""
+    """`jax.value_and_grad` of `fast(function)`."""
     return jax.value_and_grad(fast(function), **options)
 
 
 def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
-    """What an equation of a jaxpr computes: `jaxprs.bind`, or in another form that is faster."""
+    """The results of an equation, by a faster form if there is one, else by `jaxprs.bind`."""
     if jax.default_backend() == "cpu" and _is_plain(equation):
         kernel = equation.invars[1].aval.shape
         channels, *window = (kernel[axis] for axis in equation.params["dimension_numbers"][1][1:])
@@ -85,7 +87,7 @@ def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
             return [_of_few_channels(equation, *values)]
         if equation.params["window_strides"][0] == 1 or math.prod(window) <= MOST_PLACES:
             return [_of_many_channels(equation)(*values)]
-    if jax.default_backend() == "cpu" and _can_be_turned(equation):
+    if jax.default_backend() == "cpu" and _can_be_flipped(equation):
         return [_of_any_kind(equation)(*values)]
     return jaxprs.bind(equation, values)
 
@@ -97,7 +99,7 @@ def _rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]
 
 
 def _of_scan(equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
-    """The loop, with other forms of the convolutions within."""
+    """The same scan, with the convolutions of its body replaced."""
     params, body = equation.params, equation.params["jaxpr"]
     first, after = params["num_consts"], params["num_consts"] + params["num_carry"]
 
@@ -112,7 +114,7 @@ def _of_scan(equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
 
 
 def _convolves(jaxpr: Any) -> bool:
-    """Whether there is a convolution in a jaxpr, within calls and loops too."""
+    """Whether a jaxpr has a convolution, also within calls and loops."""
     return any(
         equation.primitive.name == jaxprs.CONVOLUTION or any(map(_convolves, _bodies(equation)))
         for equation in jaxpr.eqns
@@ -126,7 +128,7 @@ def _bodies(equation: jaxprs.Equation) -> Iterator[Any]:
 
 
 def _is_plain(equation: jaxprs.Equation) -> bool:
-    if not _can_be_turned(equation):
+    if not _can_be_flipped(equation):
         return False
     params, images = equation.params, equation.invars[0].aval
     return (
@@ -137,7 +139,7 @@ def _is_plain(equation: jaxprs.Equation) -> bool:
     )
 
 
-def _can_be_turned(equation: jaxprs.Equation) -> bool:
+def _can_be_flipped(equation: jaxprs.Equation) -> bool:
     if equation.primitive.name != jaxprs.CONVOLUTION:
         return False
     images, kernel, out = (one.aval for one in (*equation.invars, *equation.outvars))
@@ -150,7 +152,11 @@ def _can_be_turned(equation: jaxprs.Equation) -> bool:
 
 
 def _of_any_kind(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """XLA's convolution of any rank, dtype, dilation and groups, by a kernel turned beforehand."""
+    """XLA's convolution of any rank, dtype, dilation and groups, with another gradient in images.
+
+    The gradient is a convolution with the flipped kernel. The kernel is flipped separately, see
+    `_flipped`.
+    """
 
     def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
         return jaxprs.bind(equation, [images, kernel])[0]
@@ -164,7 +170,7 @@ def _of_any_kind(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], 
         into, _, out = equation.params["dimension_numbers"]
         sides = [images.shape[axis] for axis in into[2:]]
         window, cotangents = _window(equation, kernel), _to_nhwc(out, cotangent)
-        in_images = _by_turning(equation, cotangents, window, sides)
+        in_images = _by_flipping(equation, cotangents, window, sides)
         return _from_nhwc(into, in_images), in_kernel(cotangent)[0]
 
     convolution = jax.custom_vjp(value)
@@ -172,10 +178,10 @@ def _of_any_kind(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], 
     return convolution
 
 
-def _by_turning(
+def _by_flipping(
     equation: jaxprs.Equation, cotangents: jax.Array, window: jax.Array, sides: Sequence[int]
 ) -> jax.Array:
-    """The gradient in images `(N, *sides, channels)` of any convolution that can be turned."""
+    """The gradient in images `(N, *sides, channels)`: a convolution with the flipped kernel."""
     params, rank = equation.params, len(sides)
     edges = []
     for axis, (side, (low, _)) in enumerate(zip(sides, params["padding"], strict=True)):
@@ -191,7 +197,7 @@ def _by_turning(
     )
     return jax.lax.conv_general_dilated(
         cotangents,
-        _turned_in_groups(window, params["feature_group_count"]),
+        _flipped_in_groups(window, params["feature_group_count"]),
         params["lhs_dilation"],
         edges,
         lhs_dilation=params["window_strides"],
@@ -203,13 +209,13 @@ def _by_turning(
 
 
 @functools.partial(noinline, static=(1,))
-def _turned_in_groups(kernel: jax.Array, groups: int) -> jax.Array:
-    """As `_turned`, group by group: `(*window, channels / groups, features)`."""
+def _flipped_in_groups(kernel: jax.Array, groups: int) -> jax.Array:
+    """`_flipped` of each group: `(*window, features / groups, channels)`."""
     *window, channels, features = kernel.shape
     kernel = jnp.flip(kernel, tuple(range(len(window))))
     kernel = kernel.reshape(*window, channels, groups, features // groups)
-    turned = jnp.moveaxis(kernel, (-1, -2, -3), (-3, -2, -1))
-    return turned.reshape(*window, features // groups, groups * channels)
+    flipped = jnp.moveaxis(kernel, (-1, -2, -3), (-3, -2, -1))
+    return flipped.reshape(*window, features // groups, groups * channels)
 
 
 def _of_few_channels(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -219,7 +225,7 @@ def _of_few_channels(equation: jaxprs.Equation, images: jax.Array, kernel: jax.A
 
 
 def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """XLA's convolution with another gradient in the kernel."""
+    """XLA's convolution, with another gradient in the kernel."""
 
     def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
         return jaxprs.bind(equation, [images, kernel])[0]
@@ -246,14 +252,14 @@ def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Arr
 
 
 def _padded(equation: jaxprs.Equation, images: jax.Array) -> jax.Array:
-    """The images with their edges, `(N, H, W, channels)`."""
+    """The padded images, `(N, H, W, channels)`."""
     edges = [(0, 0, 0), *((low, high, 0) for low, high in equation.params["padding"]), (0, 0, 0)]
     images = _to_nhwc(equation.params["dimension_numbers"][0], images)
     return jax.lax.pad(images, jnp.float32(0.0), edges)
 
 
 def _window(equation: jaxprs.Equation, kernel: jax.Array) -> jax.Array:
-    """The kernel, `(height, width, channels, features)`."""
+    """The kernel as `(height, width, channels, features)`."""
     features, channels, *window = equation.params["dimension_numbers"][1]
     return kernel.transpose(*window, channels, features)
 
@@ -272,12 +278,12 @@ def _inverse(order: Sequence[int]) -> list[int]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(images: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
-    """Convolution of images of few channels, without padding.
+    """Convolution of images with few channels, without padding.
 
     Args:
       images: `(N, H, W, channels)`.
       kernel: `(height, width, channels, features)`.
-      strides: down and across.
+      strides: strides along rows and columns.
 
     Returns:
       `(N, (H - height) // strides[0] + 1, (W - width) // strides[1] + 1, features)`.
@@ -313,7 +319,7 @@ convolve.defvjp(_forward, _backward)
 
 @functools.partial(noinline, static=(2,))
 def _by_terms(images: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Array:
-    """The convolution: one loop over the outputs, into which XLA fuses all terms."""
+    """The convolution as a sum of products, which XLA fuses into one loop over the outputs."""
     *window, channels, _ = kernel.shape
     total = jnp.float32(0.0)
     for place in _places(window):
@@ -324,7 +330,7 @@ def _by_terms(images: jax.Array, kernel: jax.Array, strides: Strides) -> jax.Arr
 
 
 def _by_planes(cotangents: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The gradient in images: the same loop, over rows of one channel, for a stride of one."""
+    """The gradient in images for a stride of one, as a sum of shifted planes of one channel."""
     rows, columns, *_ = kernel.shape
     edges = ((0, 0, 0), (0, 0, 0), (rows - 1, rows - 1, 0), (columns - 1, columns - 1, 0))
     planes = _into_planes(cotangents, edges)
@@ -358,7 +364,7 @@ def _sum_of_planes(planes: jax.Array, kernel: jax.Array) -> jax.Array:
 def _by_places(
     cotangents: jax.Array, kernel: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
-    """The gradient in images: what every place in the window gets of each output, put there."""
+    """The gradient in images: the share of each window position, summed at its place."""
     *window, channels, features = kernel.shape
     weights = jnp.moveaxis(kernel, 2, 0).reshape(-1, features).T
 
@@ -377,7 +383,7 @@ def _by_places(
 def _put(
     parts: jax.Array, window: tuple[int, ...], shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
-    """Parts `(N, rows, columns, channels * places)` to `(N, H, W, channels)`."""
+    """Sums parts `(N, rows, columns, channels * positions)` into images `(N, H, W, channels)`."""
     places = list(_places(window))
     channels = parts.shape[-1] // len(places)
     sums = [jnp.float32(0.0)] * channels
@@ -399,22 +405,22 @@ def _in_images(
     padding: Sequence[tuple[int, int]],
     strides: Strides,
 ) -> jax.Array:
-    """The gradient in images `(N, H, W, channels)`: a convolution with the turned kernel."""
+    """The gradient in images `(N, H, W, channels)`: a convolution with the flipped kernel."""
     edges = []
     for axis, (side, (low, _), stride) in enumerate(zip(sides, padding, strides, strict=True)):
         extent, span = kernel.shape[axis], (cotangents.shape[1 + axis] - 1) * stride + 1
         edges.append((extent - 1 - low, side + low - span))
     return jax.lax.conv_general_dilated(
-        cotangents, _turned(kernel), (1, 1), edges, strides, dimension_numbers=NUMBERS
+        cotangents, _flipped(kernel), (1, 1), edges, strides, dimension_numbers=NUMBERS
     )
 
 
 @noinline
-def _turned(kernel: jax.Array) -> jax.Array:
-    """The kernel from its other end, and from features to channels.
+def _flipped(kernel: jax.Array) -> jax.Array:
+    """The kernel, flipped in both directions and with channels and features exchanged.
 
-    Apart, because XLA takes the transposition of a kernel that stays the same in a loop for one of
-    the convolution's, and has no fast one for that.
+    It is `noinline`. XLA otherwise merges the transposition of a kernel that is constant in a loop
+    into the convolution, and has no fast convolution for that layout.
     """
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
@@ -422,8 +428,8 @@ def _turned(kernel: jax.Array) -> jax.Array:
 def _in_kernel(
     images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
-    # Rows that a stride leaves out would be multiplied all the same, and many features are many to
-    # be shifted.
+    # `_by_rows` multiplies the rows that a stride leaves out, and shifts all features: patches are
+    # faster for strides and for many features.
     if strides[0] > 1 or shape[3] > MANY_FEATURES * shape[2]:
         return _by_patches(images, cotangents, shape, strides)
     return _by_rows(images, cotangents, shape, strides[1])
@@ -432,20 +438,20 @@ def _in_kernel(
 def _by_patches(
     images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
-    """The gradient in the kernel: a product of matrices, of patches and the cotangents."""
+    """The gradient in the kernel: the matrix product of the patches and the cotangents."""
     *window, channels, features = shape
 
     def product(images: jax.Array, cotangents: jax.Array) -> jax.Array:
         return _patches(images, tuple(window), strides) @ cotangents.reshape(-1, features)
 
     each = math.prod(cotangents.shape[1:3]) * channels * math.prod(window)
-    return _in_turns(product, images, cotangents, each).reshape(shape)
+    return _in_chunks(product, images, cotangents, each).reshape(shape)
 
 
 @functools.partial(noinline, static=(1, 2))
 def _patches(images: jax.Array, window: tuple[int, ...], strides: Strides) -> jax.Array:
-    """What each place in the window sees, `(places * channels, N * rows * columns)`."""
-    # Channels first, so that what is copied into patches are rows of an image.
+    """The pixels of each window position, `(positions * channels, N * rows * columns)`."""
+    # Channels come first, so that whole rows of an image are copied into patches.
     planes = [_strided(images, place, window, strides) for place in _places(window)]
     patches = jnp.stack([plane.transpose(3, 0, 1, 2) for plane in planes])
     return patches.reshape(len(planes) * images.shape[-1], -1)
@@ -454,11 +460,11 @@ def _patches(images: jax.Array, window: tuple[int, ...], strides: Strides) -> ja
 def _by_rows(
     images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], stride: int
 ) -> jax.Array:
-    """The gradient in the kernel, for a stride across the columns alone.
+    """The gradient in the kernel, if only the columns have a stride.
 
-    The images are shifted by each column of the window and the cotangents by each of its rows, so
-    that one product of matrices has all places, and what is copied grows with the window's sides
-    rather than with their product.
+    The images are shifted by each column of the window, and the cotangents by each of its rows. One
+    matrix product then has all window positions. The copies grow with the sum of the window's
+    sides, not with their product.
     """
     rows, columns, channels, features = shape
     height, width = images.shape[1], cotangents.shape[2]
@@ -469,43 +475,50 @@ def _by_rows(
         return across.T @ down
 
     each = height * width * (columns * channels + rows * features)
-    products = _in_turns(product, images, cotangents, each)
+    products = _in_chunks(product, images, cotangents, each)
     return products.reshape(columns, channels, rows, features).transpose(2, 0, 1, 3)
 
 
 @functools.partial(noinline, static=(1, 2, 3))
 def _shifted_across(images: jax.Array, columns: int, width: int, stride: int) -> jax.Array:
-    """What each column of the window sees, `(N, H, width, columns * channels)`."""
+    """The pixels of each column of the window, `(N, H, width, columns * channels)`."""
     last = (width - 1) * stride + 1
     return jnp.concatenate([images[:, :, c : c + last : stride] for c in range(columns)], axis=-1)
 
 
 @functools.partial(noinline, static=(1,))
 def _shifted_down(cotangents: jax.Array, rows: int) -> jax.Array:
-    """The cotangents at the rows of the images, `(N, H, width, rows * features)`."""
+    """The cotangents, shifted by each row of the window, `(N, H, width, rows * features)`."""
     edges = [[(0, 0, 0), (r, rows - 1 - r, 0), (0, 0, 0), (0, 0, 0)] for r in range(rows)]
     shifted = [jax.lax.pad(cotangents, jnp.float32(0.0), edge) for edge in edges]
     return jnp.concatenate(shifted, axis=-1)
 
 
-def _in_turns(
+def _in_chunks(
     product: Callable[[jax.Array, jax.Array], jax.Array],
     images: jax.Array,
     cotangents: jax.Array,
     each: int,
 ) -> jax.Array:
-    """The sum over all images of a product, for which `each` takes so many numbers."""
+    """The sum of a product over all images, in chunks.
+
+    Args:
+      product: maps a chunk of images and cotangents to a matrix.
+      images: `(N, ...)`.
+      cotangents: `(N, ...)`.
+      each: float32 numbers that the factors of one image take.
+    """
     size = batching.evenly(len(images), max(1, PRODUCT_CHUNK // each))
-    # Turns would bring a batch together that is divided among devices.
+    # Chunks would gather a batch that is divided among devices.
     if sharding.data_parts() > 1 or size == len(images):
         return product(images, cotangents)
-    turns = [batching.microbatches(array, size, zero=True) for array in (images, cotangents)]
+    chunks = [batching.microbatches(array, size, zero=True) for array in (images, cotangents)]
 
-    def add(total: jax.Array, turn: list[jax.Array]) -> tuple[jax.Array, None]:
-        return total + product(*turn), None
+    def add(total: jax.Array, chunk: list[jax.Array]) -> tuple[jax.Array, None]:
+        return total + product(*chunk), None
 
-    first = jax.eval_shape(product, *(turn[0] for turn in turns))
-    return jax.lax.scan(add, jnp.zeros(first.shape, first.dtype), turns)[0]
+    first = jax.eval_shape(product, *(chunk[0] for chunk in chunks))
+    return jax.lax.scan(add, jnp.zeros(first.shape, first.dtype), chunks)[0]
 
 
 def _places(window: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -515,7 +528,7 @@ def _places(window: Sequence[int]) -> Iterator[tuple[int, ...]]:
 def _strided(
     images: jax.Array, start: tuple[int, ...], window: Sequence[int], strides: Strides
 ) -> jax.Array:
-    """The pixels that one place in the window sees, `(N, rows, columns, channels)`."""
+    """The pixels of one window position, `(N, rows, columns, channels)`."""
     count, height, width, channels = images.shape
     last = [
         begin + (size - extent) // stride * stride + 1

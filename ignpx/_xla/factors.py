@@ -1,16 +1,16 @@
-"""The two factors of a layer's weight gradient: its input, and the cotangent of its output.
+"""The two factors of a kernel's gradient: the layer's inputs and the cotangents of its outputs.
 
-The gradient of one sample's loss in a dense or a convolution kernel is a product of matrices,
-`A^T G`: the rows of A are what the kernel was applied to at each position (features, or patches),
-the rows of G the cotangents of what came out there. `vmap(grad)` forms that product inside the
-backward pass, for convolutions as grouped convolutions, which are slow. Here a backward pass over a
-batch stops at the factors, at the price of the gradient in the inputs, and the products are formed,
-squared and summed outside of it (Goodfellow, arXiv:1510.01799; Dangel et al., BackPACK, ICLR 2020).
+The gradient of one sample's loss in a dense or convolution kernel is a matrix product `A^T G`. At
+each position, a row of A holds the inputs of the kernel (features or a patch), and a row of G the
+cotangents of its outputs. `vmap(grad)` forms the product inside the backward pass, for convolutions
+as grouped convolutions, which are slow. Here the backward pass over a batch records the two factors
+at the cost of a gradient in the inputs. The products are formed, squared and summed afterwards
+(Goodfellow, arXiv:1510.01799; Dangel et al., BackPACK, ICLR 2020).
 
-Which operation uses which parameter is read from the jaxpr of the loss of one sample, so that Linen
-modules, NNX modules and plain functions are served alike. A parameter that is used more than once,
-or by an operation not known here (the bias, the scale of a normalisation, a convolution in groups),
-is differentiated directly, sample by sample.
+The jaxpr of the loss of one sample says which operation uses which parameter. Linen modules, NNX
+modules and plain functions therefore need no code of their own. Two kinds of parameters are
+differentiated directly, sample by sample: parameters that are used more than once, and parameters
+that are used by another operation (a bias, the scale of a normalisation, a grouped convolution).
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ PyTree = Any
 
 
 class Factors(NamedTuple):
-    """The factors of one parameter's gradient, of B samples.
+    """The factors of one parameter's gradient, for B samples.
 
     Attributes:
-      inputs: A, `(B, P, I)` float32: what the kernel was applied to at each of P positions.
-      cotangents: G, `(B, P, O)` float32: the derivative of the loss by what came out.
+      inputs: A, `(B, P, I)` float32, the inputs of the kernel at each of P positions.
+      cotangents: G, `(B, P, O)` float32, the derivatives of the loss by its outputs.
     """
 
     inputs: jax.Array
@@ -47,11 +47,11 @@ class Tap:
 
     Attributes:
       leaf: index of the parameter among the leaves.
-      number: of the equation in the order of evaluation.
+      number: number of the equation in the order of evaluation.
       equation: the operation.
-      operand: which of its operands is the parameter.
-      views: reshapes and transpositions of the parameter that come before.
-      shape: of the parameter.
+      operand: index of the parameter among the operands.
+      views: reshapes and transpositions of the parameter before the operation.
+      shape: shape of the parameter.
     """
 
     leaf: int
@@ -62,14 +62,14 @@ class Tap:
     shape: tuple[int, ...]
 
     def factors(self, inputs: jax.Array, cotangents: jax.Array) -> Factors:
-        """The factors of what was recorded (see `Plan.gradients`)."""
+        """The factors, from the inputs and cotangents that `Plan.gradients` recorded."""
         unfold = _unfold_dot if self.equation.primitive.name == jaxprs.PRODUCT else _unfold_conv
         return jax.vmap(lambda x, g: unfold(self, x, g))(
             inputs.astype(jnp.float32), cotangents.astype(jnp.float32)
         )
 
     def fold(self, product: jax.Array) -> jax.Array:
-        """Brings products `(..., I, O)` into the parameter's own shape."""
+        """Maps products `(..., I, O)` to the parameter's shape."""
         dot = self.equation.primitive.name == jaxprs.PRODUCT
         place = _fold_dot if dot else _fold_conv
 
@@ -79,7 +79,7 @@ class Tap:
                     (parameter,) = jaxprs.bind(equation, [parameter])
                 return parameter
 
-            # What only moves entries moves squares as it moves gradients.
+            # Views only move entries, so they move squares as they move gradients.
             shape = jax.ShapeDtypeStruct(self.shape, jnp.float32)
             return jax.linear_transpose(view, shape)(place(self, one))[0]
 
@@ -90,11 +90,11 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a function of parameters and one sample is differentiated.
+    """The plan by which a function of parameters and one sample is differentiated.
 
     Attributes:
       taps: the parameters whose gradients factor.
-      direct: path and reason of each of the other parameters.
+      direct: the path of each other parameter, with the reason why its gradient does not factor.
     """
 
     taps: tuple[Tap, ...]
@@ -103,10 +103,11 @@ class Plan:
     _leaves: tuple[int, ...]  # of the direct parameters
 
     def kept(self) -> int:
-        """About how many bytes the passes of one sample keep.
+        """An estimate of the bytes that the passes of one sample keep.
 
-        Twice what products give out, for a backward pass needs that or what an activation makes of
-        it, and both factors are recorded; of the direct parameters it is their gradients.
+        It has twice the outputs of matrix products and convolutions: the backward pass keeps these
+        outputs or their activations, and both factors are recorded. It also has the gradients of
+        the direct parameters.
         """
         total = sum(self._jaxpr.in_avals[leaf].size * 4 for leaf in self._leaves)
 
@@ -123,23 +124,23 @@ class Plan:
     def gradients(
         self, params: PyTree, samples: PyTree, *operands: PyTree
     ) -> tuple[list[tuple[jax.Array, jax.Array]], list[tuple[int, jax.Array]]]:
-        """Differentiates the function in a batch of samples, each by itself.
+        """Differentiates the function for each sample of a batch.
 
         Args:
-          params: as the plan was made for.
+          params: of the structure and shapes for which the plan was made.
           samples: pytree of arrays `(B, ...)`.
           operands: the other operands, the same for all samples.
 
         Returns:
-          What was recorded: for each of `taps` what its operation was applied to, and the
-          cotangents of what came out, `(B, ...)` each. `Tap.factors` makes the factors of them, of
-          as many samples at a time as one likes. And for each parameter of `direct`, by the index
-          of its leaf, the gradients `(B, *shape)`.
+          Two lists. The first has a pair for each of `taps`: the inputs of its operation and the
+          cotangents of its outputs, `(B, ...)` each; `Tap.factors` computes the factors from them,
+          for any number of samples at a time. The second has a pair for each parameter of `direct`:
+          the index of its leaf and the gradients `(B, *shape)`.
         """
         leaves = jax.tree.leaves(params)
         others = jax.tree.leaves(operands)
         numbers = {tap.number: index for index, tap in enumerate(self.taps)}
-        # What is added to the output of an operation has the cotangent of that output.
+        # A zero that is added to the output of an operation has the cotangent of that output.
         added = [jnp.zeros(_aval(tap).shape, _aval(tap).dtype) for tap in self.taps]
         direct = [leaves[leaf] for leaf in self._leaves]
 
@@ -175,16 +176,16 @@ class Plan:
 def read(
     function: Callable[..., jax.Array], params: PyTree, sample: PyTree, *operands: PyTree
 ) -> Plan:
-    """Finds out how a function uses its parameters.
+    """Reads from the jaxpr of a function how it uses its parameters.
 
     Args:
       function: maps parameters, one sample and other operands to a scalar.
-      params: pytree of arrays, or of anything with a shape and a dtype.
-      sample: one sample, likewise.
-      operands: likewise.
+      params: pytree of arrays, or of objects with a shape and a dtype.
+      sample: one sample, a pytree of arrays or of objects with a shape and a dtype.
+      operands: pytrees of arrays or of objects with a shape and a dtype.
 
     Returns:
-      See `Plan`.
+      The `Plan` to differentiate the function.
     """
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, sample, *operands)
@@ -228,7 +229,7 @@ def read(
 
 
 class _Alias(NamedTuple):
-    """A parameter on its way to the operation that uses it."""
+    """A parameter, after views and casts, that no operation has used yet."""
 
     leaf: int
     views: tuple[Equation, ...]
@@ -263,7 +264,7 @@ def _unfold_dot(tap: Tap, inputs: jax.Array, cotangents: jax.Array) -> Factors:
     features = math.prod(inputs.shape[axis] for axis in contracted)
     rows = inputs.transpose(*free, *contracted).reshape(-1, features)
     if tap.operand == 0:
-        # The output has the axes of the left operand, here the parameter, first.
+        # The output has the axes of its left operand first; here that is the parameter.
         columns = cotangents.reshape(-1, len(rows)).T
     else:
         columns = cotangents.reshape(len(rows), -1)
@@ -289,7 +290,7 @@ def _unfold_conv(tap: Tap, inputs: jax.Array, cotangents: jax.Array) -> Factors:
         for (low, high), dilation in zip(params["padding"], params["lhs_dilation"], strict=True)
     ]
     images = jax.lax.pad(images, jnp.float32(0.0), [(0, 0, 0), *edges, (0, 0, 0)])
-    # A patch is made of one strided slice for each place in the window.
+    # A patch consists of one strided slice for each position in the window.
     window = [kernel[axis] for axis in numbers.rhs_spec[2:]]
     slices = []
     for place in itertools.product(*(range(size) for size in window)):

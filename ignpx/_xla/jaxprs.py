@@ -1,4 +1,4 @@
-"""Evaluating a function's jaxpr by another rule than its own, or on what stands for its values."""
+"""Evaluates a jaxpr by a custom rule for its equations, or on abstract values."""
 
 import contextlib
 import functools
@@ -16,12 +16,12 @@ Equation = Any  # jax.extend.core.JaxprEqn
 # (number of the equation, the equation, its operands) -> its results
 Rule = Callable[[int, Equation, list[Any]], Sequence[Any]]
 
-# They only group other operations.
+# Primitives that only group other operations.
 CALLS = ("jit", "pjit", "closed_call")
-# They also have them computed again in the backward pass.
+# Primitives that also compute their operations again in the backward pass.
 REMATS = ("remat", "remat2", "checkpoint")
 CONVOLUTION, PRODUCT, SCAN = "conv_general_dilated", "dot_general", "scan"
-# They move the entries of an array, and change none.
+# Primitives that move the entries of an array and do not change their values.
 VIEWS = ("reshape", "transpose", "squeeze", "expand_dims")
 CASTS = ("convert_element_type", "copy", "copy_p")
 
@@ -34,10 +34,21 @@ def walk(
     numbers: Iterator[int] | None = None,
     into: tuple[str, ...] = CALLS + REMATS,
 ) -> list[Any]:
-    """Evaluates a jaxpr by a rule for its equations, `into` those that only call others.
+    """Evaluates a jaxpr by a rule for its equations.
 
-    Scope names and contexts of the equations are kept. A call that is set apart (`noinline`) is one
-    equation.
+    The scope names and the contexts of the equations are kept.
+
+    Args:
+      jaxpr: the jaxpr.
+      consts: values of its constants.
+      arguments: values of its inputs, of any type that the rule takes.
+      rule: computes the results of an equation.
+      numbers: numbers the equations in the order of evaluation, from 0 by default.
+      into: names of the primitives whose inner jaxpr is evaluated by the same rule. A call that is
+        `noinline` is one equation nevertheless.
+
+    Returns:
+      The values of its outputs.
     """
     warn_of_missing()
     numbers = itertools.count() if numbers is None else numbers
@@ -62,10 +73,10 @@ def walk(
 
 
 def bind(equation: Equation, values: Sequence[Any]) -> Sequence[Any]:
-    """What an equation computes by itself."""
-    take_apart = getattr(equation.primitive, "get_bind_params", dict)
-    bound = take_apart(equation.params)
-    # JAX versions differ in whether the functions that a primitive calls come apart.
+    """The results of an equation by its own primitive."""
+    bind_params = getattr(equation.primitive, "get_bind_params", dict)
+    bound = bind_params(equation.params)
+    # Some JAX versions return the functions that a primitive calls separately.
     functions, params = bound if isinstance(bound, tuple) else ((), bound)
     outputs = equation.primitive.bind(*functions, *values, **params)
     return outputs if equation.primitive.multiple_results else [outputs]
@@ -98,7 +109,7 @@ def warn_of_missing() -> None:
 
 
 def missing() -> list[str]:
-    """What is relied on of jaxprs and this version of JAX does not have, in words."""
+    """Names that ignpx relies on and that this version of JAX lacks, in words."""
     vector, image = jnp.zeros((1, 3)), jnp.zeros((1, 1, 3, 3))
     traced: dict[tuple[str, ...], tuple[Callable[..., Any], jax.Array]] = {
         CALLS: (jax.jit(jax.lax.sin), vector),
@@ -111,7 +122,7 @@ def missing() -> list[str]:
         ("squeeze",): (lambda x: jax.lax.squeeze(x, (0,)), vector),
         CASTS: (lambda x: jax.lax.convert_element_type(x, jnp.float16), vector),
     }
-    with jax.disable_jit(False):  # without jit there are no such operations
+    with jax.disable_jit(False):  # without jit, the jaxprs lack these operations
         found = {names: jax.make_jaxpr(one)(x).eqns for names, (one, x) in traced.items()}
     lacking = [
         f"operation {' or '.join(names)}"

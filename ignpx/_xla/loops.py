@@ -1,8 +1,9 @@
-"""One loop for every verb that takes steps: a scan, compiled as a whole on every device.
+"""Loops over steps: a scan that is compiled as a whole on every device.
 
-What a step needs is then allocated once for all of them. On a CPU a loop in Python over a compiled
-step takes up to 1.3 times as long, provided that the step convolves by `convolutions.fast`: within
-a loop the gradients of plain convolutions take 3 to 30 times as long (`scripts/bench_loops.py`).
+The memory of a step is then allocated once for all steps. On a CPU, a Python loop over a compiled
+step takes up to 1.3 times as long. That holds for steps whose convolutions are replaced by
+`convolutions.fast`: in a compiled loop, the gradients of XLA's own convolutions take 3 to 31 times
+as long (`scripts/bench_loops.py`).
 """
 
 import functools
@@ -18,7 +19,7 @@ from ignpx._xla import caching
 
 PyTree = Any
 Carry = TypeVar("Carry")
-# (operands, carry, index of the step) -> (carry, what this step puts out)
+# (operands, carry, index of the step) -> (carry, outputs of the step)
 Step = Callable[[PyTree, Carry, jax.Array], tuple[Carry, PyTree]]
 
 
@@ -34,18 +35,18 @@ def iterate(
     """Applies a step repeatedly.
 
     Args:
-      step: a pure function. Equal ones (see `caching`) are compiled once for each set of
-        shapes and length, however often they are built.
-      operands: pytree of arrays that every step sees and none changes.
+      step: a pure function. Equal functions (see `caching`) are compiled once for each set of
+        shapes and each length.
+      operands: pytree of arrays that every step reads and no step changes.
       carry: pytree of arrays, passed from step to step.
       length: number of steps, at least one.
-      max_length: compiles for any number of steps up to this one, rather than for the length alone.
-      report: told the share of the steps that is done, after each of up to 20 pieces of one length;
-        the steps, and so the results, are the same. Not told where the length has no such divisor,
-        and where the loop is traced.
+      max_length: compiles once for every number of steps up to this one, not for `length` alone.
+      report: called with the share of the steps that is done, after each of up to 20 pieces of
+        equal length. The results are the same bits. It is called once, at the end, if the length
+        has no divisor up to 20 that leaves two steps a piece, and never if the loop is traced.
 
     Returns:
-      The last carry, and the outputs of all steps, stacked.
+      The last carry, and the stacked outputs of all steps.
     """
     if report is not None and not checks.traced((operands, carry)):
         return _in_pieces(step, operands, carry, length, report)
@@ -62,7 +63,8 @@ def _in_pieces(
     length: int,
     report: Callable[[float], None],
 ) -> tuple[Carry, PyTree]:
-    # At least two steps each: XLA compiles a loop of one step differently, and it may round so.
+    # At least two steps a piece: XLA compiles a loop of one step differently, and may round it
+    # differently.
     pieces = max(n for n in range(1, 21) if length % n == 0 and (n == 1 or length // n > 1))
     size, outputs = length // pieces, []
     for piece in range(pieces):
@@ -74,9 +76,10 @@ def _in_pieces(
 
 
 def repeat(step: Step[Carry], operands: PyTree, carry: Carry, length: int) -> tuple[Carry, PyTree]:
-    """As `iterate`, for a step that calls `iterate` itself: on a CPU it is not compiled as a whole.
+    """`iterate` for a step that itself calls `iterate`.
 
-    What such a step does besides is best compiled by itself.
+    On a CPU the outer loop runs in Python. The other operations of the step should be compiled by
+    `caching.jit`.
     """
     if jax.default_backend() != "cpu" or checks.traced((operands, carry)):
         return _scanned(step, length)(operands, carry)

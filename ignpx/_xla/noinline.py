@@ -1,8 +1,9 @@
-"""Computations that XLA leaves apart from what is around them.
+"""Functions that XLA's CPU backend does not inline.
 
-XLA for CPU fuses what follows an operation into it, or it into what follows, and at times computes
-it again for every element there, one by one where it could have been a vector at a time. An
-`optimization_barrier` is gone before fusions are chosen. A call that is not inlined stays.
+The CPU backend fuses an operation with those before and after it. The fused code sometimes computes
+a value again for every element that uses it, one element at a time instead of a vector at a time.
+An `optimization_barrier` is removed before the fusions are chosen. A call that is not inlined is
+kept.
 """
 
 import functools
@@ -15,15 +16,15 @@ from ignpx import sharding
 
 try:
     from jax.experimental.xla_metadata import set_xla_metadata
-except ImportError:  # `jaxprs.warn_of_missing` says so
+except ImportError:  # `jaxprs.warn_of_missing` warns of it
     set_xla_metadata = None  # type: ignore[assignment]
 
 
 def noinline(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """The same function of arrays, compiled as a unit of its own on a CPU.
+    """The same function of arrays; on a CPU, XLA compiles it separately and does not fuse it.
 
     Args:
-      function: of operations of `jax.lax` and `jax.numpy`.
+      function: consists of operations of `jax.lax` and `jax.numpy`.
       static: positions of the arguments that are not arrays.
     """
 
@@ -35,7 +36,7 @@ def noinline(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> C
 
     @functools.wraps(function)
     def called(*arguments: Any) -> Any:
-        # Divided among devices, a computation is divided as a whole.
+        # XLA's partitioner divides a computation among devices only if it sees all of it.
         if set_xla_metadata is None or jax.default_backend() != "cpu" or sharding.divided():
             return function(*arguments)
         with set_xla_metadata(inlineable="false"):

@@ -1,4 +1,7 @@
-"""Values within a model, named by an operation that does nothing, and read from its jaxpr."""
+"""Tags values within a model, and returns the tagged values of a call.
+
+A tag is an identity operation with a name, which is found in the model's jaxpr.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +21,16 @@ PREFIX = "ignpx.observed."
 
 
 def tag(kind: str, array: jax.Array) -> jax.Array:
-    """The array itself, which `observed` finds under this kind."""
+    """The array itself, tagged with a kind for `observed`."""
     return checkpoint_name(array, PREFIX + kind)
 
 
 def observed(function: Callable[..., PyTree]) -> Callable[..., tuple[PyTree, Found]]:
-    """The same function, which returns what is tagged in it besides.
+    """The same function, which also returns the values that are tagged in it.
 
-    Tagged values are found in functions under `jit`, rematerialisation and `scan`; of a scan those
-    of each step. Within any other operation that calls functions, such as `cond`, they are not, of
-    which a warning tells.
+    Tagged values are found in functions under `jit`, rematerialisation and `scan` (one value for
+    each step). They are not found in other operations that call functions, such as `cond`; a
+    warning names the operation.
     """
 
     def run(*arguments: Any) -> tuple[PyTree, Found]:
@@ -49,7 +52,7 @@ def _evaluate(
             kind = equation.params["name"].removeprefix(PREFIX)
             found.setdefault(kind, []).append(values[0])
             return values
-        # The others stay as they are, and so do their bits and their memory.
+        # An equation without tags stays as it is, and so do its bits and its memory.
         if not any(_has_tags(body) for body in _bodies(equation)):
             return jaxprs.bind(equation, values)
         outputs, inner = _opened(equation, values)
@@ -61,7 +64,7 @@ def _evaluate(
 
 
 def _opened(equation: jaxprs.Equation, values: list[Any]) -> tuple[Sequence[Any], Found]:
-    """What an equation with tags in its body computes, and what is tagged in it."""
+    """The results of an equation with tags in its body, and the tagged values."""
     name, params = equation.primitive.name, equation.params
     body = params.get("jaxpr", params.get("call_jaxpr"))
     jaxpr, consts = (body.jaxpr, body.consts) if hasattr(body, "consts") else (body, ())
@@ -103,7 +106,7 @@ def _scanned(
 
 
 def _is_tag(equation: jaxprs.Equation) -> bool:
-    # By the name that it was given: a function under jit has one, too, but not with our prefix.
+    # A function under jit also has a parameter `name`, but not with this prefix.
     return str(equation.params.get("name", "")).startswith(PREFIX)
 
 

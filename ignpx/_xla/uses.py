@@ -1,4 +1,4 @@
-"""Where a function applies its parameters to its inputs, read from its jaxpr."""
+"""Reads from a jaxpr where a function applies its parameters to its inputs."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ class Use(NamedTuple):
     """How a function first applies a leaf of its parameters to its inputs.
 
     Attributes:
-      path: of the leaf, as `paths` has it.
-      operation: name of the JAX primitive: `dot_general` of a dense kernel, `conv_general_dilated`
-        of a convolution's, `add` of a bias, `mul` of a scale.
+      path: the path of the leaf, as `targets.paths` returns it.
+      operation: name of the JAX primitive: `dot_general` for a dense kernel, `conv_general_dilated`
+        for the kernel of a convolution, `add` for a bias, `mul` for a scale.
     """
 
     path: str
@@ -31,23 +31,23 @@ class Use(NamedTuple):
 
 
 def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: PyTree) -> list[Use]:
-    """The leaves that a function applies to its inputs, in the order in which it does.
+    """The leaves that a function applies to its inputs, in the order of their application.
 
-    That is the order of a model's layers, whatever its leaves are called and however they are
-    sorted. It is read from the jaxpr, and nothing is computed. A leaf is used where it, or what has
-    been made of it alone (a cast, a reshape, the root of a variance), meets something that depends
-    on the inputs. Leaves that never do are left out; two that meet them in one operation come in
-    the order of its operands.
+    This is the order of a model's layers; names and sorting of the leaves do not matter. It is read
+    from the jaxpr, and nothing is computed. A leaf is applied by the first operation that takes a
+    value that depends on the inputs, and the leaf or a value that depends on parameters alone (a
+    cast, a reshape, the root of a variance). Leaves that are never applied are left out. Two leaves
+    of one operation are in the order of its operands.
 
     Args:
-      function: of parameters and inputs.
-      params: pytree of arrays, or of anything with a shape and a dtype.
-      inputs: likewise.
+      function: maps parameters and inputs to outputs.
+      params: pytree of arrays, or of objects with a shape and a dtype.
+      inputs: pytree of arrays, or of objects with a shape and a dtype.
     """
     closed = jax.make_jaxpr(function)(params, inputs)
     met: dict[int, str] = {}
 
-    # For a value stand the leaves that it is made of, or None if it depends on the inputs.
+    # A value is represented by the indices of its leaves, or by None if it depends on the inputs.
     def rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
         origins = [one if one is None or isinstance(one, tuple) else () for one in values]
         body = _body(equation)
@@ -69,7 +69,7 @@ def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: P
 
 
 def _body(equation: Any) -> Any:
-    """The jaxpr that an equation calls with its own operands, as `scan` and custom gradients do."""
+    """The jaxpr that an equation calls with its own operands, as in `scan` and `custom_vjp`."""
     for value in equation.params.values():
         body = getattr(value, "jaxpr", value)
         if (

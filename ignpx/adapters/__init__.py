@@ -1,7 +1,7 @@
-"""NNX modules, Linen modules and plain functions as pure functions of parameters and inputs.
+"""Adapters: NNX modules, Linen modules and plain functions as pure functions of parameters.
 
-The adapters are frozen dataclasses rather than closures, so that two handles on the same
-architecture compare equal and share one compilation.
+The adapters are frozen dataclasses, not closures. Two adapters of the same architecture are
+therefore equal, and share one compilation.
 """
 
 from ignpx.adapters.calls import check as check_call

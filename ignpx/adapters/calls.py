@@ -1,4 +1,4 @@
-"""How the call of a module is told its mode: by arguments of the usual names."""
+"""The arguments that set the mode of a module's call, by their usual names."""
 
 import inspect
 from typing import Any
@@ -11,7 +11,7 @@ RANDOM = "rngs"
 
 
 def parameters(module: Any) -> list[inspect.Parameter]:
-    """Those of the module's call after its first, which takes the inputs."""
+    """The parameters of the module's call after the first, which takes the inputs."""
     return list(inspect.signature(type(module).__call__).parameters.values())[2:]
 
 
@@ -21,10 +21,10 @@ def takes_rngs(module: Any) -> bool:
 
 
 def check(name: str, module: Any, *others: str) -> None:
-    """Checks that the call of a module needs no arguments but the inputs, the mode and others.
+    """Checks that the call of a module requires only the inputs, the mode and `others`.
 
     Raises:
-      InvalidArgumentError: if it does.
+      InvalidArgumentError: if it requires another argument.
     """
     known = (*TRAINING, *EVALUATION, *others)
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -47,9 +47,9 @@ def arguments(
     Args:
       module: a module whose call may have a mode argument of any of the usual names.
       train: the mode.
-      positional: gives them by position where that is possible, and what lies between them its
-        default. Transformations with `static_argnums` want that; with `static_argnames` the names.
-      rngs: given under this name if it is not None.
+      positional: passes them by position where possible, with the defaults of the arguments between
+        them. `static_argnums` of a transformation needs that; `static_argnames` needs them by name.
+      rngs: value of the argument `rngs`; None leaves it out.
 
     Returns:
       Positional and named arguments.

@@ -1,4 +1,4 @@
-"""What a user gives for a model, looked at before anything is traced.
+"""Checks of the models that a user passes, before anything is traced.
 
 Every function returns its argument in the form that a `Classifier` has, or raises
 `InvalidArgumentError`.
@@ -75,7 +75,7 @@ def variables(name: str, given: Any) -> dict[str, PyTree]:
 
 
 def arrays(name: str, tree: PyTree, *, floating: bool) -> PyTree:
-    """A pytree of JAX arrays, made of numbers where there are such.
+    """A pytree of JAX arrays; numbers become arrays.
 
     Args:
       name: what an error calls the tree.
@@ -95,7 +95,7 @@ def _array(name: str, given: Any, *, floating: bool) -> jax.Array:
         raise _pytorch(name, given)
     if not isinstance(given, (jax.Array, np.ndarray, np.generic, numbers.Number)):
         raise InvalidArgumentError(name, given, "is neither an array nor a number")
-    # By way of numpy a Python number gets a dtype of its own, not that of its neighbours.
+    # numpy gives a Python number its own dtype, not that of other operands.
     array = given if isinstance(given, jax.Array) else np.asarray(given)
     if floating and not jnp.issubdtype(array.dtype, jnp.floating):
         raise InvalidArgumentError(
@@ -113,7 +113,7 @@ _KINDS = (jnp.number, jnp.bool_, jax.dtypes.prng_key)
 
 
 def fields(given: dict[str, Any]) -> dict[str, Any]:
-    """The other fields of a `Classifier`, those that are there."""
+    """The other fields of a `Classifier`, if they are present."""
     checked = dict(given)
     if "input_shape" in given:
         checked["input_shape"] = _input_shape(given["input_shape"])
@@ -128,7 +128,7 @@ def fields(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def hashable(name: str, given: Any) -> Any:
-    """What is a part of the compiled program, and so has to be compared with others."""
+    """A value that identifies a compiled program, and must therefore be hashable."""
     try:
         hash(given)
     except TypeError as error:
@@ -183,7 +183,7 @@ def _pytorch(name: str, given: Any) -> InvalidArgumentError:
 
 
 def logits(name: str, given: Any, found: Any, num_classes: int) -> None:
-    """Checks what a model returns for a batch of 2, as `jax.eval_shape` has it."""
+    """Checks the output of a model for a batch of 2, as `jax.eval_shape` returns it."""
     if not isinstance(found, jax.ShapeDtypeStruct):
         raise InvalidArgumentError(
             name,
@@ -213,14 +213,14 @@ def logits(name: str, given: Any, found: Any, num_classes: int) -> None:
         )
 
 
-# What JAX, Flax, numpy and users say of inputs that do not fit.
+# Errors that JAX, Flax, numpy and users raise for inputs of a wrong shape.
 _OF_SHAPES = re.compile(
     r"shape|dimension|size|rank|ndim|broadcast|\bax[ei]s\b|channels|features", re.IGNORECASE
 )
 
 
 def call_failed(name: str, given: Any, input_shape: tuple[int, ...], error: Exception) -> Exception:
-    """The error that tells of one raised by the model itself when it is called.
+    """The error to raise for an error that the model's call raised.
 
     It names `input_shape` if shapes are what the model complains of, else the model.
     """

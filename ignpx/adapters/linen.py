@@ -18,9 +18,9 @@ from ignpx.adapters.precision import InPrecision
 
 PyTree = Any
 
-# Where the state of a Linen module with dropout and the like has its PRNG key.
+# The key of the PRNG key in the state of a Linen module with random layers, such as dropout.
 RNG = "rng"
-# Collections of what `init` sows, which no call needs.
+# Collections that `init` sows and that no call needs.
 SOWN = ("intermediates", "perturbations")
 
 
@@ -28,8 +28,8 @@ SOWN = ("intermediates", "perturbations")
 class LinenApply:
     """A Flax Linen module; its mode argument may have any of the usual names.
 
-    Its state has the collections, and under `RNG` the PRNG key of a module that draws random
-    numbers in training mode. Each call in that mode leaves another key behind.
+    Its state has the collections. If the module draws random numbers in training mode, the state
+    also has a PRNG key under `RNG`. Each call in training mode replaces that key.
 
     Attributes:
       module: the module.
@@ -93,11 +93,12 @@ class LinenApply:
         after, rngs = {}, {}
         if train and RNG in state:
             after[RNG], key = jax.random.split(state[RNG])
-            # Flax takes this stream in place of any that is not given, whatever it is called.
+            # Flax uses this stream for every random stream that is not passed.
             rngs = {"params": key}
-        # `nn.jit` finds what it has traced by its variables and by what is mutable, and does not
-        # know of interceptors. So a name tells what they do, and a variable of each held layer
-        # which they are: equal layers of other names share a trace.
+        # `nn.jit` caches traces by the variables and the mutable collections, and ignores
+        # interceptors. An extra collection therefore makes the interceptor a part of that key: its
+        # name says what the interceptor does, and it has a variable for each held layer, because
+        # equal layers with other names share a trace.
         mark = f"ignpx {sorted(layers.held)} {layers.narrow} {layers.watch}"
         norms = [path.split("/") for path in layers.held if path.startswith("batch_stats/")]
         held = {tuple(keys): jnp.zeros(()) for _, *keys in norms}
@@ -119,7 +120,7 @@ def _collections(state: PyTree) -> PyTree:
 
 
 def _instructed(layers: Layers) -> contextlib.AbstractContextManager[Any]:
-    """Lets the layers of Linen modules do more than compute."""
+    """A context in which the layers of Linen modules also do what `layers` says."""
     if layers == Layers():
         return contextlib.nullcontext()
     running: list[Any] = []
@@ -130,7 +131,7 @@ def _instructed(layers: Layers) -> contextlib.AbstractContextManager[Any]:
             return call(*args, **kwargs)
         if isinstance(layer, linen.BatchNorm) and _mean(layer) in layers.held:
             call = functools.partial(_held, call, context)
-        # The call of a base class by a class made of it is no call of the layer.
+        # A subclass may call its base class; that is not another call of the layer.
         if any(layer is one for one in running):
             return call(*args, **kwargs)
         running.append(layer)
@@ -169,7 +170,7 @@ def _mean(layer: linen.Module) -> str:
 
 
 def _held(call: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls a batch-norm layer in evaluation mode; an attribute has its mode, or the call."""
+    """Calls a batch-norm layer in evaluation mode, which is set by an attribute or an argument."""
     layer, mode = context.module, context.module.use_running_average
     if mode is None:
         bound = inspect.signature(context.orig_method).bind(*args, **kwargs)
@@ -186,13 +187,13 @@ def _held(call: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
 def linen_state(
     apply: LinenApply, variables: PyTree, input_shape: tuple[int, ...], key: jax.Array
 ) -> PyTree:
-    """The state of a Linen module as `LinenApply` has it.
+    """The state of a Linen module for `LinenApply`.
 
     Args:
-      apply: of the module.
-      variables: what its `init` returned.
-      input_shape: of one input that it takes.
-      key: PRNG key that the one in the state is derived from.
+      apply: the adapter of the module.
+      variables: the variables that its `init` returned.
+      input_shape: shape of one input.
+      key: PRNG key from which the key in the state is derived.
     """
     state = {name: value for name, value in variables.items() if name not in ("params", *SOWN)}
     inputs = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
@@ -201,7 +202,8 @@ def linen_state(
     except errors.InvalidRngError:
         state[RNG] = jax.random.fold_in(key, 0)
     except Exception:
-        # Of a model that cannot be trained as it is, with a named axis say, training will tell.
+        # The model cannot be called in training mode, for example because of a named axis. It can
+        # still be used in evaluation mode, and training raises the error.
         pass
     return state
 
@@ -214,7 +216,7 @@ class LinenInitialise:
     input_shape: tuple[int, ...]
 
     def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """Fresh parameters, and a state as `linen_state` has it."""
+        """Fresh parameters, and the state that `linen_state` returns."""
         module, inputs = self.apply.module, jnp.zeros((1, *self.input_shape))
         positional, named = calls.arguments(module, train=False, positional=self.apply.positional)
         variables = module.init(key, inputs, *positional, **named)

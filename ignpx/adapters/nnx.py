@@ -16,24 +16,24 @@ from ignpx.errors import InvalidArgumentError
 
 PyTree = Any
 
-# Where the state has the PRNG key of a module whose call takes random streams. No attribute of a
-# module, whose arrays stand beside it, has this name.
+# The key of the PRNG key in the state of a module whose call takes random streams. The other keys
+# are names of attributes, and no attribute with arrays has this name.
 RNG = "__call__"
 
 
 def split_nnx(model: nnx.Module) -> tuple[Any, PyTree, PyTree]:
-    """The graph of a module, its parameters and its other arrays, both as nested dicts."""
+    """The graph of a module, its parameters and its other arrays; the last two as nested dicts."""
     graphdef, *(params, state) = nnx.split(model, nnx.Param, ...)
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
 def nnx_state(model: nnx.Module, state: PyTree, key: jax.Array) -> PyTree:
-    """The state of a module as `NnxApply` has it.
+    """The state of a module for `NnxApply`.
 
     Args:
       model: the module.
-      state: its arrays but for the parameters, as `split_nnx` has them.
-      key: PRNG key that the one in the state is derived from.
+      state: its arrays except the parameters, as `split_nnx` returns them.
+      key: PRNG key from which the key in the state is derived.
     """
     return {**state, RNG: jax.random.fold_in(key, 0)} if calls.takes_rngs(model) else state
 
@@ -65,7 +65,7 @@ class NnxInitialise:
     initialise: Callable[[jax.Array], tuple[PyTree, PyTree]]
 
     def __call__(self, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """Fresh parameters, and a state as `nnx_state` has it."""
+        """Fresh parameters, and the state that `nnx_state` returns."""
         params, state = self.initialise(key)
         return params, {**state, RNG: jax.random.fold_in(key, 0)}
 
@@ -74,12 +74,12 @@ class NnxInitialise:
 class NnxApply:
     """A Flax NNX module, split into its graph and its arrays.
 
-    Its mode is that of `model.train()` and `model.eval()`, and, where its call has an argument of
-    any of the usual names, that argument.
+    The mode is set by `model.train()` or `model.eval()`, and by the mode argument of the call if it
+    has one of the usual names.
 
     Attributes:
-      graphdef: of the module.
-      logits: maps what the module returns to its logits; None for those that return nothing else.
+      graphdef: the graph of the module.
+      logits: maps the output of the module to its logits; None if the output is the logits.
       positional: see `ignpx.adapters.calls.arguments`.
       held: see `holding`.
       narrow: layers with state return the dtype of their inputs.
@@ -92,10 +92,11 @@ class NnxApply:
     narrow: bool = False
 
     def holding(self, paths: frozenset[str]) -> "NnxApply":
-        """The same model, some of whose batch-norm layers are in evaluation mode at all times.
+        """The same model, with some batch-norm layers in evaluation mode also while training.
 
         Args:
-          paths: of their running statistics in the state, as `ignpx.targets.paths` has them.
+          paths: paths of the running statistics of these layers in the state, as
+            `ignpx.targets.paths` returns them.
         """
         return dataclasses.replace(self, held=paths)
 
@@ -161,9 +162,9 @@ class NnxApply:
 
 
 def _instruct(model: nnx.Module, layers: Layers) -> None:
-    """Gives those layers of a model that do more than compute a class of their own.
+    """Changes the classes of the layers that also do what `layers` says.
 
-    NNX has no interceptors. The merged model is ours to change.
+    NNX has no interceptors. The model was merged for this call alone, so it may be changed.
     """
     for path, node in nnx.iter_graph(model) if layers != Layers() else ():
         if not path or not isinstance(node, nnx.Module):
@@ -183,37 +184,37 @@ def _instruct(model: nnx.Module, layers: Layers) -> None:
 
 
 def _variables(layer: nnx.Module) -> list[nnx.Variable]:
-    """The variables of a layer itself that are floating-point arrays."""
+    """The floating-point variables of a layer, without those of its sublayers."""
     found = [value for value in vars(layer).values() if isinstance(value, nnx.Variable)]
     return [one for one in found if trees.is_floating(one.get_value())]
 
 
 def _state_dtype(layer: nnx.Module) -> Any:
-    """The dtype of the state that a layer keeps; None if it keeps none."""
+    """The dtype of a layer's state; None if the layer has no state."""
     others = (nnx.Param, nnx.Intermediate)
     kept = [one.get_value().dtype for one in _variables(layer) if not isinstance(one, others)]
     return kept[0] if kept else None
 
 
 def _widen(layer: nnx.Module) -> None:
-    """Casts a layer's parameters to the dtype of its state, which they meet."""
+    """Casts a layer's parameters to the dtype of its state."""
     for one in _variables(layer):
         if isinstance(one, nnx.Param):
             one.set_value(one.get_value().astype(_state_dtype(layer)))
 
 
 class _Held(nnx.BatchNorm):
-    """Batch norm in evaluation mode, whatever its caller asks for."""
+    """Batch norm that is in evaluation mode whatever arguments its call has."""
 
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         return super().__call__(x, True, mask=kwargs.get("mask"))
 
 
-# Cached, so that what `nnx.jit` has traced is found again by the class of its layers.
+# Cached, because `nnx.jit` finds its traces by the classes of the layers.
 @functools.lru_cache(maxsize=1024)
 def _class(kind: type, layers: Layers) -> type:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not args:  # Its input has a name.
+        if not args:  # The input is passed by name.
             name = next(iter(kwargs))
             args = (kwargs.pop(name),)
         x, wide = args[0], args[0]
@@ -228,7 +229,8 @@ def _class(kind: type, layers: Layers) -> type:
             observing.tag_statistics(x, self.axis, self.mean[...], self.var[...])
         return y
 
-    # Between the layer's own class and batch norm itself, so that it has the last word.
+    # `_Held` comes between the layer's class and `nnx.BatchNorm`, so that it overrides the mode
+    # that the layer's class passes on.
     bases = (kind,) if not layers.held else (_Held,) if kind is nnx.BatchNorm else (kind, _Held)
     made: Any = type(kind.__name__, bases, {"__call__": call})
     return made

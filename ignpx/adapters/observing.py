@@ -1,7 +1,7 @@
-"""What the layers of a model see and put out, as results of a pure function of the model.
+"""Inputs and outputs of a model's layers, as results of a pure function.
 
-A layer's values cannot be kept in a list while the model runs: under `nnx.remat` or `nn.jit` they
-belong to an inner trace. So they are tagged, and collected from the jaxpr of the whole.
+A list cannot collect these values while the model runs: under `nnx.remat` or `nn.jit` they belong
+to an inner trace. They are therefore tagged, and collected from the jaxpr of the whole model.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -13,18 +13,18 @@ from ignpx import _xla
 from ignpx.adapters import trees
 
 PyTree = Any
-# What is collected: statistics of batch-norm layers, or the outputs of layers.
+# The values to collect: statistics of batch-norm layers, or outputs of layers.
 Watch = Literal["statistics", "outputs"] | None
 
 
 class NormStatistics(NamedTuple):
-    """The input of one batch-norm layer, summarised by feature; each `(features,)`.
+    """Statistics of the input of one batch-norm layer; each is `(features,)`.
 
     Attributes:
-      mean: over the batch and all positions.
-      variance: likewise, biased.
-      running_mean: what the layer remembers of its training data.
-      running_variance: likewise.
+      mean: mean over the batch and all positions.
+      variance: biased variance over the batch and all positions.
+      running_mean: the layer's running mean of its training data.
+      running_variance: the layer's running variance of its training data.
     """
 
     mean: jax.Array
@@ -34,12 +34,12 @@ class NormStatistics(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What the layers of a model do besides computing.
+    """Instructions for the layers of a model.
 
     Attributes:
       held: paths of the running statistics of batch-norm layers that stay in evaluation mode.
-      narrow: layers that keep state return the dtype of their input, not that of the state.
-      watch: what they tag.
+      narrow: whether layers with state return the dtype of their input, not that of the state.
+      watch: the values that layers tag.
     """
 
     held: frozenset[str] = frozenset()
@@ -48,7 +48,7 @@ class Layers(NamedTuple):
 
 
 def narrowed(x: Any, y: PyTree) -> PyTree:
-    """What a layer makes of `x`, in the dtype of `x` if that is a floating-point array."""
+    """The output of a layer for the input `x`, in the dtype of `x` if `x` is floating-point."""
     return trees.cast(y, x.dtype) if trees.is_floating(x) else y
 
 
@@ -57,7 +57,7 @@ def tag_statistics(
 ) -> None:
     """Tags the `NormStatistics` of a batch-norm layer with input `x`."""
     others = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
-    # The mean of many numbers in bfloat16 has hardly a digit.
+    # A mean of many numbers in bfloat16 would have about two significant digits at best.
     x = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
     found = jnp.mean(x, others), jnp.var(x, others), running_mean.ravel(), running_variance.ravel()
     for value in found:
@@ -65,11 +65,11 @@ def tag_statistics(
 
 
 def statistics(found: _xla.Found) -> list[NormStatistics]:
-    """The statistics that `tag_statistics` has tagged, in the order of the layers' calls."""
+    """The statistics that `tag_statistics` tagged, in the order of the layers' calls."""
     values = found.get("statistics", [])
     return [NormStatistics(*values[at : at + 4]) for at in range(0, len(values), 4)]
 
 
 def maps(found: _xla.Found) -> list[jax.Array]:
-    """The outputs of the batch-norm layers, or of the convolutions of a model without any."""
+    """The outputs of the batch-norm layers; without such layers, those of the convolutions."""
     return found.get("norm") or found.get("convolution") or []

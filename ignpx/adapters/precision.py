@@ -1,4 +1,4 @@
-"""Models that compute in a lower precision than the one that their parameters are kept in."""
+"""Models that compute in a lower precision than that of their parameters."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,18 +14,22 @@ PyTree = Any
 
 
 def computing_in(apply: Any, precision: str) -> Any:
-    """A model (see `ignpx.classifier.Apply`) in a lower precision, in its own way if it has one."""
+    """A model (see `ignpx.classifier.Apply`) in a lower precision.
+
+    A model with a method `computing_in` is converted by that method.
+    """
     own = getattr(apply, "computing_in", None)
     return own(precision) if own else InPrecision(apply, precision)
 
 
 @dataclasses.dataclass(frozen=True)
 class InPrecision:
-    """A model that computes in a lower precision than the one its parameters are kept in.
+    """A model that computes in a lower precision than that of its parameters.
 
-    Logits, maps and statistics come out in float32, gradients and the state in the precision of the
-    parameters and of the state. The state is not rounded: a running mean that were could no longer
-    be moved by a hundredth. What else it has of `ignpx.classifier.Apply`, the model itself has.
+    Logits, layer outputs and statistics are float32. Gradients have the precision of the
+    parameters. The state keeps its precision: bfloat16 would often round away the small step of a
+    running mean towards a batch mean. Each optional method of
+    `ignpx.classifier.Apply` is present if the model has it.
 
     Attributes:
       apply: the model, whose layers with state return the dtype of their inputs.
@@ -43,7 +47,7 @@ class InPrecision:
         logits, after = self.apply(params, state, inputs, train=train)
         return trees.cast(logits, jnp.float32), trees.like(state, after) if train else state
 
-    # Properties: where the model lacks a method, its own AttributeError says so of this one, too.
+    # These are properties: if the model lacks a method, its AttributeError is raised here, too.
     @property
     def variables(self) -> Callable[[PyTree, PyTree], PyTree]:
         """See `ignpx.Classifier.variables`."""

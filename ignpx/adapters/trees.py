@@ -14,21 +14,22 @@ def is_floating(array: Any) -> bool:
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """The tree with its floating-point arrays in a dtype."""
+    """The tree with its floating-point arrays cast to a dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_floating(leaf) else leaf, tree)
 
 
 def of_the_dtype_of(like: jax.Array, array: jax.Array) -> jax.Array:
-    """The array in the dtype of another one."""
-    # PRNG keys, as of dropout, cannot be cast, not even to what they are.
+    """`array`, cast to the dtype of `like`."""
+    # PRNG keys, such as those of dropout, cannot be cast, not even to their own dtype.
     return array if array.dtype == like.dtype else array.astype(like.dtype)
 
 
 def like(before: PyTree, after: PyTree) -> PyTree:
-    """The new values of a state, in the structure, shapes and dtypes that it had before.
+    """The new values of a state, in its previous structure, shapes and dtypes.
 
-    A model may add to its state, as `sow` does, or let a part grow with the batch. No loop can
-    carry that: what was not there before is dropped, and a leaf of another shape keeps its value.
+    A model may add leaves to its state, as `sow` does, or change the shape of a leaf with the
+    batch. A loop cannot carry that. New leaves are dropped, and a leaf whose shape changed keeps
+    its previous value.
     """
     found = {
         jax.tree_util.keystr(path): leaf

@@ -1,17 +1,17 @@
-"""Attack: the small change of an input that makes a model take it for another class.
+"""Attack: find a small change of an input that changes the class that a model predicts.
 
-FGSM (Goodfellow et al., ICLR 2015), PGD (Madry et al., ICLR 2018), the L2 attack of Carlini and
-Wagner (IEEE S&P 2017) and DeepFool (Moosavi-Dezfooli et al., CVPR 2016), on preprocessed inputs and
-a model in evaluation mode. What they find lies across the nearest decision boundaries, which is
-where methods without retained data look for what surrounds a class.
+The attacks are FGSM (Goodfellow et al., ICLR 2015), PGD (Madry et al., ICLR 2018), the L2 attack of
+Carlini and Wagner (IEEE S&P 2017) and DeepFool (Moosavi-Dezfooli et al., CVPR 2016). They work on
+preprocessed inputs and on a model in evaluation mode. Their results lie across the nearest decision
+boundaries. Methods without retained data use them as samples of the classes around a class.
 
-An attack leaves the class in `labels` (`targeted=False`) or reaches it (`targeted=True`).
+With `targeted=False` an attack leaves the class in `labels`; with `targeted=True` it reaches it.
 
-Lengths are in intensities, of which a pixel has 0 to 1: where the classifier's `preprocess` divides
-by a standard deviation (a `std`, as `ignpx.data.Normalise` has it), they are divided by it, too,
-channel by channel. Other models get them as they are, in units of their inputs.
+Lengths are in intensities, where a pixel has 0 to 1. If the classifier's `preprocess` has a `std`,
+as `ignpx.data.Normalise` does, lengths are divided by it, channel by channel. For other models,
+lengths are in units of the inputs.
 
-An attack may fail. It raises nothing then: `Adversarial.success` says so, input by input.
+An attack that fails raises nothing: `Adversarial.success` has the outcome of each input.
 """
 
 from ignpx.adversarial.carlini_wagner import carlini_wagner

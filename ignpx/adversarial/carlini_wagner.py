@@ -37,29 +37,30 @@ def carlini_wagner(
 ) -> Adversarial:
     """Minimises `|x - x0|^2 + c * max(m(x), -confidence)` by Adam, and over c by bisection.
 
-    m is the margin by which the attack fails: `max_{k != t} f_k - f_t` if targeted at t,
-    `f_y - max_{k != y} f_k` if y is to be left. With bounds, the variable is w in
-    `x = low + (high - low) * (tanh(w) + 1) / 2`, which keeps them. Of all points of the descents
-    that succeed, the nearest is returned; where there is none, the input itself, its norm 0.
+    m is the margin by which the attack fails: `max_{k != t} f_k - f_t` if it is targeted at t,
+    `f_y - max_{k != y} f_k` if it leaves y. With bounds, the variable is w in
+    `x = low + (high - low) * (tanh(w) + 1) / 2`, which stays within them. The result is the nearest
+    of all points of the descents that succeed. If there is none, it is the input itself, with norm
+    0.
 
-    After each search, c is halved towards the largest value that failed where the search succeeded,
-    and otherwise raised tenfold, or half way to the smallest value that succeeded. The original has
-    9 searches from 0.001 on, of up to 10 000 steps each.
+    If a search succeeded, the next c lies half way to the largest value that failed. If it failed,
+    the next c lies half way to the smallest value that succeeded, or is ten times as large if none
+    did. The original has 9 searches that start from 0.001, of up to 10,000 steps each.
 
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed; within the bounds.
       labels: `(N,)` integers, the classes to leave, or to reach.
-      confidence: the margin of logits to succeed by.
+      confidence: the margin of logits that counts as success.
       constant: c of the first search.
-      searches: descents, each with a c of its own.
-      steps: of each descent.
-      learning_rate: of Adam.
+      searches: number of descents, each with its own c.
+      steps: number of steps of each descent.
+      learning_rate: learning rate of Adam.
       targeted: see `fgsm`.
       bounds: see `fgsm`.
 
     Returns:
-      See `Adversarial`.
+      The `Adversarial`.
 
     Raises:
       InvalidArgumentError: if a number is out of its range.
@@ -71,7 +72,7 @@ def carlini_wagner(
     if bounds is None:
         start = jnp.zeros_like(inputs)
     else:
-        # Not quite to the bounds, where w is infinite.
+        # Slightly inside the bounds, because w is infinite on them.
         share = (inputs - bounds[0]) / (bounds[1] - bounds[0])
         start = jnp.arctanh(jnp.clip(2 * share - 1, -1, 1) * (1 - 1e-6))
     settings = (jnp.float32(confidence), jnp.int32(steps))
@@ -93,17 +94,17 @@ def carlini_wagner(
 
 
 class _Search(NamedTuple):
-    variables: jax.Array  # what Adam moves
+    variables: jax.Array  # the variables of Adam
     opt_state: optax.OptState
-    constant: jax.Array  # (N,) c, as the following
+    constant: jax.Array  # (N,) c, as are the following
     failed: jax.Array  # the largest c that failed
     succeeded: jax.Array  # the smallest c that succeeded
     found: jax.Array  # whether this search has succeeded
-    distance: jax.Array  # of the nearest success, squared
+    distance: jax.Array  # squared distance of the nearest success
     nearest: jax.Array
 
 
-# Its state is made outside of the step, by the same object.
+# Cached, because the step must use the object that made the state.
 @functools.lru_cache(maxsize=64)
 def _adam(learning_rate: float) -> optax.GradientTransformation:
     return optax.adam(learning_rate)

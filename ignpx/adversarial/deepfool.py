@@ -1,4 +1,4 @@
-"""DeepFool: the nearest boundary of a model that is linearised again and again."""
+"""DeepFool: steps to the nearest boundary of the linearised model."""
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,12 @@ def deepfool(
     overshoot: float = 0.02,
     bounds: Bounds | None = None,
 ) -> Adversarial:
-    """The shortest way across the nearest boundary of the linearised model, again and again.
+    """Steps across the nearest boundary of the linearised model until the class changes.
 
-    With `w_k = df_k/dx - df_y/dx`, each step adds `|f_k - f_y| / |w_k|^2 * w_k` for the class k of
-    the smallest `|f_k - f_y| / |w_k|`, and the model is linearised anew at the input plus
-    `1 + overshoot` times the sum, until it is no longer taken for y. There is no targeted form.
+    With `w_k = df_k/dx - df_y/dx`, each step adds `|f_k - f_y| / |w_k|^2 * w_k` for the class k
+    with the smallest `|f_k - f_y| / |w_k|`. The model is then linearised again, at the input plus
+    `1 + overshoot` times the sum of the steps, until it no longer predicts y. There is no targeted
+    form.
 
     Memory is that of the gradients of all logits.
 
@@ -39,12 +40,12 @@ def deepfool(
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
       labels: `(N,)` integers, the classes to leave.
-      steps: at most; inputs that have arrived stay where they are.
-      overshoot: see above; the paper's.
+      steps: largest number of steps; an input whose class has changed is no longer moved.
+      overshoot: see above; the default is the paper's.
       bounds: see `fgsm`; the paper has none.
 
     Returns:
-      See `Adversarial`.
+      The `Adversarial`.
 
     Raises:
       InvalidArgumentError: if a number is out of its range.
@@ -65,14 +66,14 @@ def _deepfool_step(
     moved, total = carry
     logits, pullback = jax.vjp(_xla.fast(classifier.logits), moved)
     rows = jnp.eye(logits.shape[-1], dtype=logits.dtype)
-    # No logit depends on another sample's input, so that one cotangent serves the whole batch.
+    # No logit depends on another sample's input: one pullback gives the gradients of all samples.
     (jacobian,) = jax.vmap(lambda row: pullback(jnp.broadcast_to(row, logits.shape)))(rows)
     index = jnp.arange(len(labels))
-    # (C, N, ...): by intensities, which is where the way has to be the shortest.
+    # (C, N, ...), in intensities, in which the step has to be shortest.
     normals = (jacobian - jacobian[labels, index]).astype(jnp.float32) * scale
     gaps = jnp.abs(logits - logits[index, labels][:, None]).astype(jnp.float32).T
     squares = jax.vmap(flat_sum)(jnp.square(normals))
-    # Neither the class itself nor one whose boundary cannot be seen from here.
+    # Neither the class itself nor a class whose boundary has no gradient here.
     usable = (squares > 0) & ~chosen_of(logits, labels).T
     distances = jnp.where(usable, gaps / jnp.sqrt(jnp.where(usable, squares, 1.0)), jnp.inf)
     nearest = jnp.argmin(distances, axis=0)

@@ -1,4 +1,4 @@
-"""What every attack comes to, and what they have in common."""
+"""The result of an attack, and functions that all attacks use."""
 
 import functools
 from collections.abc import Callable
@@ -15,16 +15,16 @@ Bounds = tuple[jax.Array, jax.Array]
 
 
 class Adversarial(NamedTuple):
-    """What an attack came to.
+    """The result of an attack.
 
     Attributes:
-      inputs: `(N, *input_shape)` float32, preprocessed; of a failed attack where it ended, for
-        `carlini_wagner` where it began.
-      predicted: `(N,)` int32, the class that the model takes them for.
+      inputs: `(N, *input_shape)` float32, preprocessed. If an attack failed, they are its last
+        inputs, or for `carlini_wagner` its first.
+      predicted: `(N,)` int32, the class that the model predicts for them.
       success: `(N,)` bool, whether that is the target or, if untargeted, another class than the
         label.
-      norm: `(N,)` float32, how far they have moved, in intensities: the largest change of a value
-        for `fgsm` and `pgd`, the Euclidean norm for `carlini_wagner` and `deepfool`.
+      norm: `(N,)` float32, norm of their change, in intensities: the largest change of a value for
+        `fgsm` and `pgd`, the Euclidean norm for `carlini_wagner` and `deepfool`.
     """
 
     inputs: jax.Array
@@ -34,7 +34,7 @@ class Adversarial(NamedTuple):
 
 
 def runner_up(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The most likely class other than the label, sample by sample (ZS-PAG, Equation 2).
+    """The most likely class other than the label of each sample (ZS-PAG, Equation 2).
 
     Args:
       logits: `(..., C)` with C at least 2.
@@ -52,14 +52,14 @@ def in_batches(
     labels: Any,
     batch_size: int = 256,
 ) -> Adversarial:
-    """Attacks so many inputs at a time, which bounds the memory and changes nothing else.
+    """Attacks inputs in batches, which bounds the memory and changes nothing else.
 
     Args:
-      attack: maps inputs and labels to what came of them, such as
+      attack: maps inputs and labels to an `Adversarial`, such as
         `functools.partial(pgd, classifier)`.
-      inputs: `(N, ...)` whatever the attack takes.
+      inputs: `(N, ...)`, the inputs of the attack.
       labels: `(N,)` class ids.
-      batch_size: inputs of a batch; the last one is filled up with copies of the first input.
+      batch_size: inputs in a batch; the last batch is filled up with copies of the first input.
     """
     count = len(labels)
     chunks = (
@@ -71,19 +71,19 @@ def in_batches(
 
 
 def scale_of(classifier: Classifier) -> jax.Array:
-    """What a change by the whole range of intensities is in the values of an input."""
+    """The change of an input's values for a change of 1 in intensity."""
     std = getattr(classifier.preprocess, "std", None)
     return jnp.float32(1.0) if std is None else 1.0 / jnp.asarray(std, jnp.float32)
 
 
 def opened(bounds: Bounds | None) -> Bounds:
-    """The bounds, or none at all as the largest numbers there are."""
+    """The bounds; without bounds, the smallest and the largest float32."""
     most = jnp.float32(jnp.finfo(jnp.float32).max)
     return (-most, most) if bounds is None else bounds
 
 
 def chosen_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Where the label of each sample is among its logits, `(..., C)` bool."""
+    """The one-hot labels, `(..., C)` bool."""
     return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
 
 
@@ -98,7 +98,7 @@ def judged(
     targeted: bool,
     order: float,
 ) -> Adversarial:
-    """What the inputs have become, in the norm of an order."""
+    """The `Adversarial` of moved inputs, with the norm of an order."""
     predicted = jnp.argmax(classifier.logits(moved), axis=-1)
     change = ((moved - inputs) / scale).reshape(len(inputs), -1)
     success = predicted == labels if targeted else predicted != labels
@@ -106,10 +106,10 @@ def judged(
 
 
 def flat_sum(values: jax.Array) -> jax.Array:
-    """Sum over everything but the first axis."""
+    """Sum over all axes except the first."""
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
 def like(each: jax.Array, batch: jax.Array) -> jax.Array:
-    """One number a sample, in a shape that broadcasts with the batch."""
+    """One number for each sample, in a shape that broadcasts with the batch."""
     return each.reshape(len(each), *[1] * (batch.ndim - 1))

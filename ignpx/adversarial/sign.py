@@ -29,10 +29,10 @@ def fgsm(
       labels: `(N,)` integers, the classes to leave, or to reach.
       epsilon: length of the step in each value, in intensities.
       targeted: the step is `-epsilon * sign(...)`, towards the labels.
-      bounds: what the inputs are clipped to; `Normalise.bounds` are those of images.
+      bounds: the inputs are clipped to them; `Normalise.bounds` are the bounds of images.
 
     Returns:
-      See `Adversarial`.
+      The `Adversarial`.
 
     Raises:
       InvalidArgumentError: if `epsilon` is not above zero.
@@ -69,13 +69,13 @@ def pgd(
       inputs: `(N, *input_shape)`, preprocessed.
       labels: `(N,)` integers, the classes to leave, or to reach.
       epsilon: half the edge of the cube, in intensities.
-      step_size: of one step, likewise.
-      steps: their number.
+      step_size: length of a step in each value, in intensities.
+      steps: number of steps.
       targeted: see `fgsm`.
       bounds: see `fgsm`; applied after each projection.
 
     Returns:
-      See `Adversarial`.
+      The `Adversarial`.
 
     Raises:
       InvalidArgumentError: if a number is not above zero.
@@ -91,8 +91,8 @@ def pgd(
 @functools.lru_cache(maxsize=64)
 def _sign_step(targeted: bool) -> _xla.Step[jax.Array]:
     def loss(inputs: jax.Array, classifier: Classifier, labels: jax.Array) -> jax.Array:
-        # Its gradient has the sign of the cross-entropy's, and does not underflow where the model
-        # is sure.
+        # Its gradient has the same sign as that of the cross-entropy, and does not underflow if the
+        # model is confident.
         return jnp.sum(negative_log_odds(classifier.logits(inputs), labels))
 
     def step(operands: PyTree, moved: jax.Array, _: jax.Array) -> tuple[jax.Array, None]:

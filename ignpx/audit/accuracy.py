@@ -1,4 +1,4 @@
-"""Accuracy from exact counts: no mean of batch means, whatever the size of the last batch."""
+"""Accuracy from exact counts, not from means of batch means."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class ClassCounts(NamedTuple):
     def accuracy(self, classes: Sequence[int] | None = None) -> float:
         """Share of the samples of these classes (all by default) that are classified correctly.
 
-        Not a number where the classes have no samples.
+        It is not a number if the classes have no samples.
 
         Raises:
           InvalidArgumentError: if one of them is not a class.
@@ -40,7 +40,7 @@ class ClassCounts(NamedTuple):
         return int(self.correct[chosen].sum()) / total if total else float("nan")
 
     def accuracy_without(self, classes: Sequence[int]) -> float:
-        """Accuracy over every class but these."""
+        """Accuracy over every class except these."""
         left_out = checks.class_ids("classes", classes, len(self.total))
         return self.accuracy([c for c in range(len(self.total)) if c not in left_out])
 
@@ -52,7 +52,7 @@ class ClassCounts(NamedTuple):
 def count_correct(
     classifier: Classifier, samples: Samples, *, batch_size: int = 500
 ) -> ClassCounts:
-    """Counts, class by class, the samples whose largest logit is that of their label.
+    """Counts for each class the samples whose largest logit is that of their label.
 
     Args:
       classifier: evaluated in evaluation mode.

@@ -1,4 +1,4 @@
-"""One compiled call for batch after batch of images, for every audit that visits whole datasets."""
+"""Applies one compiled function to a dataset in batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,9 @@ def in_batches(
     images: Any,
     batch_size: int,
 ) -> np.ndarray:
-    """What a jitted function `(classifier, images)` says of each image, `(N, ...)`.
+    """The results `(N, ...)` of a jitted function `(classifier, images)` for all images.
 
-    The last batch is padded to the common shape, so that there is one compilation.
+    The last batch is padded to the common shape, so that the function compiles once.
 
     Raises:
       InvalidArgumentError: if the batch size is not a whole number of at least 1.

@@ -1,8 +1,8 @@
 """Forgetting rate, memory retention rate and similarity, Zuo et al., Section 4.2.
 
-All three are for samples drawn at random, and take accuracies on *training* samples: a model that
-never saw the forget set still classifies most of it, so that rates are to be compared with those of
-a retrained model. They are shares, where the paper's tables have percent.
+All three are for samples drawn at random, and take accuracies on *training* samples. A model that
+never saw the forget set still classifies most of it, so compare the rates with those of a retrained
+model. The rates are shares; the paper's tables have per cent.
 """
 
 from typing import NamedTuple
@@ -19,14 +19,14 @@ from ignpx.samples import Samples, check
 
 
 class ForgettingRates(NamedTuple):
-    """What is left of a model's accuracies.
+    """Changes of a model's accuracies by unlearning.
 
     Attributes:
-      forgetting: `(A_before - A_after) / A_before`, of the accuracies on the forget set (Equation
-        15). Negative for a model that has got better at it.
-      retention: `A'_after / A_before` (Equation 16), of the accuracy on the retained data after
-        unlearning and, to the letter of the paper, that on the *forget* set before: the two sets
-        hardly differ in it, both being of training samples.
+      forgetting: `(A_before - A_after) / A_before`, for the accuracies on the forget set (Equation
+        15). It is negative if the accuracy has risen.
+      retention: `A'_after / A_before` (Equation 16), the accuracy on the retained data after
+        unlearning over that on the *forget* set before, as the paper writes it. Both sets are
+        training samples, so their accuracies before hardly differ.
       forget_before: A_before.
       forget_after: A_after.
       retain_after: A'_after.
@@ -47,7 +47,7 @@ def forgetting_rates(
     retain: Samples,
     batch_size: int = 500,
 ) -> ForgettingRates:
-    """Measures how much of the accuracy on the forget set is gone, and how much is left elsewhere.
+    """Measures the loss of accuracy on the forget set, and the accuracy on the retained data.
 
     Args:
       original: the model before unlearning, in evaluation mode.
@@ -57,7 +57,7 @@ def forgetting_rates(
       batch_size: images per device call.
 
     Returns:
-      See `ForgettingRates`.
+      The `ForgettingRates`.
 
     Raises:
       InvalidArgumentError: if a set does not fit the models (see `ignpx.samples.check`) or is
@@ -84,8 +84,8 @@ def similarity(
 
     Args:
       classifier: the unlearned model, in evaluation mode.
-      reference: the model to be like, one retrained without the forget set.
-      samples: the forget set for the paper; labels play no part.
+      reference: the model to compare with, in the paper one retrained without the forget set.
+      samples: samples to compare on, in the paper the forget set; labels are not used.
       batch_size: images per device call.
 
     Raises:

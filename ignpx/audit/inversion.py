@@ -1,13 +1,14 @@
-"""Model inversion: what of a class can be read back out of a model, as pictures and as numbers.
+"""Model inversion: reconstructs images of a class from a model, and has them judged.
 
 The idea is that of MI-Face (Fredrikson, Jha and Ristenpart, "Model Inversion Attacks that Exploit
 Confidence Information and Basic Countermeasures", CCS 2015, Algorithm 1): descend on the input
-until the model is sure of the class. Papers on unlearning show the pictures and leave it at that.
-Here an independent classifier, the judge, says what they show.
+until the model is confident of the class. Papers on unlearning only show the images. Here an
+independent classifier, the judge, classifies them, which gives a number.
 
-Three things differ from MI-Face. It minimises `1 - p`, whose gradient vanishes where the model is
-sure of another class, and we the cross-entropy, whose gradient does not. We add total variation as
-a prior for images. And we start from noise, several times for a class, where it starts from zeros.
+Three points differ from MI-Face. MI-Face minimises `1 - p`, whose gradient vanishes if the model is
+confident of another class; this module minimises the cross-entropy, whose gradient does not. It
+adds total variation as a prior for images. It starts from noise, several times for each class;
+MI-Face starts from zeros.
 """
 
 import functools
@@ -27,15 +28,15 @@ from ignpx.errors import InvalidArgumentError
 
 
 class Inversion(NamedTuple):
-    """Reconstructions of K classes, n of each, and how good they are.
+    """Reconstructions of K classes, n of each, and figures of their quality.
 
     Attributes:
-      images: `(K, n, *input_shape)` float32, preprocessed as the attacked model takes them.
-      confidence: `(K,)` float32, mean probability that the attacked model gives the class. Low
-        where the descent did not get there.
-      judged: `(K,)` float32, share of the reconstructions that the judge takes for the class. High
-        only where the model gave away something that another model of the class knows as well; a
-        model that forgot the class should come down to what a retrained one gives.
+      images: `(K, n, *input_shape)` float32, preprocessed for the attacked model.
+      confidence: `(K,)` float32, mean probability that the attacked model gives the class. It is
+        low if the descent failed.
+      judged: `(K,)` float32, share of the reconstructions that the judge classifies as the class.
+        It is high only if the reconstructions show features that another model knows, too. For a
+        model that forgot the class, the value to reach is that of a retrained model.
     """
 
     images: np.ndarray
@@ -56,23 +57,23 @@ def invert(
 ) -> Inversion:
     """Reconstructs classes from a model by Adam on its inputs, and has them judged.
 
-    Inputs are kept within the values that an image can have, where the preprocessing tells them.
+    Inputs are kept within the values of an image if the classifier has `bounds`.
 
     Args:
       classifier: the attacked model, in evaluation mode; unchanged.
-      judge: a classifier of the same classes that owes nothing to the attacked one, and knows those
-        that were forgotten: the same architecture trained from another seed, say. Where the two
-        differ in their `ignpx.data.Normalise`, reconstructions are converted for it.
+      judge: a classifier of the same classes that was trained independently and knows the forgotten
+        classes, for example the same architecture trained from another seed. If the two have
+        different `ignpx.data.Normalise`, the reconstructions are converted for the judge.
       key: PRNG key of the noise.
       classes: ids of the classes to reconstruct, in the order of the result; all by default.
-      samples: reconstructions of each class.
+      samples: number of reconstructions of each class.
       steps: optimisation steps.
-      learning_rate: of Adam, in units of preprocessed inputs.
+      learning_rate: learning rate of Adam, in units of preprocessed inputs.
       total_variation: weight of the image prior, the geometric mean over the reconstructions of a
         class (see `ignpx.synthesis.total_variation`); 0 leaves it out.
 
     Returns:
-      See `Inversion`.
+      The `Inversion`.
 
     Raises:
       InvalidArgumentError: if an argument is out of its range, or the judge does not take the same
@@ -99,7 +100,7 @@ def invert(
     return Inversion(*(np.asarray(part) for part in (made.inputs, made.confidence, judged)))
 
 
-# The same objects for the same values, so that a second call finds what the first one compiled.
+# Cached, so that equal settings give the same objects and compile once.
 @functools.lru_cache(maxsize=16)
 def _terms(total_variation: float) -> tuple[synthesis.Term, ...]:
     reach = synthesis.cross_entropy()
@@ -122,7 +123,7 @@ def _labels(classes: Sequence[int] | None, num_classes: int) -> jax.Array:
 
 
 class _Conversion(NamedTuple):
-    """From the inputs of one model to those of another, by way of intensities; hashable."""
+    """Converts the inputs of one model to those of another, through intensities; hashable."""
 
     source: Normalise
     target: Normalise

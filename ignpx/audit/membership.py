@@ -1,9 +1,9 @@
-"""Membership inference from entropies: does the model still treat what it forgot as training data?
+"""Membership inference from entropies: are forgotten samples recognised as training data?
 
-The attack of Chundawat et al. 2023b ("Can Bad Teaching Induce Forgetting?"), which SSD, JiT and
-UISPS report too. A model is surer of what it was trained on, so that the entropy of its prediction
-tells members from others; a classifier of that one number learns how on data that stays, and is
-then asked about the data that was to be forgotten.
+This is the attack of Chundawat et al. 2023b ("Can Bad Teaching Induce Forgetting?"), which SSD, JiT
+and UISPS also report. A model is more confident on its training data, so the entropy of its
+prediction separates members from other samples. A classifier of that number is fitted to retained
+training samples and test samples, and then applied to the forget samples.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -20,16 +20,16 @@ from ignpx.samples import Samples, check
 
 
 class Membership(NamedTuple):
-    """What the attack says of the samples that were to be forgotten.
+    """The result of the attack on the forget samples.
 
     Attributes:
-      share: share of the forget training samples that the attack takes for members, 0 to 1. Lower
-        is not better: the value to come close to is that of a model retrained without them.
+      share: share of the forget training samples that the attack calls members, 0 to 1. Lower is
+        not better: the value to reach is that of a model retrained without them.
       attack_accuracy: balanced accuracy of the attack on the samples that it was fitted to. Near
-        0.5 it cannot tell members from others, and `share` means little.
-      flipped: whether a higher entropy counts as a sign of membership, which is against the idea of
-        the attack and happens where test entropies lie below training entropies. None for `svc`,
-        whose members may lie in several ranges of entropy.
+        0.5 it cannot separate members from others, and `share` means little.
+      flipped: whether the attack takes a higher entropy as a sign of membership. This contradicts
+        its idea, and happens if test entropies are below training entropies. None for `svc`, whose
+        members may lie in several ranges of entropy.
     """
 
     share: float
@@ -46,23 +46,24 @@ def membership_inference(
     attack: Literal["logistic", "svc"] = "logistic",
     batch_size: int = 500,
 ) -> Membership:
-    """Fits the attack to retained training samples and to test samples, and asks it about the rest.
+    """Fits the attack to retained training and test samples, and applies it to forget samples.
 
-    A lower share is not a better one: a model that never saw a class may well be sure of it, or
-    unsure in a way that gives the forgetting away. Compare with the share of a retrained model.
+    A lower share is not better. A model that never saw a class may be confident of it, or may be
+    uncertain in a way that shows the forgetting. Compare with the share of a retrained model.
 
     Args:
-      classifier: the model under attack, in evaluation mode.
-      retain_train: training samples that the model was to keep: the members.
-      test: the whole test set, the forget classes included: the others. Neither is subsampled.
-      forget_train: training samples that the model was to forget. Labels play no part anywhere.
-      attack: `logistic` is a logistic regression with balanced classes, as in SSD and JiT; `svc` is
-        that of the authors' code, an RBF machine with C=3. Its time grows with the square of the
-        number of samples (minutes for tens of thousands), and it does not balance the classes.
+      classifier: the attacked model, in evaluation mode.
+      retain_train: retained training samples, the members. They are not subsampled.
+      test: the whole test set with the forget classes, the non-members. It is not subsampled.
+      forget_train: training samples that the model was to forget. No labels are used.
+      attack: `logistic` is a logistic regression with balanced classes, as in SSD and JiT. `svc` is
+        that of the authors' code, a support vector machine with RBF kernel and C=3. Its time grows
+        with the square of the number of samples (minutes for tens of thousands), and it does not
+        balance the classes.
       batch_size: images per device call.
 
     Returns:
-      See `Membership`.
+      The `Membership`.
 
     Raises:
       InvalidArgumentError: if a set does not fit the classifier (see `ignpx.samples.check`) or is
@@ -95,8 +96,8 @@ def entropies(classifier: Classifier, samples: Samples, *, batch_size: int = 500
       batch_size: images per device call; changes the result by rounding only.
 
     Returns:
-      `(N,)` float64, of the accuracy of float32: 0 to log(num_classes), and not a number for a
-      sample whose logits are not finite (one of `-inf` is a probability of zero, and allowed).
+      `(N,)` float64 with float32 accuracy, 0 to log(num_classes). It is not a number for a sample
+      whose logits are not finite, except that a logit of `-inf` is allowed: a probability of zero.
 
     Raises:
       InvalidArgumentError: if the samples do not fit the classifier (see `ignpx.samples.check`),
@@ -125,12 +126,12 @@ def _finite_entropies(
 
 
 def _attack_model(attack: str) -> Any:
-    # Slow to import, and not needed by anything else that imports the audits.
+    # scikit-learn is slow to import, and no other audit needs it.
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
     if attack == "svc":
         return SVC(C=3, gamma="auto", kernel="rbf")
-    # Balanced: there are several times as many training as test samples, and without it calling
-    # everything a member would be a good answer.
+    # Balanced, because there are several times as many training samples as test samples: otherwise
+    # calling every sample a member would minimise the loss well.
     return LogisticRegression(class_weight="balanced", solver="lbfgs")

@@ -1,14 +1,15 @@
-"""Unlearning degree by SPD-GAN, Zuo et al., Sections 3.3 and 4.3.5: where do two models part ways?
+"""Unlearning degree by SPD-GAN, Zuo et al., Sections 3.3 and 4.3.5.
 
-A model that has forgotten samples often still classifies them, since it knows others like them. A
+A model that has forgotten samples often still classifies them, because it knows similar samples. A
 generator G learns small perturbations of the forget set under which the original model M still
-classifies it and the unlearned one does not. It minimises `CE(M(x + G(x))) - eta CE(M_u(x + G(x)))`
-(Equation 11; the signs of Equation 10 contradict it). What it finds counts as unlearning.
+classifies it and the unlearned model M_u does not. It minimises
+`CE(M(x + G(x))) - eta CE(M_u(x + G(x)))` (Equation 11; the signs of Equation 10 contradict it). The
+difference of the two accuracies is the degree of unlearning.
 
-Three things bound what is unbounded in the paper. The second cross-entropy is capped at `log C`,
-that of a model which knows nothing, since its negative has no minimum. The perturbation has an
-amplitude, since a tanh alone allows any change of one unit. And as the generator is fitted to the
-images that the paper scores it on, some are held out.
+Three points differ from the paper. The second cross-entropy is capped at `log C`, that of uniform
+predictions, because its negative has no minimum. The perturbation has an amplitude, because a tanh
+alone allows any change of one unit. Some images are held out, because the paper scores the
+generator on the images that it is fitted to.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from ignpx.samples import Samples, check
 
 
 class Parting(NamedTuple):
-    """What two models make of the same perturbed images.
+    """Accuracies of two models on the same perturbed images.
 
     Attributes:
       original: accuracy of the original model on them.
@@ -52,12 +53,12 @@ class Parting(NamedTuple):
 
 
 class UnlearningDegree(NamedTuple):
-    """The degree of unlearning, of images that the generator was fitted to and of others.
+    """The degree of unlearning, on images that the generator was fitted to and on others.
 
     Attributes:
-      fitted: on the images that it was fitted to, as in the paper.
-      held_out: on images of the same set that it was not.
-      losses: `(steps,)` of the generator.
+      fitted: on the images that the generator was fitted to, as in the paper.
+      held_out: on held-out images of the same set.
+      losses: `(steps,)`, losses of the generator.
     """
 
     fitted: Parting
@@ -79,27 +80,28 @@ def unlearning_degree(
     width: int = 32,
     held_out_share: float = 0.2,
 ) -> UnlearningDegree:
-    """Fits perturbations that part two models, and says how far they part them.
+    """Fits perturbations that separate two models, and measures the difference of their accuracies.
 
-    A stronger generator finds more, also between two trainings of one model: compare degrees of the
-    same settings only, and with that of a retrained model. The paper gives eta alone, and neither
-    the widths, the learning rate, the epochs nor a bound of the perturbation but its tanh.
+    A stronger generator finds larger differences, also between two trainings of the same model.
+    Compare degrees of equal settings only, and with the degree of a retrained model. The paper
+    gives eta. It gives neither the widths, the learning rate and the epochs, nor a bound of the
+    perturbation except its tanh.
 
     Args:
       original: the model before unlearning, in evaluation mode.
-      unlearned: the model after it, likewise, of the same inputs and classes.
-      samples: what was to be forgotten, at least two of it.
+      unlearned: the model after unlearning, in evaluation mode, with the same inputs and classes.
+      samples: the forget samples, at least two.
       key: PRNG key of the split, of the generator and of its batches.
       eta: weight of the unlearned model's loss.
       amplitude: largest change of an input value, in units of preprocessed inputs.
-      epochs: of Adam on the generator.
-      learning_rate: of the same.
-      batch_size: images a step.
-      width: of the generator, see `ignpx.models.generator.Perturbation`.
-      held_out_share: of the samples that the generator is not fitted to, in (0, 1).
+      epochs: epochs of Adam on the generator.
+      learning_rate: learning rate of Adam.
+      batch_size: images in a step.
+      width: width of the generator, see `ignpx.models.generator.Perturbation`.
+      held_out_share: share of the samples that the generator is not fitted to, in (0, 1).
 
     Returns:
-      See `UnlearningDegree`.
+      The `UnlearningDegree`.
 
     Raises:
       InvalidArgumentError: if an argument is out of its range, the samples do not fit the models
@@ -210,11 +212,11 @@ class _Loss:
 def objective(
     original: jax.Array, unlearned: jax.Array, labels: jax.Array, eta: float
 ) -> jax.Array:
-    """Equation 11, with the cross-entropy of the unlearned model capped at `log C` by sample.
+    """Equation 11, with the cross-entropy of the unlearned model capped at `log C` for each sample.
 
     Args:
       original: `(N, C)` logits of the original model.
-      unlearned: likewise.
+      unlearned: `(N, C)` logits of the unlearned model.
       labels: `(N,)` class ids.
       eta: weight of the unlearned model's loss.
     """

@@ -1,4 +1,4 @@
-"""What accuracies before and after say against an edit, by one rule for every method."""
+"""Doubts about an edit, from the accuracies before and after it, by one rule for all methods."""
 
 
 def doubts(
@@ -8,22 +8,24 @@ def doubts(
     num_classes: int,
     whole_classes: bool,
 ) -> list[str]:
-    """What speaks against calling a request served, in words; nothing if nothing does.
+    """Says in words whether a request was not forgotten or damaged the model; else an empty list.
 
-    Not forgotten: of whole classes, if more than half of the accuracy is left, and it exceeds
-    chance. Retraining leaves none, random logits leave chance, and between methods a class is
-    either mostly gone or mostly there; a half tells the two apart. Samples of classes that stay are
-    still recognised by a retrained model as unseen samples are. They are not forgotten if their
-    accuracy was above that of the retained data, which tells memory, and has not fallen at all.
+    Whole classes are not forgotten if more than half of their accuracy is left and it exceeds
+    chance. Retraining leaves 0, random logits leave chance, and after most methods a class is
+    either mostly gone or mostly present.
 
-    Damaged: if a tenth of the retained accuracy or more is lost. Published methods differ by a few
-    per cent of it.
+    A retrained model still recognises samples of retained classes as it does unseen samples. Such
+    samples are not forgotten if their accuracy was above that of the retained data, which is a sign
+    of memory, and has not fallen at all.
+
+    A model is damaged if a tenth of its retained accuracy or more is lost. Published methods differ
+    by a few per cent of it.
 
     Args:
-      forget: accuracy on what was to be forgotten, before and after, 0 to 1.
-      retain: accuracy on what was to be kept, before and after, 0 to 1.
-      num_classes: of the classifier; chance is its inverse.
-      whole_classes: whether classes were to be forgotten, or samples.
+      forget: accuracy on the forget data before and after, 0 to 1.
+      retain: accuracy on the retained data before and after, 0 to 1.
+      num_classes: number of classes; chance is its inverse.
+      whole_classes: whether whole classes were to be forgotten, not samples.
     """
     found = []
     if whole_classes:

@@ -1,4 +1,4 @@
-"""Gradients of samples: mean, moments, the subspaces of layers, and influence."""
+"""Gradients of single samples: their mean and moments, subspaces of layers, and influence."""
 
 from ignpx._support.lazy import attach
 

@@ -1,10 +1,10 @@
-"""Influence: what training on a sample would do to the loss on other samples.
+"""Influence: the change of the loss on other samples by training on a sample.
 
-A step of Newton's method on the loss of some samples goes along `-s`, `s = (H + damping I)^-1 g`
-with the gradient g and the Hessian H of their loss. A descent step on the loss of a sample x with
+Newton's method on the loss of some samples steps along `-s` with `s = (H + damping I)^-1 g`, where
+g is the gradient and H the Hessian of their loss. A descent step on the loss of a sample x with
 soft label y changes the loss of those samples by `-s . grad l(x, y)` to first order, in the metric
-of the Hessian (Koh and Liang, ICML 2017). As `grad l(x, y) = -sum_k y_k grad log p_k(x)`, one
-number for each class says it all for every label.
+of the Hessian (Koh and Liang, ICML 2017). Because `grad l(x, y) = -sum_k y_k grad log p_k(x)`, one
+number for each class determines that change for every label.
 """
 
 import functools
@@ -36,8 +36,8 @@ class Solution(NamedTuple):
 
     Attributes:
       direction: s, a pytree like the parameters, float32.
-      residual: `()` float32, `|g - (H + damping I) s| / |g|`; of conjugate gradients as the
-        iteration has it.
+      residual: `()` float32, `|g - (H + damping I) s| / |g|`; for conjugate gradients by the
+        recurrence of the iteration.
       stopped: `()` bool, whether conjugate gradients stopped early at a direction of negative
         curvature.
     """
@@ -60,9 +60,9 @@ def newton_direction(
     """Solves `(H + damping I) s = g` for a weighted sum of cross-entropies, by conjugate gradients.
 
     The Hessian is only multiplied by vectors. A network that is not at a minimum of this loss has
-    directions of negative curvature, where conjugate gradients mean nothing any more: the solution
-    so far is returned then, as in truncated Newton methods, and the gradient itself if there is
-    none yet. More damping leaves fewer of them.
+    directions of negative curvature, for which conjugate gradients are not defined. The iteration
+    then stops and returns the solution so far, as truncated Newton methods do, or the gradient
+    itself if this happens in the first iteration. More damping leaves fewer such directions.
 
     Args:
       classifier: in evaluation mode; computed in float32.
@@ -92,7 +92,7 @@ def newton_direction(
 def influences(
     classifier: Classifier, inputs: jax.Array, direction: PyTree, *, microbatch: int = 32
 ) -> jax.Array:
-    """`a_ik = direction . grad log p_k(x_i)` of every sample and class, in evaluation mode.
+    """`a_ik = direction . grad log p_k(x_i)` for every sample and class, in evaluation mode.
 
     Args:
       classifier: computed in float32.
@@ -112,18 +112,18 @@ def influences(
 def pseudo_labels(
     costs: jax.Array, labels: jax.Array, allowed: jax.Array, penalty: float
 ) -> jax.Array:
-    """The soft label of least cost, with a penalty for what it leaves on the true label.
+    """The soft label of least cost, with a penalty for the probability of the true class.
 
-    Minimises `sum_k y_k costs_k - penalty log(1 - y_true)` over the labels y that put nothing on a
-    class other than the true one and those allowed. Whatever the true label gives up is best put
-    on the cheapest other class, which leaves one number to choose, in closed form:
-    `1 - y_true = min(1, penalty / (cost of the cheapest other - cost of the true one))`, and 1
-    where the cheapest other class costs no more than the true one.
+    It minimises `sum_k y_k costs_k - penalty log(1 - y_true)` over the labels y that are zero
+    except on the true class and the allowed classes. In the optimum, all probability besides
+    `y_true` is on the cheapest other class. The closed form is
+    `1 - y_true = min(1, penalty / (cost of the cheapest other class - cost of the true class))`,
+    and 1 if the cheapest other class costs no more than the true class.
 
     Args:
       costs: `(N, C)`.
       labels: `(N,)` true class ids.
-      allowed: `(C,)` bool; at least one of them is to differ from every label.
+      allowed: `(C,)` bool; for every label, another class must be allowed.
       penalty: above zero.
 
     Returns:
@@ -138,7 +138,7 @@ def pseudo_labels(
 
 
 class _System(NamedTuple):
-    """`(H + damping I) s = g`, with the samples in microbatches that H is a sum over."""
+    """`(H + damping I) s = g`; H is a sum over microbatches of the samples."""
 
     classifier: Classifier
     samples: tuple[jax.Array, ...]
@@ -195,7 +195,7 @@ def _conjugate_gradients(operands: PyTree, carry: _Iterate, _: jax.Array) -> tup
 @jax.jit
 def _advance(carry: _Iterate, product: PyTree, enough: jax.Array) -> _Iterate:
     curvature, squares = _dot(carry.search, product), _dot(carry.residual, carry.residual)
-    # Once the residual is one of rounding, so is the curvature.
+    # If the residual is rounding error, the curvature is rounding error, too.
     searching = squares > enough
     stopped = carry.stopped | ((curvature <= 0) & searching)
     going = ~stopped & searching

@@ -35,7 +35,8 @@ def mean_gradient(
 ) -> PyTree:
     """Gradient of the weighted sum of the losses of samples, in evaluation mode.
 
-    As `sensitivity_moments` has it beside the squares, by an ordinary backward pass.
+    `sensitivity_moments` computes the same gradient beside the squares. Here it is an ordinary
+    backward pass.
 
     Args:
       classifier: the model.

@@ -1,6 +1,6 @@
 """Weighted sums of the gradients of single samples, and of their squares.
 
-For any loss of parameters and one sample; `importance` has those of classifiers.
+They are for any loss of parameters and one sample. `importance` has those of classifiers.
 """
 
 import functools
@@ -28,8 +28,9 @@ def __dir__() -> list[str]:
 
 
 PyTree = Any
-# What may be kept of one microbatch between its passes, in bytes, where it is not said how many
-# samples it has. A small model has all of them in one, which keeps a GPU busy.
+# Bytes that the forward pass of one microbatch may keep for its backward pass, on each device. They
+# determine the size of a microbatch by default. A small model has all samples in one microbatch,
+# which keeps a GPU busy.
 MEMORY_BUDGET = 2**29
 
 # (params, one sample, constants) -> scalar
@@ -42,7 +43,7 @@ class Moments(NamedTuple):
     Attributes:
       square: weighted sum of their squares, a pytree like the parameters with float32 leaves of
         shape `groups + leaf.shape`.
-      mean: weighted sum of the gradients, likewise; None if it was not asked for.
+      mean: weighted sum of the gradients, of the same form; None without `mean_weights`.
     """
 
     square: PyTree
@@ -63,20 +64,21 @@ def gradient_moments(
     """Weighted sums of the gradients of single samples and of their squares, in one pass.
 
     Args:
-      loss: maps parameters, one sample and the constants to a scalar. Equal ones compile once
-        by code and values.
+      loss: maps parameters, one sample and the constants to a scalar. Losses with equal code and
+        equal closed-over values compile once.
       params: pytree of arrays; None leaves are passed through.
       samples: pytree of arrays with leading axis N.
-      weights: `(..., N)` float, of the squares; several weightings share the pass.
-      mean_weights: `(..., N)` float, of the gradients themselves.
-      constants: what the loss needs besides, not differentiated.
-      microbatch: samples differentiated at once, at most. Memory grows with it and not with N; the
-        result changes by rounding only. By default as many as `MEMORY_BUDGET` holds.
-      per_sample: takes `vmap(grad)` for every parameter rather than the factors of its gradient
-        (`_xla.factors`): the same numbers, slower. It is the reference.
+      weights: `(..., N)` float, weights of the squares. Each index of the leading axes is a group
+        with a sum of its own; all groups share the pass.
+      mean_weights: `(..., N)` float, weights of the gradients themselves.
+      constants: further arguments of the loss, not differentiated.
+      microbatch: samples differentiated at once, at most. Memory grows with it and not with N. The
+        result changes by rounding only. By default it is the largest within `MEMORY_BUDGET`.
+      per_sample: uses `vmap(grad)` for every parameter, not the factors of its gradient
+        (`_xla.factors`). The numbers are the same, and slower to compute. It is the reference.
 
     Returns:
-      See `Moments`; the groups of each are the leading axes of its weights.
+      The `Moments`. The groups of each are the leading axes of its weights.
     """
     count = jax.tree.leaves(samples)[0].shape[0]
     parts = sharding.data_parts()
@@ -95,7 +97,7 @@ def gradient_moments(
 
 
 def _kept(loss: Loss, params: PyTree, samples: PyTree, constants: PyTree) -> int:
-    """About how many bytes are kept of one sample between its passes."""
+    """An estimate of the bytes that the forward pass of one sample keeps."""
     sample = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), samples)
     leaves, structure = jax.tree.flatten((params, sample, constants))
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
@@ -107,12 +109,12 @@ def _kept_of_shapes(loss: Loss, structure: Any, shapes: tuple[jax.ShapeDtypeStru
     return max(1, _xla.factors.read(loss, *jax.tree.unflatten(structure, shapes)).kept())
 
 
-# Compiled, because one by one the operations would take as long as the gradients of a small model.
+# Compiled, because the single operations would take as long as the gradients of a small model.
 @functools.partial(jax.jit, static_argnames="microbatch")
 def _laid_out(
     params: PyTree, samples: PyTree, weighings: dict[str, jax.Array], microbatch: int
 ) -> tuple[PyTree, dict[str, jax.Array], dict[str, PyTree]]:
-    """Samples and weights by microbatch, and what the sums begin with."""
+    """Samples and weights, cut into microbatches, and the zeros that the sums start from."""
     zeros = {
         name: jax.tree.map(lambda p, w=w: jnp.zeros((*w.shape[:-1], *p.shape), jnp.float32), params)
         for name, w in weighings.items()
@@ -134,17 +136,17 @@ def mean_squared_gradients(
 ) -> PyTree:
     """The mean over samples of the squared gradient of each sample's own loss.
 
-    `S_i = sum_k w_k (d loss(params, sample_k) / d params_i)^2`, with `w_k = 1/N` unless given:
-    Equations 3 and 4 of the IGNP paper. This is not the square of the mean gradient.
+    `S_i = sum_k w_k (d loss(params, sample_k) / d params_i)^2`, by default with `w_k = 1/N`. These
+    are Equations 3 and 4 of the IGNP paper. This is not the square of the mean gradient.
 
     Args:
-      loss: see `gradient_moments`, likewise the others.
-      params: see there.
-      samples: see there.
+      loss: see `gradient_moments`.
+      params: see `gradient_moments`.
+      samples: see `gradient_moments`.
       weights: `(..., N)` float; a sample of weight zero does not count.
-      constants: see there.
-      microbatch: see there.
-      per_sample: see there.
+      constants: see `gradient_moments`.
+      microbatch: see `gradient_moments`.
+      per_sample: see `gradient_moments`.
 
     Returns:
       A pytree like `params` with float32 leaves of shape `weights.shape[:-1] + leaf.shape`.
@@ -164,7 +166,7 @@ def mean_squared_gradients(
 
 
 def _cut(weights: jax.Array, size: int) -> jax.Array:
-    """Weights `(..., N)` into `(steps, ..., size)`; what fills up the last has none."""
+    """Weights `(..., N)` as `(steps, ..., size)`; samples that fill up the last have weight 0."""
     return jnp.moveaxis(batching.microbatches(jnp.moveaxis(weights, -1, 0), size, zero=True), 1, -1)
 
 
@@ -206,13 +208,13 @@ def _alone(loss: Loss, params: PyTree, chunk: PyTree, constants: PyTree) -> PyTr
     gradient = _xla.grad(loss)
     if jax.tree.leaves(chunk)[0].shape[0] > 1:
         return jax.vmap(gradient, in_axes=(None, 0, None))(params, chunk, constants)
-    # Under vmap the convolutions would be grouped ones, which are slow.
+    # Under vmap the convolutions would become grouped convolutions, which are slow.
     alone = gradient(params, jax.tree.map(lambda array: array[0], chunk), constants)
     return jax.tree.map(lambda array: array[None], alone)
 
 
 def _divided(moments: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Each device takes its part of the samples, one by one, and the sums are added up."""
+    """Computes the moments of each device's part of the samples, and adds them up."""
     if sharding.data_parts() == 1:
         return moments
 
@@ -234,7 +236,7 @@ def _divided(moments: Callable[..., PyTree]) -> Callable[..., PyTree]:
             in_specs=specs,
             out_specs=PartitionSpec(),
             axis_names={sharding.DATA},
-            # What is the same on all devices is differentiated on each by itself.
+            # Replicated parameters are differentiated on each device separately.
             check_vma=False,
         )(params, chunk, weighed, constants)
 
@@ -258,7 +260,7 @@ def _direct(weighed: dict[str, jax.Array], gradients: jax.Array) -> dict[str, ja
 def _factored(
     weighed: dict[str, jax.Array], tap: _xla.factors.Tap, recorded: tuple[jax.Array, jax.Array]
 ) -> dict[str, jax.Array]:
-    """As `_direct`, of the products of factors: `(..., I, O)`."""
+    """The weighted sums `(..., I, O)` of gradients that are products of factors."""
     einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     inputs, cotangents = jax.eval_shape(tap.factors, *recorded)
     if inputs.shape[1] == 1:
@@ -290,9 +292,10 @@ def _factored(
 
 
 def _block(samples: int, entries: int) -> int:
-    """How many samples' products are formed at once.
+    """The number of samples whose products are formed at once.
 
-    On a CPU one, which stays in its cache; elsewhere as many as 256 MiB hold, to keep it busy.
+    On a CPU it is one, whose product stays in the cache. On an accelerator the products take up to
+    256 MiB, which keeps it busy.
     """
     if jax.default_backend() == "cpu":
         return 1

@@ -1,14 +1,14 @@
-"""Subspaces: where the inputs of each layer lie, and updates that leave them alone.
+"""Subspaces of the inputs of each layer, and updates that are orthogonal to them.
 
-The gradient of a dense or convolution kernel, as the matrix `(inputs, outputs)`, is a sum of outer
-products of the layer's inputs with something. An update whose columns are orthogonal to the inputs
-that some samples bring to the layer changes nothing of what the layer makes of them: the idea of
-gradient projection memory (GPM, Saha et al., ICLR 2021), of which `basis` is the rule.
+The gradient of a dense or convolution kernel, as a matrix `(inputs, outputs)`, is a sum of outer
+products of inputs and cotangents of the layer. An update whose columns are orthogonal to the inputs
+of some samples does not change the layer's outputs for these samples. This is the idea of gradient
+projection memory (GPM, Saha et al., ICLR 2021), and `basis` follows its rule.
 
-The inputs of a layer are the features of a dense layer or of an attention's projection, and the
-patches of a convolution, in the order in which the kernel `(h, w, channels, outputs)` flattens. All
-of them together make a wide matrix R; only its Gram matrix `R R^T` is ever formed. A layer is any
-parameter whose gradient has known factors, in Linen modules, NNX modules and plain functions alike.
+The inputs of a layer are the features of a dense layer or of an attention's projection, or the
+patches of a convolution, in the order in which the kernel `(h, w, channels, outputs)` flattens. As
+columns they form a wide matrix R; only its Gram matrix `R R^T` is computed. A layer is any
+parameter whose gradient has factors (`ignpx._xla.factors`).
 """
 
 import dataclasses
@@ -48,10 +48,10 @@ class Layer:
     """A kernel as the matrix that multiplies the inputs of its layer.
 
     Attributes:
-      path: of the parameter, see `ignpx.targets`.
-      inputs: rows of the matrix.
-      outputs: its columns.
-      tap: what uses the parameter.
+      path: path of the parameter, see `ignpx.targets`.
+      inputs: number of rows of the matrix.
+      outputs: number of its columns.
+      tap: the operation that uses the parameter.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Layer:
     def matrix(self, kernel: jax.Array) -> jax.Array:
         """A kernel, or an update of it, as `(inputs, outputs)`, float32."""
         shape = jax.ShapeDtypeStruct((self.inputs, self.outputs), jnp.float32)
-        # `fold` only moves entries, so that its transpose is its inverse.
+        # `fold` only moves entries, so its transpose is its inverse.
         return jax.linear_transpose(self.tap.fold, shape)(kernel.astype(jnp.float32))[0]
 
     def kernel(self, matrix: jax.Array) -> jax.Array:
@@ -71,10 +71,10 @@ class Layer:
 
 
 def layers(classifier: Classifier) -> tuple[Layer, ...]:
-    """The layers whose inputs can be observed; biases, norms and grouped convolutions are none.
+    """The layers whose inputs can be observed; biases, norms and grouped convolutions are not.
 
-    Nothing is computed. The same architecture gets the same objects, so that they can name what is
-    compiled.
+    Nothing is computed. Equal architectures give the same objects, which can therefore be keys of
+    compiled functions.
     """
     return _read(*_signature(classifier))[1]
 
@@ -86,16 +86,16 @@ def gram_matrices(
     *,
     microbatch: int = 32,
 ) -> dict[str, jax.Array]:
-    """What samples bring to each layer, summed up: `R diag(w) R^T`, in evaluation mode.
+    """The Gram matrix of the inputs of each layer, `R diag(w) R^T`, in evaluation mode.
 
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
-      weights: `(N,)` float, of the samples; one each unless given.
-      microbatch: samples at once. Memory grows with it and not with N.
+      weights: `(N,)` float, weights of the samples; by default 1.
+      microbatch: samples processed at once. Memory grows with it and not with N.
 
     Returns:
-      For each of `layers`, by its path, `(inputs, inputs)` float32.
+      A dict from the path of each of `layers` to its matrix, `(inputs, inputs)` float32.
     """
     count = inputs.shape[0]
     microbatch = min(microbatch, count)
@@ -115,18 +115,18 @@ def basis(gram: jax.Array, energy: jax.Array | float, known: jax.Array | None = 
     """An orthonormal basis of the directions that hold a share of the energy of a layer's inputs.
 
     The energy of a direction is the sum of the squared projections of the inputs on it. A known
-    basis is extended by as few directions as bring its share up to the wanted one: the largest
-    eigenvectors of the residual `(I - S S^T) G (I - S S^T)`. Directions that differ from nothing by
-    rounding only are not taken, however much energy is wanted.
+    basis S is extended by the fewest directions that reach the share: the eigenvectors of the
+    residual `(I - S S^T) G (I - S S^T)` with the largest eigenvalues. Directions whose energy is
+    rounding error are never taken.
 
     Args:
-      gram: `(d, d)`, symmetric, see `gram_matrices`; zero adds nothing.
+      gram: G, `(d, d)`, symmetric, see `gram_matrices`; a zero matrix adds no direction.
       energy: the share, in (0, 1].
       known: `(d, d)`, a basis from this function.
 
     Returns:
-      `(d, d)` float32, the vectors in the first columns and zeros in the rest: one shape whatever
-      the rank, at most d. See `rank`.
+      `(d, d)` float32, the vectors in the first columns and zeros in the others, so that the shape
+      does not depend on the rank. See `rank`.
     """
     size = gram.shape[0]
     known = jnp.zeros((size, size), jnp.float32) if known is None else known
@@ -134,7 +134,7 @@ def basis(gram: jax.Array, energy: jax.Array | float, known: jax.Array | None = 
     residual = _product(_product(outside, gram), outside)
     values, vectors = jnp.linalg.eigh((residual + residual.T) / 2)
     values, vectors = values[::-1], vectors[:, ::-1]
-    # A bound of `size` epsilons would in wide layers take real directions for rounding.
+    # A bound of `size` epsilons would drop real directions in wide layers.
     noise = size**0.5 * jnp.finfo(jnp.float32).eps * jnp.linalg.norm(gram)
     values = jnp.where(values > noise, values, 0.0)
     total = jnp.trace(gram)
@@ -143,14 +143,14 @@ def basis(gram: jax.Array, energy: jax.Array | float, known: jax.Array | None = 
     both = jnp.concatenate([known, jnp.where(taken, vectors, 0.0)], axis=1)
     filled = jnp.any(both != 0, axis=0)
     first = jnp.argsort(~filled, stable=True)[:size]
-    # Small eigenvalues have vectors that are orthogonal to the known ones but roughly.
+    # The vectors of small eigenvalues are only roughly orthogonal to the known vectors.
     clean, _ = jnp.linalg.qr(both[:, first])
     return jnp.where(jnp.arange(size) < jnp.sum(filled), clean, 0.0)
 
 
 @jax.jit
 def random_basis(key: jax.Array, like: jax.Array) -> jax.Array:
-    """A basis `(d, d)` of as many random directions as another one has, for comparisons."""
+    """A basis `(d, d)` of random directions with the rank of the basis `like`, for comparisons."""
     vectors, _ = jnp.linalg.qr(jax.random.normal(key, like.shape, like.dtype))
     return jnp.where(jnp.arange(like.shape[0]) < rank(like), vectors, 0.0)
 
@@ -162,18 +162,19 @@ def rank(basis: jax.Array) -> jax.Array:
 
 @jax.jit
 def complement(basis: jax.Array) -> jax.Array:
-    """The projection `I - S S^T` on what is orthogonal to a basis, `(d, d)`."""
+    """The projection `I - S S^T` on the orthogonal complement of a basis, `(d, d)`."""
     return jnp.eye(basis.shape[0], dtype=basis.dtype) - _product(basis, basis.T)
 
 
 def projected(layers: tuple[Layer, ...]) -> optax.GradientTransformationExtraArgs:
-    """Projects the final update of each layer and zeroes all others; chained last.
+    """Projects the final update of each layer and zeroes all other updates; to be chained last.
 
-    `projections`, a dict from the path of each layer to a matrix `(inputs, inputs)` that its update
-    is multiplied by from the left, is in the `extra_args` of `ignpx.descent.descend`.
+    `projections` is a dict from the path of each layer to a matrix `(inputs, inputs)`, which
+    multiplies the layer's update from the left. It is one of the `extra_args` of
+    `ignpx.descent.descend`.
 
     Args:
-      layers: of the classifier whose parameters descend, see `ignpx.gradients.subspaces.layers`.
+      layers: the `layers` of the classifier that is trained.
     """
     by_path = {layer.path: layer for layer in layers}
 
@@ -235,7 +236,7 @@ def _gram_step(
 ) -> tuple[dict[str, jax.Array], None]:
     classifier, inputs, weights = operands
     plan, found = _read(*_signature(classifier))
-    # Of the factors of the gradients only the inputs are used; the rest is never computed.
+    # Only the inputs are used, so XLA does not compute the cotangents.
     rest = classifier.replace(params=None)
     recorded, _ = plan.gradients(classifier.params, inputs[index], rest)
     grams = {}
