@@ -100,7 +100,7 @@ def _class_labels(labels: Any, num_classes: int, name: str) -> Any:
     floats = jnp.issubdtype(labels.dtype, jnp.floating)
     if not (floats or jnp.issubdtype(labels.dtype, jnp.integer)):
         raise InvalidArgumentError(name, shortened(labels), "must be whole numbers, the class ids")
-    if not checks.traced(labels):
+    if not _traced(labels):
         if floats and not np.array_equal(labels, np.floor(labels)):
             raise InvalidArgumentError(name, shortened(labels), "has values that are not whole")
         low, high = _extremes(labels)
@@ -127,7 +127,7 @@ def _check_images(images: Any, classifier: "Classifier", name: str) -> None:
             f"{classifier.input_shape}; give images of that size, the channels last",
         )
     # JAX holds every integer of up to 32 bits, and there may be many.
-    if (floats or images.dtype.itemsize > 4) and not checks.traced(images):
+    if (floats or images.dtype.itemsize > 4) and not _traced(images):
         _check_values(images, name)
 
 
@@ -157,6 +157,11 @@ def _check_values(images: Any, name: str) -> None:
             f"{low:g} to {high:g}",
             f"has values that are not finite in {limits.dtype}; leave such images out",
         )
+
+
+def _traced(array: Any) -> bool:
+    # NumPy looks at its own arrays anywhere, and starts no device to do so.
+    return not isinstance(array, np.ndarray) and checks.traced(array)
 
 
 def _native(array: Any) -> Any:

@@ -103,8 +103,12 @@ def test_building_a_method_imports_nothing_heavy():
     assert loaded(build) <= theirs
 
 
-def test_reading_the_digits_does_not_import_scikit_learn():
-    assert "sklearn" not in loaded("from ignpx import data; data.load_splits('digits')")
+def test_reading_the_digits_imports_no_scikit_learn_and_starts_no_device():
+    assert "sklearn" not in loaded(
+        "from jax._src import xla_bridge",
+        "from ignpx import data; data.load_splits('digits')",
+        "assert not xla_bridge._backends",
+    )
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
