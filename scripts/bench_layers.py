@@ -64,8 +64,11 @@ def cases() -> dict[tuple[str, str], tuple[Layer, Layer, list[tuple[int, ...]]]]
         found["pooling", name] = (layers.max_pool, windowed, [shape])
     for name, shapes in UPSAMPLED.items():
         found["upsampling", name] = (layers.upsample_convolve, upsampled, list(shapes))
-    shapes = [(10, 20, 32, 32, 3)]
-    found["diversity", "20 prototypes of each class"] = (diversity, by_index, shapes)
+    found["diversity", "20 prototypes of each class"] = (
+        diversity,
+        by_index,
+        [(10, 20, 32, 32, 3)],
+    )
     return found
 
 
@@ -131,7 +134,7 @@ def main(repeats: int = 21, out: pathlib.Path = pathlib.Path("results/layers.csv
                 "difference": float(np.linalg.norm(a - b) / np.linalg.norm(b)),
             }
             rows.append(row)
-            print(" ".join(f"{v:.3g}" if isinstance(v, float) else v for v in row.values()))
+            print(" ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(out, index=False, float_format="%.4g")
 

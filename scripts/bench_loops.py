@@ -11,6 +11,7 @@ After the models come two 3x3 convolutions of 32 channels: dilated, in groups, i
 within a `lax.scan` of the model's own.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -127,13 +128,12 @@ def main() -> None:
             ("parameters", step_on_params, (classifier, inputs), classifier.params),
         ):
             fast, plain = make(convolutions.fast), make(lambda loss: loss)
-            # The arguments of this turn, for calls that come later.
             fixed = (operands, carry, STEPS)
             found = milliseconds(
                 {
-                    "loop": lambda step=fast, fixed=fixed: loops.iterate(step, *fixed),
+                    "loop": functools.partial(loops.iterate, fast, *fixed),
                     "called": called(fast, *fixed),
-                    "plain": lambda step=plain, fixed=fixed: loops.iterate(step, *fixed),
+                    "plain": functools.partial(loops.iterate, plain, *fixed),
                     "plain called": called(plain, *fixed),
                 }
             )

@@ -98,7 +98,7 @@ def stages(
 def measure(program: Program, repeats: int) -> Measured:
     """Median seconds of the compiled program, and XLA's count of what it does."""
     compiled = jax.jit(program.function).lower(*program.arguments).compile()
-    cost = compiled.cost_analysis()
+    cost = compiled.cost_analysis() or {}
     jax.block_until_ready(compiled(*program.arguments))
     times = []
     for _ in range(repeats):

@@ -46,14 +46,14 @@ class Point:
 
 
 BASE = Point()
-AXES: dict[str, tuple[float, ...]] = {
+AXES: dict[str, tuple[Any, ...]] = {
     "samples": (5, 10, 20, 40, 80),
     "classes": (5, 10, 20, 50, 100),
     "width": (0.25, 0.5, 1.0, 2.0),
     "devices": (1, 2, 4),
 }
 QUICK_BASE = Point(2, 3, 0.5, 1)
-QUICK: dict[str, tuple[float, ...]] = {
+QUICK: dict[str, tuple[Any, ...]] = {
     "samples": (3,),
     "classes": (4,),
     "width": (0.25,),

@@ -129,6 +129,7 @@ def _theirs(run: contests.Pytorch, subject: Subject) -> tuple[Seconds, Classifie
 
 
 def _scores(edited: Classifier, subject: Subject) -> dict[str, float]:
+    assert subject.test is not None  # as there is of every run
     counts = count_correct(edited, subject.test)
     return {
         "forget_accuracy": counts.accuracy([subject.forget]),

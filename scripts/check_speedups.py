@@ -82,6 +82,7 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Accuracies after each class is forgotten, of prototypes that are made once."""
     key = jax.random.key(0)
+    assert unlearner.prepare is not None  # as IGNP has it
     made = unlearner.prepare(classifier, key)
     if not prepared:
         # The last part is the total of the sensitivities.

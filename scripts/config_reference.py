@@ -61,7 +61,7 @@ def fields(section: type) -> Iterator[Field]:
             yield Field(one.name, hints[one.name], _shown(one.default, needed), described[one.name])
         return
     for name, info in section.model_fields.items():  # type: ignore[attr-defined]
-        kind = Annotated[info.annotation, info]
+        kind = Annotated[info.annotation, info]  # type: ignore[name-defined]
         yield Field(name, kind, _shown(info.default, info.is_required()), described[name])
 
 

@@ -155,6 +155,7 @@ def main(
             "seed": one_seed,
             "split": split,
         }
+        assert unlearner.prepare is not None  # as IGNP has it
         prepared = [unlearner.prepare(classifier, jax.random.key(0))]
         found = [
             {**about, **row}

@@ -62,6 +62,8 @@ def main(
         drawn = scenarios.Random(round(part * len(splits.train.labels)), seed)
         request = scenarios.request(drawn, original.num_classes, splits)
         forget, retain = request.forget_data, request.retain_data
+        assert forget is not None  # as a request for samples has both
+        assert retain is not None
         retrained = original
         for name, settings in methods.items():
             edited = original

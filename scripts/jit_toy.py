@@ -138,11 +138,12 @@ def main(
             "steep": int(slopes.argmax()),
         }
         grid, panels = plane(samples), {}
+        points = jnp.asarray(grid[2])
         for kind, index in places.items():
             networks = forgotten(original, fresh, samples, index, seed, rates)
             shown = ("original", "retrained", f"JiT {rates[0]:g}", "mislabelled")
             panels[kind] = index, {name: networks[name] for name in shown}
-            reference = networks["retrained"].logits(grid[2]).argmax(-1)
+            reference = networks["retrained"].logits(points).argmax(-1)
             for name, network in networks.items():
                 here = jax.nn.softmax(network.logits(samples.images[index : index + 1]))[0]
                 correct = network.logits(samples.images).argmax(-1) == samples.labels
@@ -151,7 +152,7 @@ def main(
                         "seed": seed,
                         "sample": kind,
                         "network": name,
-                        "differs": float((network.logits(grid[2]).argmax(-1) != reference).mean()),
+                        "differs": float((network.logits(points).argmax(-1) != reference).mean()),
                         "confidence": float(here[labels[index]]),
                         "training_accuracy": float(correct.mean()),
                     }

@@ -77,7 +77,7 @@ def main(
     for seed in range(seeds):
         for isa in ISAS:
             for threads in THREADS:
-                about = {"isa": isa, "threads": threads, "seed": seed}
+                about: dict[str, Any] = {"isa": isa, "threads": threads, "seed": seed}
                 table.append(about | demonstrated(**about))
                 pd.DataFrame(table).to_csv(out, index=False, float_format="%.6g")
     print(ranges(pd.DataFrame(table)).T.unstack().to_string(float_format="%.2f"))

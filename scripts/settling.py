@@ -47,8 +47,10 @@ def main(
     table = []
     for run in runs:
         classifier, _ = checkpoint.load(run / workdir.CHECKPOINT)
-        prepared = ignp(steps=steps).prepare(classifier, jax.random.key(seed))
-        trace = np.asarray(prepared.prototypes.trace)
+        prepare = ignp(steps=steps).prepare
+        assert prepare is not None  # as IGNP has it
+        prepared = prepare(classifier, jax.random.key(seed))
+        trace = np.asarray(prepared.parts[0].trace)
         lowest, end = trace.argmin(axis=0), settled(trace, tolerance)
         table += [
             {

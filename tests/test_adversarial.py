@@ -144,7 +144,7 @@ def test_deepfool_of_a_curved_model_equals_a_loop():
     classifier = build(curved, params)
     one = jax.jit(lambda x: classifier.logits(x[None])[0])
     jacobian = jax.jit(jax.jacrev(one))
-    labels = np.array([int(one(x).argmax()) for x in np.float32(INPUTS)])
+    labels = np.array([int(one(x).argmax()) for x in INPUTS.astype(np.float32)])
     labels[0] = (labels[0] + 1) % CLASSES  # misclassified: nothing is left to do
     outcome = adversarial.deepfool(classifier, INPUTS, labels, overshoot=0.1, steps=20)
     taken = []

@@ -51,7 +51,8 @@ class TestRoofline:
 
 def test_scaling(tmp_path, monkeypatch):
     # The processes that measure keep what they compile, as the tests do.
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")
+    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", kept or "")
     bench_scaling.main(axis=["devices"], quick=True, out=tmp_path / "scaling.csv")
     table = pd.read_csv(tmp_path / "scaling.csv")
     assert list(table["stage"]) == ["synthesis", "sensitivity"]

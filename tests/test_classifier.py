@@ -183,7 +183,7 @@ def test_a_lower_precision_offers_nothing_that_the_model_does_not():
         assert not hasattr(lower.apply, name)
     assert lower.observed(INPUTS, train=True)[2] == lower.with_statistics(INPUTS)[1] == []
     nnx_model = Classifier.from_nnx(Perceptron(nnx.Rngs(0)), **FIELDS).computing_in("bfloat16")
-    held = nnx_model.apply.holding(frozenset({"norm/mean", "norm/var"}))
+    held = nnx_model.apply.holding(frozenset({"norm/mean", "norm/var"}))  # type: ignore[attr-defined]
     _, state = held(nnx_model.params, nnx_model.state, INPUTS, train=True)
     np.testing.assert_array_equal(state["norm"]["mean"], nnx_model.state["norm"]["mean"])
 

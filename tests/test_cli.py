@@ -537,7 +537,7 @@ def test_a_checkpoint_of_ones_own(trained_run, trained, mlp, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-COMMANDS = typer.main.get_command(cli.app).commands
+COMMANDS = typer.main.get_group(cli.app).commands
 
 
 def test_every_command_is_a_call_with_its_row_in_the_table():
@@ -562,7 +562,7 @@ def test_help_on_every_option(command):
     status, printed = run(command, "--help")
     assert status == 0
     for option in COMMANDS[command].params:
-        assert option.help, option.name
+        assert option.help, option.name  # type: ignore[attr-defined]
         # Options by their names, arguments by theirs in capitals.
         assert option.opts[0].upper() in printed.upper()
 

@@ -158,7 +158,7 @@ class TestADatasetWithCoarseLabels:
             data.load_splits(name, coarse=coarse, data_dir=prepared)
 
 
-class _TfdsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _TfdsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     VERSION = tfds.core.Version("1.0.0")
 
     @classmethod

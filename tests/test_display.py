@@ -70,11 +70,12 @@ def test_stages_on_a_terminal():
 
 
 def test_stages_in_a_log():
-    console = Console(file=io.StringIO(), width=80)
+    file = io.StringIO()
+    console = Console(file=file, width=80)
     with display.staged(console, "forgetting [x]") as begin:
         stages.stage("synthesis", lambda: stages.report(0.5))()
         begin("retraining")
-    lines = console.file.getvalue().rstrip("\n").split("\n")
+    lines = file.getvalue().rstrip("\n").split("\n")
     assert lines == ["forgetting [x]", "synthesis", "retraining"]
 
 

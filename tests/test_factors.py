@@ -1,5 +1,7 @@
 """Squares from factors equal those of `vmap(grad)`, whatever the model is made of."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +119,7 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions(name):
-    options = {
+    options: dict[str, Any] = {
         "window_strides": (1, 1),
         "padding": "VALID",
         "dimension_numbers": ("NHWC", "HWIO", "NHWC"),

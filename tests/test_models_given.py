@@ -56,7 +56,7 @@ class TestModes:
         _, state = classifier.apply(classifier.params, classifier.state, X, train=True)
         mean = 0.99 * np.linspace(-1, 2, 4) + 0.01 * np.mean(X, 0)
         np.testing.assert_allclose(state["norm"]["mean"], mean, rtol=1e-5)
-        held = classifier.apply.holding(frozenset({"norm/mean", "norm/var"}))
+        held = classifier.apply.holding(frozenset({"norm/mean", "norm/var"}))  # type: ignore[attr-defined]
         logits, state = held(classifier.params, classifier.state, X, train=True)
         np.testing.assert_array_equal(state["norm"]["mean"], classifier.state["norm"]["mean"])
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
@@ -164,7 +164,7 @@ class WholeNnx(nnx.Module):
     def __init__(self, rngs):
         self.norm, self.head = nnx.BatchNorm(4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
 
-    @functools.partial(nnx.remat, static_argnums=(2,))
+    @nnx.remat(static_argnums=(2,))
     def __call__(self, x, train):
         return self.head(self.norm(x, use_running_average=not train))
 

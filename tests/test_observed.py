@@ -139,7 +139,7 @@ class TestObserved:
 class NnxOwnNorm(nnx.BatchNorm):
     """With an argument of its own, and a mode of its own."""
 
-    def __call__(self, x, train=None, factor=1.0):
+    def __call__(self, x, train=None, factor=1.0):  # type: ignore[override]  # on purpose
         return super().__call__(x * factor, use_running_average=train)
 
 
@@ -148,7 +148,8 @@ class NnxOwnConv(nnx.Conv):
 
 
 class LinenOwnNorm(linen.BatchNorm):
-    def __call__(self, x, factor=1.0, use_running_average=None):
+    # Arguments in another order, on purpose.
+    def __call__(self, x, factor=1.0, use_running_average=None):  # type: ignore[override]
         return super().__call__(x * factor, use_running_average=use_running_average)
 
 
@@ -205,7 +206,7 @@ def test_classes_made_of_known_layers_are_seen(kind, normed):
     assert len(statistics) == normed
     if normed:
         np.testing.assert_allclose(statistics[0].mean, x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-        apply = classifier.apply.holding(frozenset({held}))
+        apply = classifier.apply.holding(frozenset({held}))  # type: ignore[attr-defined]
         logits, state = apply(classifier.params, classifier.state, INPUTS, train=True)
         assert_same_bits(state, classifier.state)
         np.testing.assert_allclose(logits, classifier.logits(INPUTS), rtol=1e-6)

@@ -206,7 +206,7 @@ def test_results_are_off_by_no_more_than_rounding_allows(kind, train):
         off = {name: jnp.zeros(shape) for name, shape in (shapes | places).items()}
 
         def run(off):
-            return by_hand(*wide, train, off)
+            return by_hand(*wide, train, off)  # type: ignore[call-arg]
 
         wanted, derivatives = jax.jit(lambda off: (run(off), jax.jacrev(run)(off)))(off)
     for name in found:

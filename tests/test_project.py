@@ -1,7 +1,10 @@
 """What is said of the project in several files agrees."""
 
+import ast
+import importlib.metadata
 import pathlib
 import re
+import sys
 import tomllib
 
 import yaml
@@ -57,3 +60,31 @@ def test_hooks_are_in_the_environment():
     for name in ("ruff", "ruff-format", "mypy"):
         path, *_ = hooks[name]["entry"].split()
         assert any(one.startswith(pathlib.Path(path).name) for one in developed)
+
+
+def test_what_is_imported_is_what_is_declared():
+    """No dependency is superfluous, and none is there only because another brings it."""
+    extra = {"submitit"}
+    of_pydantic = {"pydantic-core"}
+    of_tensorflow_datasets = {"importlib-resources"}
+    parsed = [ast.parse(path.read_text()) for path in (ROOT / "ignpx").rglob("*.py")]
+    nodes = [node for tree in parsed for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"ignpx"}
+    homes = importlib.metadata.packages_distributions()
+    imported = {normalised(homes[name][0]) for name in foreign} - extra - of_pydantic
+    declared = {normalised(re.split("[><=]", one)[0]) for one in PROJECT["dependencies"]}
+    assert imported == declared - of_tensorflow_datasets
+
+
+def normalised(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_workflow_calls_targets_of_the_makefile():
+    targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for job in JOBS.values():
+        for step in job["steps"]:
+            for target in re.findall(r"^make (\S+)", step.get("run", ""), re.MULTILINE):
+                assert target in targets

@@ -23,7 +23,9 @@ def made_up():
         fine.append(labels)
     names = tuple("abcdefgh")
     info = data.DatasetInfo("made_up", 3, ("abc", "defg", "h"), "test", names)
-    return data.Splits(*parts, info, data.Normalise((0.0,), (1.0,)), data.FineLabels(*fine))
+    train, validation, test = parts
+    preprocess, fine_labels = data.Normalise((0.0,), (1.0,)), data.FineLabels(*fine)
+    return data.Splits(train, validation, test, info, preprocess, fine_labels)
 
 
 SPLITS = made_up()

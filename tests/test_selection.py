@@ -270,8 +270,8 @@ def test_outweighed_is_the_formula(alpha):
     rng = np.random.default_rng(0)
     forget, retain = (rng.lognormal(sigma=3, size=500) for _ in range(2))
     f, r = ((x - x.min()) / (x.max() - x.min()) for x in (forget, retain))
-    trees = ({"a": jnp.float32(x[:200]), "b": jnp.float32(x[200:])} for x in (forget, retain))
-    actual = flat(selection.outweighed(*trees, alpha))
+    one, other = ({"a": jnp.float32(x[:200]), "b": jnp.float32(x[200:])} for x in (forget, retain))
+    actual = flat(selection.outweighed(one, other, alpha))
     clear = np.abs(r - alpha * f) > 1e-6 * (r + alpha * f)
     np.testing.assert_array_equal(actual[clear], (r > alpha * f)[clear])
     assert 0 < actual.sum() < actual.size

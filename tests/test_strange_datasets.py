@@ -25,7 +25,7 @@ def file_of(image):
     return file
 
 
-class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A dataset of `counts` samples a split; sample i is of class i modulo 3, by default."""
 
     VERSION = tfds.core.Version("1.0.0")

@@ -31,7 +31,7 @@ def page(name: str, noted: dict[str, Any]) -> str:
         [
             *_heading(name, "="),
             *_facts(described),
-            f".. automodule:: {inspect.getmodule(function).__name__}",  # type: ignore[union-attr]
+            f".. automodule:: {inspect.getmodule(function).__name__}",
             "   :no-members:",
             "   :no-index:",
             "",

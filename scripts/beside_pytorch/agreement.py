@@ -107,7 +107,7 @@ def _of_synthesis(subject: Subject, key: jax.Array, noise: jax.Array) -> dict[st
         samples=samples,
         steps=3,
         optimizer=optax.adam(0.1),
-        bounds=classifier.preprocess.bounds,
+        bounds=classifier.bounds,
     )
     settings = theirs.IgnpSettings(samples, 0, 3, **PRIORS)
     total = theirs.Objective(subject.model, torch.arange(classes, device=device), settings)
@@ -164,10 +164,9 @@ def _of_edit(
 
 def _of_data(subject: Subject, batch_size: int) -> dict[str, float]:
     classifier, model = subject.classifier, subject.model
-    few, other = (
-        Samples(*(part[:batch_size] for part in samples))
-        for samples in (subject.request.forget_data, subject.forget_data)
-    )
+    assert subject.request.forget_data is not None  # as a subject's request has
+    few = Samples(*(part[:batch_size] for part in subject.request.forget_data))
+    other = theirs.Samples(*(part[:batch_size] for part in subject.forget_data))
     squares = importance.squared_batch_gradients(classifier, few, batch_size=batch_size)
     theirs_squares = theirs.importances(model, other, subject.preprocess, batch_size)
     found = {"importances of SSD": apart(squares, theirs.returned(theirs_squares, squares))}

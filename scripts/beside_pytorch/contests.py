@@ -84,6 +84,7 @@ def equal_work(subject: Subject, sizes: Sizes, method: str) -> Contest:
     forgotten, kept, preprocess = subject.forget_data, subject.retain_data, subject.preprocess
     everything = len(forgotten.labels) + len(kept.labels)
     if method == "ignp":
+        counts: dict[str, Any]
         counts = {"samples": sizes.samples, "held_out": sizes.held_out, "steps": sizes.steps}
         unlearner = METHODS["ignp-paper"](**counts, **PRIORS, precision="float32")
         pytorch = _ignp(subject, theirs.IgnpSettings(**counts, exact=True, **PRIORS))
@@ -133,10 +134,12 @@ def equal_outcome(subject: Subject, sizes: Sizes, settings: dict[str, Any], quic
         settings = few | settings
     unlearner = build("ignp", settings)
     request = subject.request.granted(unlearner.sees)
+    prepare = unlearner.prepare
+    assert prepare is not None  # as IGNP has it
 
     @functools.cache
     def prepared() -> Any:
-        return jax.block_until_ready(unlearner.prepare(classifier, key))
+        return jax.block_until_ready(prepare(classifier, key))
 
     def whole() -> tuple[Classifier, Any]:
         return unlearner.unlearn(classifier, request, key)
@@ -144,7 +147,7 @@ def equal_outcome(subject: Subject, sizes: Sizes, settings: dict[str, Any], quic
     def from_prepared() -> tuple[Classifier, Any]:
         return unlearner.unlearn(classifier, request, key, prepared())
 
-    made = jax.eval_shape(unlearner.prepare, classifier, key).prototypes
+    made = jax.eval_shape(prepare, classifier, key).parts[0]
     return Contest(
         "equal_outcome",
         {"ignp": whole, "ignp (prepared)": from_prepared},

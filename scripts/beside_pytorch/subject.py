@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ class Subject:
             )
             for part in parts
         )
-        normalise = classifier.preprocess
+        normalise = cast(Normalise, classifier.preprocess)
         mean, std = (
             torch.tensor(values).float().view(-1, 1, 1).to(device)
             for values in (normalise.mean, normalise.std)

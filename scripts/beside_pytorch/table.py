@@ -1,6 +1,7 @@
 """What `bench_vs_pytorch.py` makes of its rows: a file, a table and a picture."""
 
 import pathlib
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -61,6 +62,7 @@ def draw(table: pd.DataFrame, path: pathlib.Path) -> None:
     figure = Figure(figsize=(8, 1.2 + 0.26 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
     stages = ["whole", *(stage for stage in table["stage"].unique() if stage != "whole")]
+    styles: dict[str, dict[str, Any]]
     styles = {stage: {"marker": "o", "color": f"C{place}"} for place, stage in enumerate(stages)}
     styles["whole"] = {"marker": "D", "color": "black", "zorder": 3}
     for axis, (name, part) in zip(axes, parts.items(), strict=True):

@@ -1,6 +1,7 @@
 """Damaging each file that a command reads, and giving the command."""
 
 import copy
+import functools
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ from fault_injection.commands import Command, Kitchen
 from fault_injection.tally import Found, Tally, evenly, of
 
 FLIPS = 3  # of each file
-OTHER = (None, "x", -1, [], {}, 1e999)
+OTHER: tuple[Any, ...] = (None, "x", -1, [], {}, 1e999)
 
 
 class Damage(NamedTuple):
@@ -22,7 +23,7 @@ class Damage(NamedTuple):
 
     file: pathlib.Path
     kind: str
-    do: Callable[[pathlib.Path], None]
+    do: Callable[[pathlib.Path], object]
 
 
 def inject(
@@ -76,7 +77,7 @@ def damages(root: pathlib.Path, folder: pathlib.Path, rng: random.Random) -> Ite
         yield Damage(file, "a directory", _directory)
         yield Damage(file, "a pipe", _pipe)
         for text in _other_shapes(path):
-            yield Damage(file, "other JSON", lambda path, text=text: _write(path, text))
+            yield Damage(file, "other JSON", functools.partial(_write, text=text))
     for path in sorted(p for p in folder.rglob("*") if p.is_dir()):
         yield Damage(path.relative_to(root), "a directory removed", _no_directory)
         yield Damage(path.relative_to(root), "a file for a directory", _file)

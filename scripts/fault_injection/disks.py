@@ -1,6 +1,7 @@
 """Full and read-only disks, refused operations, and places where nothing can be written."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import subprocess
@@ -107,10 +108,20 @@ def _small_disk(
     pages, files = _need(command, kitchen, root)
     for count in evenly(list(range(pages)), most):
         free = f"of {count} pages"
-        tried("full disk", lambda n=count: f"size={(_used(root)[0] + n) * PAGE}", free, pages)
+        tried("full disk", functools.partial(_of_pages, root, count), free, pages)
     for count in evenly(list(range(files)), most):
         free = f"of {count} files"
-        tried("full disk, files", lambda n=count: f"nr_inodes={_used(root)[1] + n}", free, files)
+        tried("full disk, files", functools.partial(_of_files, root, count), free, files)
+
+
+def _of_pages(root: pathlib.Path, count: int) -> str:
+    """The option that leaves room for so many more pages."""
+    return f"size={(_used(root)[0] + count) * PAGE}"
+
+
+def _of_files(root: pathlib.Path, count: int) -> str:
+    """The option that leaves room for so many more files."""
+    return f"nr_inodes={_used(root)[1] + count}"
 
 
 def _need(command: Command, kitchen: Kitchen, root: pathlib.Path) -> tuple[int, int]:

@@ -136,7 +136,7 @@ def _seconds(child: int) -> float:
 
 def end(code: int) -> None:
     """Ends as an interpreter does, but for taking apart all that is imported, which is slow."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]  # private, and there
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -151,7 +151,7 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as exit:
-        end(exit.code or 0)
+        end(exit.code if isinstance(exit.code, int) else exit.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
         end(1)

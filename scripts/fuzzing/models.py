@@ -41,7 +41,7 @@ OUTPUTS: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "one of the batch": (lambda z: z[0], False),
     "NumPy's": (lambda z: np.asarray(z), False),
     "a branch": (lambda z: z if z.sum() > 0 else -z, False),
-    "an error": (lambda z: {}["missing"], False),
+    "an error": (lambda z: dict[str, Any]()["missing"], False),
     "an empty error": (lambda z: (_ for _ in ()).throw(RuntimeError()), False),
     "an assertion": (lambda z: (_ for _ in ()).throw(AssertionError("mine")), False),
 }
@@ -234,7 +234,7 @@ def _exchanged(case: tuple[str, Any, dict[str, Any]]) -> None:
     raise AcceptedError(f"{way}({given!r})")
 
 
-MODELS = st.sampled_from(
+MODELS: st.SearchStrategy[Any] = st.sampled_from(
     [Dense, LinenDense, LinenDense("logits"), 3, None, "lenet", {}, [], np.ones(3), jnp.ones]
 )
 

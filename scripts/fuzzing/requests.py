@@ -106,9 +106,9 @@ def right_requests(draw: st.DrawFn) -> tuple[Any, int, Any]:
     order = draw(st.permutations(range(count)))
     asked = draw(st.integers(1, count - 1))
     gone = draw(st.integers(0, count - 1 - asked))
-    form: Callable[[Iterable[int]], Any] = draw(
-        st.sampled_from([list, tuple, lambda ids: np.array(list(ids), np.int64)])
-    )
+    forms: list[Callable[[Iterable[int]], Any]]
+    forms = [list, tuple, lambda ids: np.array(list(ids), np.int64)]
+    form = draw(st.sampled_from(forms))
     return form(order[:asked]), count, list(order[asked : asked + gone])
 
 

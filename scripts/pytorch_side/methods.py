@@ -127,7 +127,7 @@ def jit(
         for rows in order.split(batch_size):
             inputs = preprocess(forget.images[rows])
             lowest, highest = inputs.min(), inputs.max()
-            logits, loss = model(inputs), 0.0
+            logits, loss = model(inputs), torch.zeros((), device=inputs.device)
             for _ in range(perturbations):
                 with torch.no_grad():
                     noised = torch.randn_like(inputs).mul_(sigma).add_(inputs)

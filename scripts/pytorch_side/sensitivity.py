@@ -52,6 +52,7 @@ def faster(
     size = sum(p.numel() for name, p in model.named_parameters() if name in set(targets))
     # 512 MiB of gradients, within what each way of doing it may well hold.
     chunk = max(1, min(len(labels), 2**27 // size))
+    ways: dict[str, Callable[..., dict[str, Tensor]]]
     ways = {"loop": by_loop, f"vmap of {chunk}": partial(by_vmap, chunk=chunk)}
     seconds = {}
     for name, way in ways.items():
