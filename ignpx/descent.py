@@ -59,11 +59,11 @@ Loss = Callable[[PyTree, PyTree, PyTree, jax.Array, PyTree], tuple[jax.Array, Py
 
 
 class Descent(NamedTuple):
-    """What a descent carries from step to step.
+    """The carry of a descent from step to step.
 
     Attributes:
       params: parameters.
-      state: batch-norm statistics and the like.
+      state: the model's state, such as batch-norm statistics.
       opt_state: the optax transformation's state.
     """
 

@@ -222,7 +222,7 @@ _OF_SHAPES = re.compile(
 def call_failed(name: str, given: Any, input_shape: tuple[int, ...], error: Exception) -> Exception:
     """The error to raise for an error that the model's call raised.
 
-    It names `input_shape` if shapes are what the model complains of, else the model.
+    It names `input_shape` if the model's error is about shapes, else the model.
     """
     summary = str(error).strip().partition("\n")[0]
     kinds = (TypeError, ValueError, IndexError, errors.FlaxError)

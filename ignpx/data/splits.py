@@ -130,22 +130,22 @@ def load_test(
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
 ) -> tuple[Samples, np.ndarray, DatasetInfo]:
-    """Loads what is for testing alone.
+    """Loads the test samples only.
 
     Args:
-      name: as for `load_splits`, as all the others.
-      image_size: see there.
-      coarse: see there.
-      test_share: see there.
-      test_split: see there.
-      data_dir: see there.
-      download: see there.
+      name: see `load_splits`.
+      image_size: see `load_splits`.
+      coarse: see `load_splits`.
+      test_share: see `load_splits`.
+      test_split: see `load_splits`.
+      data_dir: see `load_splits`.
+      download: see `load_splits`.
 
     Returns:
-      The samples, their fine labels, and what is known of the dataset.
+      The samples, their fine labels, and the description of the dataset.
 
     Raises:
-      InvalidArgumentError: as `load_splits`.
+      InvalidArgumentError: see `load_splits`.
     """
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
     info = describe(name, coarse=coarse, test_share=test_share, test_split=test_split, **where)

@@ -79,11 +79,11 @@ def boundary_shrink(
       attack: `fgsm`, or `pgd` in several steps.
       epsilon: the largest change of a pixel, in intensities of 0 to 1, or in the units of the
         inputs where the classifier's `preprocess` has no scale (see `ignpx.adversarial`).
-      attack_step: of `pgd`, likewise.
-      attack_steps: of `pgd`.
-      epochs: over the forget set.
-      learning_rate: of SGD. SalUn's comparison looks for it from 1e-8 up.
-      momentum: of the same.
+      attack_step: length of a step of `pgd`, in the units of `epsilon`.
+      attack_steps: number of steps of `pgd`.
+      epochs: epochs over the forget set.
+      learning_rate: learning rate of SGD. SalUn's comparison searches it from 1e-8 up.
+      momentum: momentum of SGD.
       batch_size: samples a step; the last batch of an epoch is filled up.
 
     Raises:

@@ -60,9 +60,10 @@ def jit(
     the loss is one of single samples and the authors advise against batch norm.
 
     Args:
-      scenario: what is forgotten: the preset to take the next three from. By default that of the
-        request, `class` or `random`; from a part of a class, `subclass`, it cannot be told.
-      model: likewise, the model that the preset was found for.
+      scenario: the kind of request, `class`, `random` or `subclass`. Its preset has the defaults of
+        `learning_rate`, `sigma` and `batch_size`. By default it is `class` or `random`, by the
+        request; a request does not show that it is a `subclass`.
+      model: the model for which the preset was found.
       learning_rate: of SGD.
       sigma: standard deviation of the noise, in units of the preprocessed inputs. The result hangs
         on it: a small one makes the quotient large, and may forget more.

@@ -100,8 +100,8 @@ def scrub(
       momentum: of `sgd`.
       weight_decay: added to the gradient, as PyTorch does.
       decay_epochs: after each of them the learning rate falls to a tenth.
-      retain_batch_size: samples a step; the last batch of a pass is filled up.
-      forget_batch_size: likewise.
+      retain_batch_size: retained samples a step; the last batch of a pass is filled up.
+      forget_batch_size: forget samples a step; the last batch of a pass is filled up.
       rewind: SCRUB+R. A part of the forget set is held out of all passes. Of the models after each
         epoch, the one is returned whose error on the rest of the forget set is nearest to the
         error of the last one on the held-out part; of equally near ones the latest, on which the

@@ -1,4 +1,4 @@
-"""What is set apart is compiled as a unit of its own, and computes the same."""
+"""A `noinline` function is compiled as a unit of its own, and computes the same."""
 
 import jax
 import jax.numpy as jnp
