@@ -16,6 +16,8 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
+import typer
+
 from ignpx._support import settings
 from ignpx.bench.config import BenchConfig, MethodEntry, ModelEntry
 from ignpx.experiments.config import DatasetConfig, ModelConfig, TrainConfig
@@ -131,5 +133,10 @@ def _shown(default: Any, needed: bool) -> str:
     return "required" if needed else f"`{json.dumps(default)}`"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes the page."""
     PLACE.write_text(page())
+
+
+if __name__ == "__main__":
+    typer.run(main)

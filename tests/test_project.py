@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 
+import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,3 +89,14 @@ def test_the_workflow_calls_targets_of_the_makefile():
         for step in job["steps"]:
             for target in re.findall(r"^make (\S+)", step.get("run", ""), re.MULTILINE):
                 assert target in targets
+
+
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_says_how_it_is_run(path):
+    """In its docstring, and by `--help`."""
+    command = f"python scripts/{path.name}"
+    assert command in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    assert "typer.run(main)" in path.read_text()
