@@ -2,6 +2,7 @@
 
 import base64
 import html.parser
+import os
 import pathlib
 import re
 
@@ -157,13 +158,12 @@ class TestWrite:
     def test_interrupted_write_leaves_the_old_file(self, tmp_path, monkeypatch):
         write(tmp_path)
         old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-        genuine = pathlib.Path.write_text
 
-        def half(path, text, **arguments):
-            genuine(path, text[: len(text) // 2], **arguments)
+        def interrupt(descriptor):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(pathlib.Path, "write_text", half)
+        # When the text is written, and before it is on the disk.
+        monkeypatch.setattr(os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path, hash="another")
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old

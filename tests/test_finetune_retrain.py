@@ -12,7 +12,7 @@ import ignpx
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, UnlearningError, training
 from ignpx.descent import DescentInfo
 from ignpx.methods import finetune, retrain
-from ignpx.training import Recipe
+from ignpx.training import Recipe, validated
 
 CLASSES, SHAPE = 4, (2, 3, 1)
 
@@ -203,13 +203,13 @@ def test_retrain_keeps_nothing_of_the_original(build):
 
 def test_retrain_trains_on_the_retained_and_validates_on_a_share_of_it(monkeypatch):
     handed = []
-    train = training.train
+    train = validated.train
 
     def spy(classifier, train_samples, validation, recipe, **others):
         handed.extend((train_samples, validation, recipe))
         return train(classifier, train_samples, validation, recipe, **others)
 
-    monkeypatch.setattr(training, "train", spy)
+    monkeypatch.setattr(validated, "train", spy)
     asked = request(40, forget_data=samples(8, classes=(0,), seed=1))
     recipe = Recipe(**BRIEF)
     method = retrain(recipe, validation_share=0.25)

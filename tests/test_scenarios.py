@@ -272,7 +272,7 @@ def test_the_method_is_given_these_samples_and_no_others(
 ):
     given = []
 
-    def spy(unlearner, classifier, request, key, *prepared):
+    def spy(unlearner, classifier, request, key, *prepared, **_):
         given.append(request)
         return classifier, _Nothing()
 
