@@ -5,10 +5,14 @@ import inspect
 import pathlib
 import re
 import types
+from functools import partial
 from typing import Any
 
+from docutils import nodes
 from repository_pages import DOCS, write
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util.nodes import make_refnode
 
 import ignpx
 
@@ -65,6 +69,9 @@ def _said(module: types.ModuleType, name: str) -> list[str]:
     value = getattr(module, name)
     if inspect.isroutine(value) or inspect.isclass(value):
         return (inspect.getdoc(value) or "").splitlines() or [""]
+    if isinstance(value, partial):
+        given = ", ".join(f"`{key}={one!r}`" for key, one in value.keywords.items())
+        return [f"`{value.func.__name__}` with {given}."]
     above = re.search(rf"((?:^#.*\n)+){name}\b", inspect.getsource(module), re.MULTILINE)
     return [line.lstrip("# ") for line in above[1].splitlines()] if above else [""]
 
@@ -107,6 +114,8 @@ def remove_others(folder: pathlib.Path, kept: set[pathlib.Path]) -> None:
 
 def _rest(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
     """Makes blocks of code and tables of a docstring those of reStructuredText."""
+    if what == "attribute":  # of which napoleon takes what is before a colon for the type
+        lines[:] = [re.sub(r"`([^`]*:[^`]*)`", r"``\1``", line) for line in lines]
     lines[:] = _with_tables(lines)
     for place in range(len(lines) - 1, 0, -1):
         indented = lines[place].startswith("    ") and not lines[place - 1].strip()
@@ -131,6 +140,16 @@ def _with_tables(lines: list[str]) -> list[str]:
     return result
 
 
+def _link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Links what stands as code in the pages written by hand, and is a public name in full."""
+    objects = app.env.domains["py"].objects  # type: ignore[attr-defined]
+    for code in list(doctree.findall(nodes.literal)):
+        found = objects.get(code.astext().removesuffix("()"))
+        if found and not isinstance(code.parent, nodes.reference | addnodes.pending_xref):
+            target = (app.builder, docname, found.docname, found.node_id)
+            code.replace_self(make_refnode(*target, code.deepcopy()))
+
+
 def _skip(app: Sphinx, what: str, name: str, found: Any, skip: bool, options: Any) -> bool | None:
     """Leaves out fields of tuples, which the docstring of their class describes."""
     return True if type(found).__name__ == "_tuplegetter" else None
@@ -141,4 +160,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", _write)
     app.connect("autodoc-process-docstring", _rest, priority=400)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("doctree-resolved", _link)
     return {"parallel_read_safe": True}
