@@ -14,8 +14,7 @@ from ignpx._support import checks
 from ignpx.adapters import FunctionApply, LinenApply, NnxApply, NormStatistics, inspection
 from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples as Samples  # for those who import it from here
-
-PyTree = Any
+from ignpx.targets import PyTree
 
 
 class Apply(Protocol):

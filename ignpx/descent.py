@@ -25,6 +25,7 @@ from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningError
 from ignpx.losses import cross_entropy
 from ignpx.samples import Samples
+from ignpx.targets import PyTree
 
 __all__ = [
     "CrossEntropy",
@@ -47,8 +48,6 @@ __all__ = [
 def __dir__() -> list[str]:
     return __all__
 
-
-PyTree = Any
 
 # On a CPU, the losses are checked every so many steps, and a diverged descent stops there. On an
 # accelerator, where a step is short, they are checked once, at the end.

@@ -1,9 +1,9 @@
 """Edit: change the selected parameters, once."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+
+from ignpx.targets import PyTree
 
 __all__ = [
     "capped_dampening",
@@ -17,9 +17,6 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
-
-
-PyTree = Any
 
 
 def dampening(log_ratios: PyTree, log_alpha: jax.Array, strength: float) -> PyTree:

@@ -14,6 +14,7 @@ from ignpx.gradients.mean import mean_gradient as mean_gradient
 from ignpx.gradients.moments import Loss, Moments, gradient_moments, mean_squared_gradients
 from ignpx.losses import cross_entropy
 from ignpx.samples import Samples
+from ignpx.targets import PyTree
 
 __all__ = [
     "fisher_information",
@@ -25,9 +26,6 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
-
-
-PyTree = Any
 
 
 def sensitivity(

@@ -6,13 +6,14 @@ float32 may hold neither their ratio nor alpha.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ignpx.errors import InvalidArgumentError
+from ignpx.targets import PyTree
 
 __all__ = [
     "ALWAYS",
@@ -34,8 +35,6 @@ __all__ = [
 def __dir__() -> list[str]:
     return __all__
 
-
-PyTree = Any
 
 # The log ratio of a parameter that every alpha selects. `-ALWAYS` is that of a parameter that no
 # alpha selects. It is finite, so that it also works under `jax_debug_infs`.

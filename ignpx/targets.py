@@ -26,7 +26,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-PyTree = Any
+PyTree = Any  # of arrays; JAX has no type for it
 
 
 def paths(params: PyTree) -> list[str]:

@@ -24,9 +24,7 @@ import jax.numpy as jnp
 
 from ignpx._xla import convolutions, jaxprs
 from ignpx._xla.jaxprs import Equation
-from ignpx.targets import paths
-
-PyTree = Any
+from ignpx.targets import PyTree, paths
 
 
 class Factors(NamedTuple):

@@ -8,7 +8,7 @@ as long (`scripts/bench_loops.py`).
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 
 from ignpx._support import checks
 from ignpx._xla import caching
+from ignpx.targets import PyTree
 
-PyTree = Any
 Carry = TypeVar("Carry")
 # (operands, carry, index of the step) -> (carry, outputs of the step)
 Step = Callable[[PyTree, Carry, jax.Array], tuple[Carry, PyTree]]

@@ -12,8 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ignpx._xla import jaxprs
 from ignpx.errors import UnlearningWarning
+from ignpx.targets import PyTree
 
-PyTree = Any
 # Tagged values by kind, in the order of the calls.
 Found = dict[str, list[jax.Array]]
 

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ignpx._xla import jaxprs
-from ignpx.targets import paths
-
-PyTree = Any
+from ignpx.targets import PyTree, paths
 
 
 class Use(NamedTuple):

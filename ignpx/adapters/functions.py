@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
-PyTree = Any
+from ignpx.targets import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

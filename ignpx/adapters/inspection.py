@@ -17,8 +17,7 @@ from flax import core, errors, linen, nnx
 from ignpx import targets
 from ignpx._support import checks
 from ignpx.errors import InvalidArgumentError
-
-PyTree = Any
+from ignpx.targets import PyTree
 
 TWO_LOGITS = (
     "a model with one logit z for two classes is given as one with the logits (0, z): pad it by "

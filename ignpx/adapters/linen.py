@@ -15,8 +15,7 @@ from ignpx import _xla
 from ignpx.adapters import calls, observing, trees
 from ignpx.adapters.observing import Layers, NormStatistics
 from ignpx.adapters.precision import InPrecision
-
-PyTree = Any
+from ignpx.targets import PyTree
 
 # The key of the PRNG key in the state of a Linen module with random layers, such as dropout.
 RNG = "rng"

@@ -13,8 +13,7 @@ from ignpx.adapters import calls, observing, trees
 from ignpx.adapters.observing import Layers, NormStatistics
 from ignpx.adapters.precision import InPrecision
 from ignpx.errors import InvalidArgumentError
-
-PyTree = Any
+from ignpx.targets import PyTree
 
 # The key of the PRNG key in the state of a module whose call takes random streams. The other keys
 # are names of attributes, and no attribute with arrays has this name.

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from ignpx import _xla
 from ignpx.adapters import trees
+from ignpx.targets import PyTree
 
-PyTree = Any
 # The values to collect: statistics of batch-norm layers, or outputs of layers.
 Watch = Literal["statistics", "outputs"] | None
 

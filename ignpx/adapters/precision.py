@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from ignpx.adapters import trees
 from ignpx.adapters.observing import NormStatistics
-
-PyTree = Any
+from ignpx.targets import PyTree
 
 
 def computing_in(apply: Any, precision: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from ignpx.targets import PyTree
 
 
 def is_floating(array: Any) -> bool:

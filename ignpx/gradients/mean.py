@@ -1,7 +1,6 @@
 """The gradient of the mean loss of samples."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from ignpx import _xla, targets
 from ignpx._support import batching
 from ignpx.classifier import Classifier
 from ignpx.losses import cross_entropy
+from ignpx.targets import PyTree
 
 __all__ = [
     "mean_gradient",
@@ -18,9 +18,6 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
-
-
-PyTree = Any
 
 
 def mean_gradient(

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from ignpx import _xla, sharding
 from ignpx._support import batching
+from ignpx.targets import PyTree
 
 __all__ = [
     "Loss",
@@ -27,7 +28,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-PyTree = Any
 # Bytes that the forward pass of one microbatch may keep for its backward pass, on each device. They
 # determine the size of a microbatch by default. A small model has all samples in one microbatch,
 # which keeps a GPU busy.
