@@ -31,12 +31,47 @@ class Apply(Protocol):
     """
 
     def __call__(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree]: ...
+        self, params: PyTree, state: PyTree, inputs: jax.Array, /, *, train: bool
+    ) -> tuple[jax.Array, PyTree]:
+        """Runs the model.
+
+        Args:
+          params: what unlearning may change.
+          state: batch-norm statistics and the like; `{}` for a model without any.
+          inputs: `(N, *input_shape)`, preprocessed.
+          train: the mode.
+
+        Returns:
+          The logits `(N, num_classes)`, and the state.
+        """
 
 
-# key -> (params, state)
-Initialise = Callable[[jax.Array], tuple[PyTree, PyTree]]
+class Initialise(Protocol):
+    """How the parameters and the state of a model are made anew; hashable."""
+
+    def __call__(self, key: jax.Array, /) -> tuple[PyTree, PyTree]:
+        """A pure function.
+
+        Args:
+          key: PRNG key.
+
+        Returns:
+          `params` and `state` of the structure and shapes that the classifier has.
+        """
+
+
+class Preprocess(Protocol):
+    """From images to inputs; hashable. See `ignpx.data.Normalise`."""
+
+    def __call__(self, images: jax.Array, /) -> jax.Array:
+        """A pure function.
+
+        Args:
+          images: `(N, ...)`, as `Samples` have them.
+
+        Returns:
+          `(N, *input_shape)`.
+        """
 
 
 def identity(images: jax.Array) -> jax.Array:
@@ -68,9 +103,7 @@ class Classifier:
     apply: Apply = dataclasses.field(metadata={"static": True})
     input_shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     num_classes: int = dataclasses.field(metadata={"static": True})
-    preprocess: Callable[[jax.Array], jax.Array] = dataclasses.field(
-        default=identity, metadata={"static": True}
-    )
+    preprocess: Preprocess = dataclasses.field(default=identity, metadata={"static": True})
     targets: tuple[str, ...] = dataclasses.field(default=(".*",), metadata={"static": True})
     initialise: Initialise | None = dataclasses.field(default=None, metadata={"static": True})
 

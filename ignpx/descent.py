@@ -12,7 +12,7 @@ loss that closed over these arrays would be compiled again for every request.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +53,31 @@ def __dir__() -> list[str]:
 # accelerator, where a step is short, they are checked once, at the end.
 STEPS_PER_CHECK = 250
 
-# (params, state, batch, key, extra_args) -> (scalar loss, new state)
-Loss = Callable[[PyTree, PyTree, PyTree, jax.Array, PyTree], tuple[jax.Array, PyTree]]
+
+class Loss(Protocol):
+    """The loss of a step of `descend`."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        state: PyTree,
+        batch: PyTree,
+        key: jax.Array,
+        extra_args: PyTree,
+        /,
+    ) -> tuple[jax.Array, PyTree]:
+        """A pure function that is differentiated in `params`.
+
+        Args:
+          params: parameters.
+          state: batch-norm statistics and the like.
+          batch: what the step draws of the data of `descend`, `(batch, ...)` in each array.
+          key: PRNG key of the step.
+          extra_args: those of `descend`, named pytrees of arrays.
+
+        Returns:
+          The loss `()`, and the new state.
+        """
 
 
 class Descent(NamedTuple):

@@ -1,6 +1,5 @@
 """Weigh: one number per parameter that says how much a set of samples depends on it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from ignpx._support import batching
 from ignpx.classifier import Classifier
 from ignpx.gradients.mean import mean_gradient as mean_gradient
 from ignpx.gradients.moments import Loss, Moments, gradient_moments, mean_squared_gradients
-from ignpx.losses import cross_entropy
+from ignpx.losses import SampleLoss, cross_entropy
 from ignpx.samples import Samples
 from ignpx.targets import PyTree
 
@@ -34,7 +33,7 @@ def sensitivity(
     labels: jax.Array,
     weights: jax.Array | None = None,
     *,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    loss: SampleLoss = cross_entropy,
     patterns: tuple[str, ...] = (".*",),
     microbatch: int | None = None,
 ) -> PyTree:
@@ -67,7 +66,7 @@ def sensitivity_moments(
     weights: jax.Array,
     mean_weights: jax.Array | None = None,
     *,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    loss: SampleLoss = cross_entropy,
     patterns: tuple[str, ...] = (".*",),
     microbatch: int | None = None,
 ) -> Moments:
@@ -103,7 +102,7 @@ def sensitivity_moments(
 
 
 @_xla.cached
-def _sample_loss(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Loss:
+def _sample_loss(loss: SampleLoss) -> Loss:
     def sample_loss(
         chosen: PyTree, sample: tuple[jax.Array, jax.Array], frozen: Classifier
     ) -> jax.Array:

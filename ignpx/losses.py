@@ -5,11 +5,13 @@ zero, and of a class that both predictions give none there is nothing to add up.
 """
 
 import math
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 __all__ = [
+    "SampleLoss",
     "cross_entropy",
     "entropy",
     "jensen_shannon",
@@ -20,6 +22,21 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class SampleLoss(Protocol):
+    """A loss of single samples, such as `cross_entropy`."""
+
+    def __call__(self, logits: jax.Array, labels: jax.Array, /) -> jax.Array:
+        """The loss of each sample.
+
+        Args:
+          logits: `(N, num_classes)`.
+          labels: `(N,)` integers, the class ids.
+
+        Returns:
+          `(N,)`.
+        """
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

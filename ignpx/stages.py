@@ -10,7 +10,7 @@ import contextvars
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.monitoring
@@ -32,8 +32,19 @@ def __dir__() -> list[str]:
 T = TypeVar("T")
 
 _COMPILATION = "/jax/core/compile/"
-# (name of the stage, share of it that is done, 0 to 1)
-Callback = Callable[[str, float], None]
+
+
+class Callback(Protocol):
+    """What is told how far a method has come, see `reporting`."""
+
+    def __call__(self, name: str, share: float, /) -> None:
+        """Called when a stage begins, while it runs and when it ends.
+
+        Args:
+          name: of the stage.
+          share: of the stage that is done, 0 to 1.
+        """
+
 
 _clock: contextvars.ContextVar[dict[str, float] | None] = contextvars.ContextVar(
     "ignpx_stage_clock", default=None

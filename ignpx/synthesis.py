@@ -6,8 +6,8 @@ variation, and the batch-norm statistics of models that have them. The energy is
 the entropy is UISPS's. Any function of a `View` can be a term.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,18 @@ class View(NamedTuple):
         return cls(classifier, inputs, labels, logits.reshape(*inputs.shape[:2], -1), statistics)
 
 
-Term = Callable[[View], jax.Array]
+class Term(Protocol):
+    """A term of the objective of `synthesise`."""
+
+    def __call__(self, view: View, /) -> jax.Array:
+        """A pure function that is differentiated in the inputs of the view.
+
+        Args:
+          view: the inputs as they are before a step, and what the model makes of them.
+
+        Returns:
+          `()`, to be minimised.
+        """
 
 
 class Prototypes(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -231,26 +231,65 @@ class Info(Protocol):
         """The figures worth keeping, as JSON values."""
 
 
+class Unlearn(Protocol):
+    """How a method forgets."""
+
+    # With both of Any, other parameters after the key are up to the method, typing's spec says.
+    def __call__(
+        self,
+        classifier: Classifier,
+        request: Request,
+        key: jax.Array,
+        /,
+        *prepared: Any,
+        **_: Any,
+    ) -> tuple[Classifier, Any]:
+        """A pure function, which checks nothing and leaves its arguments alone.
+
+        Args:
+          classifier: the model.
+          request: what to forget, with the data that the method `sees`.
+          key: PRNG key.
+          *prepared: the method of an `Unlearner` with `prepare` takes what was prepared, None for
+            nothing. With the same key it gives what it gives without, up to rounding. Others take
+            no fourth argument.
+
+        Returns:
+          The classifier that has forgotten, and an `Info`, diagnostics that say whether it did.
+        """
+
+
+class Prepare(Protocol):
+    """What a method can do of a model before it is asked to forget anything of it."""
+
+    def __call__(self, classifier: Classifier, key: jax.Array, /) -> Any:
+        """A pure function.
+
+        Args:
+          classifier: the model.
+          key: PRNG key, the one of the requests to come.
+
+        Returns:
+          A pytree with the classifier's `fingerprint` as its attribute `made_of`.
+        """
+
+
 class Unlearner(NamedTuple):
     """A method with its hyperparameters settled, as built by a factory such as `methods.ignp`.
 
     Attributes:
       sees: the real data that it is given; a data-free method sees `Sees.NOTHING`.
-      unlearn: a pure function `(classifier, request, key) -> (classifier, info)`. It leaves its
-        arguments alone, and says in `info` whether it succeeded.
+      unlearn: forgets, see `Unlearn`.
       changes: what it may change of the classifier; everything else comes back to the bit.
       forgets: the requests that it can serve.
-      prepare: a pure function `(classifier, key) -> prepared` of what does not depend on the
-        request, where there is such a thing; it has the classifier's fingerprint as its
-        attribute `made_of`. `unlearn` takes it as a fourth argument, and with the
-        same key gives what it gives without, up to rounding.
+      prepare: does what does not depend on the request, where there is such a thing; see `Prepare`.
     """
 
     sees: Sees
-    unlearn: Callable[..., tuple[Classifier, Any]]
+    unlearn: Unlearn
     changes: Changes = Changes.TARGETS
     forgets: Forgets = Forgets.CLASSES
-    prepare: Callable[[Classifier, jax.Array], Any] | None = None
+    prepare: Prepare | None = None
 
 
 def unlearn(

@@ -23,5 +23,5 @@ def test_every_field_is_described(section):
 def test_types_and_defaults():
     epochs, batch_size, *_ = config_reference.fields(Recipe)
     assert (epochs.default, batch_size.default) == ("required", "`128`")
-    row = "| `early_stopping` | integer above 0 or `null` | `null` | Training ends"
+    row = "| `early_stopping` | integer above 0 or `null` | `null` | Epochs without"
     assert row in config_reference.page()

@@ -34,7 +34,7 @@ class ModelEntry(_Section):
     config: str
     """The path of the training config, relative to this file."""
     set: dict[str, Any] = {}
-    """Fields of the training config that are overridden: `training.epochs: 3`."""
+    """Fields of the training config that are overridden, by dotted names (`training.epochs`)."""
     settings: dict[str, dict[str, Any]] = {}
     """Settings of methods for this model, by label. They override those of the method."""
 
@@ -45,7 +45,7 @@ class MethodEntry(_Section):
     method: str
     """One of `ignpx methods`, or `original`, the model as it was trained."""
     settings: dict[str, Any] = {}
-    """Hyperparameters of the method: `strength: 10`."""
+    """Hyperparameters of the method, by name."""
     vary: dict[str, Annotated[list[Any], pydantic.Field(min_length=1)]] = {}
     """Values of hyperparameters, every combination of which is a method of its own."""
 
@@ -56,19 +56,20 @@ class BenchConfig(_Section):
     title: str
     """The title of the report."""
     published: list[str] = []
-    """The papers' tables that results are shown beside, such as `table1`: one name, or a list."""
+    """The papers' tables that results are shown beside, one name (`table1`) or a list."""
     models: list[ModelEntry] = pydantic.Field(min_length=1)
     """The models to forget from."""
     methods: dict[str, MethodEntry | None] = pydantic.Field(min_length=1)
     """The methods by label; null is the method of that name with its defaults."""
     forget: Literal["each"] | list[int | list[int | list[int]]]
-    """The requests: a class, or a list of classes to forget one after the other, in which a list
-    names classes that go at once: `[0, [0, 1], [[2, 3]]]`. `each` asks for every class in turn.
+    """The requests, a list of classes or lists. A list names classes to forget one after the other,
+    and a list within it classes that go at once: `[0, [0, 1], [[2, 3]]]`. `each` is every class in
+    turn.
     """
     seeds: list[Seed] = pydantic.Field(default=[0], min_length=1)
     """Seeds of the training and of the methods; every cell is run with each."""
     measures: list[Literal["mia", "inversion"]] = []
-    """Measurements beside accuracy: membership inference (`mia`), model inversion (`inversion`)."""
+    """Measurements beside accuracy, membership inference (`mia`) and model inversion."""
     split: Literal["test", "validation"] = "test"
     """The split that accuracies and memberships are measured on; `validation` is for choosing
     settings.

@@ -73,12 +73,13 @@ class DatasetConfig(_Section):
 class ModelConfig(_Section):
     """Which architecture (see `ignpx.models.create`).
 
-    `name: package.module:function` runs that module, from the current folder too: read a config
-    that has such a name as you would read a script before you run it.
+    The name of a function of your own is `package.module:function`; it is an
+    `ignpx.models.Factory`. Such a name runs that module, from the current folder too. Read a config
+    that has one as you would read a script before you run it.
     """
 
     name: str
-    """One of `ignpx.models.list_models`, or `package.module:function`."""
+    """One of `ignpx.models.list_models`, or a function of your own as above."""
     width: float = pydantic.Field(default=1.0, gt=0, le=64)
     """Multiplies the channels and hidden units of every layer but the last."""
 

@@ -1,14 +1,12 @@
 """The gradient of the mean loss of samples."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from ignpx import _xla, targets
 from ignpx._support import batching
 from ignpx.classifier import Classifier
-from ignpx.losses import cross_entropy
+from ignpx.losses import SampleLoss, cross_entropy
 from ignpx.targets import PyTree
 
 __all__ = [
@@ -26,7 +24,7 @@ def mean_gradient(
     labels: jax.Array,
     weights: jax.Array,
     *,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    loss: SampleLoss = cross_entropy,
     patterns: tuple[str, ...] = (".*",),
     microbatch: int = 32,
 ) -> PyTree:
@@ -59,7 +57,7 @@ def mean_gradient(
 
 
 @_xla.cached
-def _gradient_step(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> _xla.Step[PyTree]:
+def _gradient_step(loss: SampleLoss) -> _xla.Step[PyTree]:
     def total(chosen: PyTree, batch: PyTree, frozen: Classifier) -> jax.Array:
         inputs, labels, weights = batch
         classifier = frozen.replace(params=targets.combine(chosen, frozen.params))

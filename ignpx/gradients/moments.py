@@ -6,7 +6,7 @@ They are for any loss of parameters and one sample. `importance` has those of cl
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,21 @@ def __dir__() -> list[str]:
 # which keeps a GPU busy.
 MEMORY_BUDGET = 2**29
 
-# (params, one sample, constants) -> scalar
-Loss = Callable[[PyTree, PyTree, PyTree], jax.Array]
+
+class Loss(Protocol):
+    """A loss whose gradients are squared sample by sample."""
+
+    def __call__(self, params: PyTree, sample: PyTree, constants: PyTree, /) -> jax.Array:
+        """A pure function that is differentiated in `params`.
+
+        Args:
+          params: parameters.
+          sample: one sample, without an axis for the batch.
+          constants: what all samples have in common.
+
+        Returns:
+          The loss of the sample, `()`.
+        """
 
 
 class Moments(NamedTuple):

@@ -21,7 +21,7 @@ from ignpx import targets
 from ignpx._support import checks
 from ignpx._support.registry import Registry
 from ignpx.adapters import split_nnx
-from ignpx.classifier import Classifier, PyTree, check_handle, identity
+from ignpx.classifier import Classifier, Preprocess, PyTree, check_handle, identity
 from ignpx.errors import InvalidArgumentError
 from ignpx.models import own_code
 from ignpx.models.alexnet import AlexNet
@@ -219,7 +219,7 @@ def _made_by_others(
     width: float,
     asked: dict[str, Any],
     *,
-    preprocess: Callable[[jax.Array], jax.Array] = identity,
+    preprocess: Preprocess = identity,
     **fields: Any,
 ) -> Classifier:
     factory = _found(name)

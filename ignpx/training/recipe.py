@@ -36,8 +36,9 @@ class Recipe:
     weight_decay: Annotated[float, Ge(0)] = 5e-4
     """The decay times the parameters is added to the gradient, before the rule, as in PyTorch."""
     schedule: Literal["plateau", "cosine", "constant"] = "cosine"
-    """How the rate falls: `plateau` to a tenth whenever validation accuracy has not improved for
-    more than `patience` epochs; `cosine` to `final_share` over all epochs; `constant` not at all.
+    """The course of the rate. `plateau` divides it by ten whenever validation accuracy has not
+    improved for more than `patience` epochs, `cosine` lowers it to `final_share` over all epochs,
+    `constant` keeps it.
     """
     patience: Annotated[int, Ge(0)] = 5
     """Epochs without improvement that `plateau` waits for."""
@@ -46,7 +47,7 @@ class Recipe:
     final_share: Annotated[float, Ge(0), Le(1)] = 0.0
     """The share of the rate that `cosine` ends with."""
     early_stopping: Annotated[int, Gt(0)] | None = None
-    """Training ends once validation accuracy has not improved for so many epochs; null: never."""
+    """Epochs without an improvement of validation accuracy that end the training; null for none."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """The share of the target that is spread evenly over all classes."""
     crop_padding: Annotated[int, Ge(0), Le(4096)] = 0
