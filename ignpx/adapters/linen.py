@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,8 +13,8 @@ from flax import errors, linen, traverse_util
 
 from ignpx import _xla
 from ignpx.adapters import calls, observing, trees
-from ignpx.adapters.observing import Layers, NormStatistics
-from ignpx.adapters.precision import InPrecision
+from ignpx.adapters.module import ModuleApply
+from ignpx.adapters.observing import Layers
 from ignpx.targets import PyTree
 
 # The key of the PRNG key in the state of a Linen module with random layers, such as dropout.
@@ -24,7 +24,7 @@ SOWN = ("intermediates", "perturbations")
 
 
 @dataclasses.dataclass(frozen=True)
-class LinenApply:
+class LinenApply(ModuleApply):
     """A Flax Linen module; its mode argument may have any of the usual names.
 
     Its state has the collections. If the module draws random numbers in training mode, the state
@@ -32,51 +32,13 @@ class LinenApply:
 
     Attributes:
       module: the module.
-      logits: see `ignpx.adapters.NnxApply`.
-      positional: see `ignpx.adapters.calls.arguments`.
-      held: see `ignpx.adapters.NnxApply.holding`.
-      narrow: layers with state return the dtype of their inputs.
     """
 
     module: linen.Module
-    logits: Callable[[Any], jax.Array] | None = None
-    positional: bool = False
-    held: frozenset[str] = frozenset()
-    narrow: bool = False
-
-    def holding(self, paths: frozenset[str]) -> "LinenApply":
-        """See `ignpx.adapters.NnxApply.holding`."""
-        return dataclasses.replace(self, held=paths)
-
-    def computing_in(self, precision: str) -> InPrecision:
-        """See `ignpx.Classifier.computing_in`."""
-        return InPrecision(dataclasses.replace(self, narrow=True), precision)
 
     def variables(self, params: PyTree, state: PyTree) -> dict[str, PyTree]:
         """See `ignpx.Classifier.variables`."""
         return {"params": params, **_collections(state)}
-
-    def __call__(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        """See `ignpx.classifier.Apply`."""
-        return self._run(params, state, inputs, train=train)
-
-    def with_statistics(
-        self, params: PyTree, state: PyTree, inputs: jax.Array
-    ) -> tuple[jax.Array, list[NormStatistics]]:
-        """See `ignpx.Classifier.with_statistics`."""
-        run = functools.partial(self._run, train=False, watch="statistics")
-        (logits, _), found = _xla.observed(run)(params, state, inputs)
-        return logits, observing.statistics(found)
-
-    def observed(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
-        """See `ignpx.Classifier.observed`."""
-        run = functools.partial(self._run, train=train, watch="outputs")
-        (logits, after), found = _xla.observed(run)(params, state, inputs)
-        return logits, after if train else state, observing.maps(found)
 
     def _run(
         self,

@@ -10,8 +10,8 @@ from flax import nnx
 
 from ignpx import _xla
 from ignpx.adapters import calls, observing, trees
-from ignpx.adapters.observing import Layers, NormStatistics
-from ignpx.adapters.precision import InPrecision
+from ignpx.adapters.module import ModuleApply
+from ignpx.adapters.observing import Layers
 from ignpx.errors import InvalidArgumentError
 from ignpx.targets import PyTree
 
@@ -70,7 +70,7 @@ class NnxInitialise:
 
 
 @dataclasses.dataclass(frozen=True)
-class NnxApply:
+class NnxApply(ModuleApply):
     """A Flax NNX module, split into its graph and its arrays.
 
     The mode is set by `model.train()` or `model.eval()`, and by the mode argument of the call if it
@@ -78,57 +78,14 @@ class NnxApply:
 
     Attributes:
       graphdef: the graph of the module.
-      logits: maps the output of the module to its logits; None if the output is the logits.
-      positional: see `ignpx.adapters.calls.arguments`.
-      held: see `holding`.
-      narrow: layers with state return the dtype of their inputs.
     """
 
     graphdef: Any
-    logits: Callable[[Any], jax.Array] | None = None
-    positional: bool = False
-    held: frozenset[str] = frozenset()
-    narrow: bool = False
-
-    def holding(self, paths: frozenset[str]) -> "NnxApply":
-        """The same model, with some batch-norm layers in evaluation mode also while training.
-
-        Args:
-          paths: paths of the running statistics of these layers in the state, as
-            `ignpx.targets.paths` returns them.
-        """
-        return dataclasses.replace(self, held=paths)
-
-    def computing_in(self, precision: str) -> InPrecision:
-        """See `ignpx.Classifier.computing_in`."""
-        return InPrecision(dataclasses.replace(self, narrow=True), precision)
 
     def variables(self, params: PyTree, state: PyTree) -> nnx.State:
         """See `ignpx.Classifier.variables`."""
         arrays = {name: value for name, value in state.items() if name != RNG}
         return nnx.merge_state(nnx.State(params), nnx.State(arrays))
-
-    def __call__(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree]:
-        """See `ignpx.classifier.Apply`."""
-        return self._run(params, state, inputs, train=train)
-
-    def with_statistics(
-        self, params: PyTree, state: PyTree, inputs: jax.Array
-    ) -> tuple[jax.Array, list[NormStatistics]]:
-        """See `ignpx.Classifier.with_statistics`."""
-        run = functools.partial(self._run, train=False, watch="statistics")
-        (logits, _), found = _xla.observed(run)(params, state, inputs)
-        return logits, observing.statistics(found)
-
-    def observed(
-        self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, PyTree, list[jax.Array]]:
-        """See `ignpx.Classifier.observed`."""
-        run = functools.partial(self._run, train=train, watch="outputs")
-        (logits, after), found = _xla.observed(run)(params, state, inputs)
-        return logits, after if train else state, observing.maps(found)
 
     def _run(
         self,

@@ -54,7 +54,7 @@ class InPrecision:
 
     @property
     def holding(self) -> Callable[[frozenset[str]], "InPrecision"]:
-        """See `NnxApply.holding`."""
+        """See `ModuleApply.holding`."""
         hold = self.apply.holding
         return lambda paths: dataclasses.replace(self, apply=hold(paths))
 
