@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from ignpx import pictures
+from ignpx.experiments import pictures
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 1), (64, 48, 3)])

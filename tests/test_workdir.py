@@ -276,7 +276,7 @@ def test_which_errors_are_of_the_disk():
 
 KILLED = """
 import os, pathlib, signal, sys
-from ignpx import workdir
+from ignpx.experiments import workdir
 pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 workdir.write_text(pathlib.Path(sys.argv[1]), "killed")
 """
