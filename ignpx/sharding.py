@@ -7,9 +7,9 @@ an effect. On several machines every process makes the same calls, after
 `jax.distributed.initialize()`.
 
 Example:
-  >>> mesh = sharding.mesh(model=2)
+  >>> mesh = sharding.mesh()
   >>> with jax.set_mesh(mesh):
-  ...     edited, info = ignpx.unlearn(ignp(), sharding.place(classifier, mesh), request, key)
+  ...     placed = sharding.place(classifier, mesh)
 """
 
 import math

@@ -61,9 +61,9 @@ def recording() -> Iterator[dict[str, float]]:
 
     Example:
       >>> with stages.recording() as seconds:
-      ...     unlearner.unlearn(classifier, request, key)
-      >>> seconds
-      {'compile': 1.9, 'synthesis': 3.1, ...}
+      ...     edited, info = ignpx.unlearn(method, classifier, request, key)
+      >>> sorted(seconds)
+      ['calibration', 'compile', 'dampening', 'diagnosis', 'sensitivity', 'synthesis']
     """
     _listen()
     seconds: dict[str, float] = {"compile": 0.0}
@@ -82,8 +82,11 @@ def reporting(callback: Callback | None) -> Iterator[None]:
     training every epoch, a descent on a CPU every 250 steps. None tells nobody else than before.
 
     Example:
-      >>> with stages.reporting(lambda name, share: print(f"{name} {share:.0%}")):
-      ...     unlearner.unlearn(classifier, request, key)
+      >>> shares = {}
+      >>> with stages.reporting(lambda name, share: shares.update({name: share})):
+      ...     edited, info = ignpx.unlearn(method, classifier, request, key)
+      >>> shares["synthesis"]
+      1.0
     """
     token = _callback.set(callback or _callback.get())
     try:

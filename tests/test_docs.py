@@ -1,5 +1,6 @@
 """The site: it builds without a warning, names everything public, and its examples run."""
 
+import doctest
 import inspect
 import pathlib
 import re
@@ -8,6 +9,7 @@ import sys
 import warnings
 from functools import partial
 
+import jax
 import pytest
 
 import ignpx
@@ -89,9 +91,14 @@ def test_links_hold_in_the_repository_and_on_the_site(text, origin, page, expect
     assert repository_pages.relinked(text, origin, page) == expected
 
 
-# What `ignpx.sharding` is used for is in tests/test_sharding.py; the example method of
-# CONTRIBUTING.md is in tests/test_contributing.py.
-ELSEWHERE = {*repository_pages.pages(), "scaling.md", "guides/large_models.md"}
+# Meshes are used in tests/test_sharding.py; the method of CONTRIBUTING.md is in
+# tests/test_contributing.py; the architecture has sketches.
+ELSEWHERE = {
+    *repository_pages.pages(),
+    "architecture.md",
+    "guides/large_models.md",
+    "scaling.md",
+}
 PAGES = [
     page
     for page in sorted(DOCS.rglob("*.md"))
@@ -99,21 +106,45 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_examples_of_a_page_run(page, trained, monkeypatch):
-    """One after another, with a trained model in place of training and few steps of synthesis."""
+@pytest.fixture
+def given(trained, monkeypatch):
+    """What the examples have: a trained model, which training gives too, and a brief synthesis."""
     monkeypatch.setattr(ignpx.training, "train", lambda *args, **settings: trained)
     few = partial(ignpx.methods.ignp, steps=20, samples=4, held_out=4)
     monkeypatch.setattr(ignpx.methods, "ignp", few)
     monkeypatch.setattr(ignpx.steps, "synthesise", _brief)
     for module in (ignpx.methods, ignpx.models, ignpx.data.sources):
         monkeypatch.setattr(module._REGISTRY, "_added", {})
-    namespace: dict = {"classifier": trained}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ignpx.UnlearningWarning)
-        for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-            exec(compile(example, str(page), "exec"), namespace)
+        yield {
+            "ignpx": ignpx,
+            "jax": jax,
+            "classifier": trained,
+            "method": few(),
+            "request": ignpx.Request.classes([3], num_classes=10),
+            "key": jax.random.key(0),
+        }
 
 
 def _brief(terms, synthesise=ignpx.steps.synthesise, **settings):
     return synthesise(terms, **{**settings, "samples": 4, "held_out": 4, "steps": 20})
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page, given):
+    """One after another, but for those of the README on a module that the reader has."""
+    namespace = {"classifier": given["classifier"]}
+    for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        if page.name != "README.md" or "module" not in example:
+            exec(compile(example, str(page), "exec"), namespace)
+
+
+def test_the_examples_of_docstrings_run(given):
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    given |= {"stages": ignpx.stages, "sharding": ignpx.sharding}
+    for module in reference_pages.modules():
+        for found in finder.find(module, extraglobs=given):
+            runner.run(found)
+    assert runner.tries > 0
+    assert runner.failures == 0

@@ -174,7 +174,7 @@ def list_methods(
       InvalidArgumentError: if `sees` or `forgets` is none of these.
 
     Example:
-      >>> list_methods("*zs*", sees="forget")
+      >>> list_methods("*-zs", sees="forget")
       ['neggrad-plus-zs', 'random-labels-zs', 'salun-zs', 'bad-teacher-zs']
     """
     names = _REGISTRY.matching(pattern)
