@@ -139,6 +139,7 @@ class Step(NamedTuple):
       check: raises `InvalidArgumentError` for a classifier that the step cannot serve; called
         before the first step runs.
       prepare: a pure function `(state, key) -> prepared` of what does not depend on the request.
+      prepares_all: whether a run with what was prepared does nothing else, and counts as no stage.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Step(NamedTuple):
     changes: Changes = Changes(0)
     check: Callable[[Classifier], None] | None = None
     prepare: Callable[[State, jax.Array], Any] | None = None
+    prepares_all: bool = False
 
 
 class Prepared(NamedTuple):
@@ -223,7 +225,6 @@ def chain(
     if not steps:
         raise InvalidArgumentError("steps", (), "name at least one step")
     chained = [_as_step(step) for step in steps]
-    runs = [stage(step.name, step.run) for step in chained]
     preparing = [step for step in chained if step.prepare is not None]
     if [step.prepare is not None for step in chained[: len(preparing)]] != [True] * len(preparing):
         late = next(step.name for step in chained if step.prepare is None)
@@ -258,7 +259,9 @@ def chain(
         parts = (None,) * len(chained) if prepared is None else prepared.parts
         parts = (*parts, *[None] * (len(chained) - len(parts)))
         state, reports = State(classifier, request), []
-        for run, one, part in zip(runs, draw(key), parts, strict=True):
+        for step, one, part in zip(chained, draw(key), parts, strict=True):
+            done = step.prepares_all and part is not None
+            run = step.run if done else stage(step.name, step.run)
             state, report = run(state, one, part)
             reports += [] if report is None else [report]
         return state.classifier, Chained(tuple(reports))

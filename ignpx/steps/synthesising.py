@@ -122,4 +122,4 @@ def synthesise(
             examples=Examples(prototypes.inputs, prototypes.labels, held_out)
         ), Synthesised(prototypes)
 
-    return Step("synthesis", run, prepare=prepare)
+    return Step("synthesis", run, prepare=prepare, prepares_all=True)
