@@ -74,6 +74,8 @@ def test_every_method_has_notes_and_no_other():
     for name, noted in method_pages.notes().items():
         assert noted["departs"], name
         assert noted["cost"], name
+        settings = re.findall(r"[`( ](\w+)=", " ".join([*noted["departs"], noted["cost"]]))
+        assert set(settings) <= set(ignpx.methods.defaults(name)), f"{name} has no such setting"
 
 
 @pytest.mark.parametrize(
