@@ -198,3 +198,10 @@ def test_what_is_merged_in_gives_way(tmp_path):
 def test_dataset_fields_are_those_of_the_loader():
     fields = set(config.DatasetConfig.model_fields)
     assert fields <= set(data.load_splits.__annotations__)
+
+
+def test_a_key_that_is_a_list_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("[a, b]: 1\n")
+    with pytest.raises(InvalidArgumentError, match="not valid YAML: found unhashable key"):
+        config.load(path, config.TrainConfig)

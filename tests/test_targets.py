@@ -134,3 +134,8 @@ def test_all_of_our_models_parameters_are_used_first_to_last(name):
     last = {"lenet": "fc/2", "resnet9": "classifier", "vit_tiny": "head"}[name]
     assert found[-2:] == [(f"params/{last}/kernel", "dot_general"), (f"params/{last}/bias", "add")]
     assert found[0][1] == "conv_general_dilated"
+
+
+def test_a_pattern_is_a_string():
+    with pytest.raises(InvalidArgumentError, match="targets=3: is not a pattern"):
+        targets.as_patterns(("layer4", 3))
