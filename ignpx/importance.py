@@ -43,11 +43,11 @@ def sensitivity(
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
       labels: `(N,)` class ids.
-      weights: see `mean_squared_gradients`.
+      weights: see `ignpx.gradients.moments.mean_squared_gradients`.
       loss: maps logits `(num_classes,)` and a label to a scalar: `ignpx.losses.cross_entropy`, as
         in Equations 3 and 4, or `negative_log_odds`, which weighs all samples alike.
       patterns: the target layers (see `ignpx.targets`); other layers are not differentiated.
-      microbatch: see `gradient_moments`.
+      microbatch: see `ignpx.gradients.moments.gradient_moments`.
 
     Returns:
       A pytree like `classifier.params`, with None outside of the target layers.
@@ -83,7 +83,7 @@ def sensitivity_moments(
       mean_weights: `(..., N)` float, weights of the gradients; None leaves their sums out.
       loss: see `sensitivity`.
       patterns: see `sensitivity`.
-      microbatch: see `gradient_moments`.
+      microbatch: see `ignpx.gradients.moments.gradient_moments`.
 
     Returns:
       The `Moments`: pytrees like `classifier.params` with float32 leaves, None outside of the

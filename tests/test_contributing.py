@@ -37,6 +37,7 @@ def test_the_example_forgets(registered, mlp):
     request = ignpx.Request.classes([2], 4)
     edited, _ = ignpx.unlearn(method, mlp, request, jax.random.key(0))
     assert isinstance(edited, Classifier)
+    assert method.changes == ignpx.Changes.TARGETS
     np.testing.assert_array_equal(edited.params["out"]["w"][:, 2], mlp.params["out"]["w"][:, 2] / 2)
     np.testing.assert_array_equal(edited.params["out"]["w"][:, :2], mlp.params["out"]["w"][:, :2])
 
