@@ -27,6 +27,7 @@ from ignpx.steps.descending import Descended as Descended
 from ignpx.steps.descending import descend as descend
 from ignpx.steps.editing import CappedDampen as CappedDampen
 from ignpx.steps.editing import Dampen as Dampen
+from ignpx.steps.editing import Editing as Editing
 from ignpx.steps.editing import Zero as Zero
 from ignpx.steps.editing import edit as edit
 from ignpx.steps.judging import judge as judge
@@ -36,6 +37,7 @@ from ignpx.steps.selecting import counted as counted
 from ignpx.steps.selecting import select as select
 from ignpx.steps.selecting import threshold as threshold
 from ignpx.steps.synthesising import synthesise as synthesise
+from ignpx.steps.weighing import Weighing as Weighing
 from ignpx.steps.weighing import reweigh as reweigh
 from ignpx.steps.weighing import weigh as weigh
 
@@ -46,6 +48,7 @@ __all__ = [
     "Course",
     "Dampen",
     "Descended",
+    "Editing",
     "Examples",
     "Importance",
     "Prepared",
@@ -53,6 +56,7 @@ __all__ = [
     "Selected",
     "State",
     "Step",
+    "Weighing",
     "Zero",
     "calibrate",
     "chain",
