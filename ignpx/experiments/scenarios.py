@@ -1,14 +1,16 @@
 """What a trained classifier can be asked to forget: classes, a part of one, or random samples.
 
-A scenario picks from the splits of a dataset what it is about, for the request and for the scores:
+A scenario selects samples from the splits of a dataset, for the request and for the scores:
 
-- `Classes`: forget and retain accuracy are those of test samples;
-- `Subclass`, a fine class inside a coarse one: likewise, of test samples of the fine class and of
-  all others;
-- `Random`: forget accuracy is that of the training samples drawn, retain accuracy that of the whole
-  test set.
+- `Classes`: forget and retain accuracy are measured on the test samples of these classes and of the
+  others;
+- `Subclass`, a fine class inside a coarse one: both are measured on the test samples of the fine
+  class and of all others;
+- `Random`: forget accuracy is measured on the training samples that were drawn, retain accuracy on
+  the whole test set.
 
-What was forgotten before is replayed, in its order: none of it is retained, drawn again or scored.
+Earlier requests are replayed in their order: none of their samples is retained, drawn again or
+scored.
 """
 
 import dataclasses

@@ -51,16 +51,15 @@ def ttm(
     Args:
       samples: synthetic images of each forget class.
       synthesis_steps: of Adam on the images.
-      synthesis_learning_rate: see `uisps`, as for the following.
-      statistics: likewise.
-      entropy: likewise.
-      entropy_share: likewise.
+      synthesis_learning_rate: of Adam on the images.
+      statistics: lambda_1, weight of the distance from the batch-norm statistics.
+      entropy: lambda_2, weight of the entropy.
+      entropy_share: share of the images of a class whose entropy is raised, in (0, 1].
       alpha: threshold of the suppression; None trains all parameters. TTM+SPS has 1.5.
       importance_share: of the retained samples, for their importance, in (0, 1].
-      oversampling: how often each synthetic image enters an epoch; by default as often as makes
-        their number that of the retained samples of a class, since it is such a class that they
-        stand in for.
-      epochs: see `bad_teacher`, as for the following.
+      oversampling: how often each synthetic image enters an epoch. By default the images of a
+        class are as many as the retained samples of a class.
+      epochs: over the drawn retained samples and the synthetic images together.
       learning_rate: of Adam.
       batch_size: samples a step; the last batch of an epoch is filled up.
       retain_share: of the retained data, drawn once at random, in (0, 1].

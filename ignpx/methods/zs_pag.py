@@ -34,9 +34,10 @@ class ZsPagInfo(NamedTuple):
     Attributes:
       losses: `(steps,)` training losses.
       crossed: share of the forget samples that their attack brought to a retained class.
-      proxies: `(C,)` proxies of each class; None where none were needed, as the following.
+      proxies: `(C,)` number of proxies of each class. None where no proxies were needed; so are the
+        fields below.
       ranks: rank of the subspace that each layer leaves alone, by path.
-      dimensions: its dimension, likewise.
+      dimensions: dimension of the inputs of each layer, by path.
       residual: of the linear system of the influence function, see `influence.Solution`.
       stopped: whether its solution stopped at a direction of negative curvature.
     """
@@ -151,7 +152,7 @@ def zs_pag(
     Args:
       attack: see `ignpx.adversarial`. `deepfool` has no target; its classes are topped up by `pgd`.
       epsilon: bound of `fgsm` and `pgd`, in intensities. Grey digits take about 0.3.
-      step_size: of `pgd`, likewise.
+      step_size: of `pgd`, in intensities.
       attack_steps: of the attacks other than `fgsm`; each one's own default unless given.
       per_class: proxies of a class, at most one of each forget sample.
       energy: share of the squared singular values of the proxies' inputs to a layer that the

@@ -1,8 +1,8 @@
 """A model of the user's own, named `package.module:function`.
 
-Looking for such a name runs the module, as `python -m` would, and the current folder is importable
-for it likewise. So it is taken only from who runs the command, by a config or an option, and never
-from a checkpoint, which may be somebody else's.
+Finding such a name runs the module, as `python -m` would, and modules in the current folder can be
+imported for it. The name is therefore taken from the person who runs the command, by a config or an
+option, and never from a checkpoint, which may come from somebody else.
 """
 
 import importlib
