@@ -30,16 +30,15 @@ def mean_gradient(
 ) -> PyTree:
     """Gradient of the weighted sum of the losses of samples, in evaluation mode.
 
-    `sensitivity_moments` computes the same gradient beside the squares. Here it is an ordinary
-    backward pass.
+    `sum_k w_k dL(x_k, y_k)/d params`, by an ordinary backward pass.
 
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
       labels: `(N,)` class ids.
       weights: `(N,)` float.
-      loss: see `sensitivity`.
-      patterns: see `sensitivity`.
+      loss: maps logits `(num_classes,)` and a label to a scalar.
+      patterns: of the target layers (see `ignpx.targets`); nothing else is differentiated.
       microbatch: samples differentiated at once.
 
     Returns:
