@@ -1,16 +1,63 @@
 """Settings of methods, checked against the annotations of the factories that take them."""
 
+import inspect
 import math
 import numbers
 import operator
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
-from ignpx.errors import InvalidArgumentError
+from ignpx.errors import InvalidArgumentError, near_names
+
+
+def check_factory(kind: str, name: str, factory: Callable[..., Any]) -> None:
+    """Checks that the settings of a factory can be chosen by name.
+
+    Raises:
+      InvalidArgumentError: if one has no default or cannot be given by name.
+    """
+    for setting in inspect.signature(factory).parameters.values():
+        named = setting.kind in (setting.POSITIONAL_OR_KEYWORD, setting.KEYWORD_ONLY)
+        if not named or setting.default is setting.empty:
+            raise InvalidArgumentError(
+                kind,
+                name,
+                f"has the setting `{setting}`; every setting needs a name and a default",
+            )
+
+
+def checked(factory: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of YAML or JSON as a factory takes them: a tuple for a list.
+
+    Args:
+      factory: whose arguments they are to be.
+      name: what an error calls the factory.
+      settings: by name.
+
+    Raises:
+      InvalidArgumentError: if a setting is unknown or of another type than its annotation.
+    """
+    known = inspect.signature(factory, eval_str=True).parameters
+    if unknown := [setting for setting in settings if setting not in known]:
+        raise InvalidArgumentError(
+            "settings", unknown[0], f"{name} has no such setting; {near_names(unknown[0], known)}"
+        )
+    settled = {setting: _settled(value) for setting, value in settings.items()}
+    for setting, value in settled.items():
+        if (annotation := known[setting].annotation) is not inspect.Parameter.empty:
+            check(setting, value, annotation)
+    return settled
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_settled(one) for one in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check(name: str, value: Any, annotation: Any) -> None:

@@ -1,25 +1,37 @@
 """Measurements of a classifier, before and after unlearning."""
 
 from ignpx.audit.accuracy import ClassCounts, count_correct
+from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.forgetting_rate import ForgettingRates, forgetting_rates, similarity
 from ignpx.audit.inversion import Inversion, invert
 from ignpx.audit.membership import Membership, entropies, membership_inference
+from ignpx.audit.registry import Described, build, describe, list_measures, measure, register
 from ignpx.audit.unlearning_degree import Parting, UnlearningDegree, unlearning_degree
 from ignpx.audit.verdict import doubts
 
 __all__ = [
     "ClassCounts",
+    "Described",
+    "Evidence",
+    "Finding",
     "ForgettingRates",
     "Inversion",
+    "Measure",
     "Membership",
+    "NotMeasuredError",
     "Parting",
     "UnlearningDegree",
+    "build",
     "count_correct",
+    "describe",
     "doubts",
     "entropies",
     "forgetting_rates",
     "invert",
+    "list_measures",
+    "measure",
     "membership_inference",
+    "register",
     "similarity",
     "unlearning_degree",
 ]

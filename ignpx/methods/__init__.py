@@ -16,10 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import numpy as np
-
 from ignpx._support.registry import Registry
-from ignpx._support.settings import check
+from ignpx._support.settings import check_factory, checked
 from ignpx.errors import InvalidArgumentError, PluginWarning, near_names
 from ignpx.methods.amnesiac import amnesiac, amnesiac_subtract
 from ignpx.methods.bad_teacher import bad_teacher
@@ -129,19 +127,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def _check_factory(name: str, factory: Callable[..., Unlearner]) -> None:
-    """Raises for a factory of others whose settings could not be chosen by name."""
-    for setting in inspect.signature(factory).parameters.values():
-        named = setting.kind in (setting.POSITIONAL_OR_KEYWORD, setting.KEYWORD_ONLY)
-        if not named or setting.default is setting.empty:
-            raise InvalidArgumentError(
-                "method",
-                name,
-                f"has the setting `{setting}`; every setting needs a name and a default",
-            )
-
-
-_REGISTRY = Registry("method", "ignpx.methods", METHODS, _check_factory)
+_REGISTRY = Registry("method", "ignpx.methods", METHODS, partial(check_factory, "method"))
 
 
 def register(name: str, factory: Callable[..., Unlearner]) -> None:
@@ -232,29 +218,14 @@ def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None =
         type than the factory's annotation or out of its range, or the package that brings the
         method cannot be imported.
     """
-    known = inspect.signature(_REGISTRY.find(method), eval_str=True).parameters
-    if "recipe" in known:
+    factory = _REGISTRY.find(method)
+    if "recipe" in inspect.signature(factory).parameters:
         changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
         settings = {n: v for n, v in settings.items() if n not in changed}
         if recipe or changed:
             fields = {n.removeprefix("recipe."): v for n, v in changed.items()}
             settings.setdefault("recipe", {**(recipe or {"epochs": 200}), **fields})
-    if unknown := [name for name in settings if name not in known]:
-        raise InvalidArgumentError(
-            "settings", unknown[0], f"{method} has no such setting; {near_names(unknown[0], known)}"
-        )
-    settings = {name: _settled(value) for name, value in settings.items()}
-    for name, value in settings.items():
-        if (annotation := known[name].annotation) is not inspect.Parameter.empty:
-            check(name, value, annotation)
-    return _built(method, settings)
-
-
-def _settled(value: Any) -> Any:
-    """A value of YAML or JSON as factories take it: a tuple for a list."""
-    if isinstance(value, list):
-        return tuple(_settled(one) for one in value)
-    return value.item() if isinstance(value, np.generic) else value
+    return _built(method, checked(factory, method, settings))
 
 
 def defaults(method: str) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""The measurements by name: ours, and those of other packages.
+
+Another package adds one by an entry point, or a script by one call of `register`:
+
+    [project.entry-points."ignpx.measures"]
+    margin = "their_package.measurements:margin"
+
+Its factory returns an `ignpx.audit.Measure`; every setting has a default and can be given by name.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from ignpx._support.registry import Registry
+from ignpx._support.settings import check_factory, checked
+from ignpx.audit.activation_distance import activation_distance
+from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
+from ignpx.errors import InvalidArgumentError
+
+# A factory of hyperparameters for each of ours; the contract tests hold every one of them.
+MEASURES: dict[str, Callable[..., Measure]] = {
+    "activation-distance": activation_distance,
+}
+
+_REGISTRY = Registry("measure", "ignpx.measures", MEASURES, partial(check_factory, "measure"))
+
+
+def register(name: str, factory: Callable[..., Measure]) -> None:
+    """Adds a measurement, for as long as the process runs, to what `build` knows.
+
+    Args:
+      name: as configs and the command line call it.
+      factory: returns a `Measure`; all its arguments have defaults and can be given by name.
+
+    Raises:
+      InvalidArgumentError: if the name is taken or is no name, or the factory cannot be used.
+    """
+    _REGISTRY.register(name, factory)
+
+
+def list_measures(pattern: str = "*") -> list[str]:
+    """The names of the measurements, those of other packages among them.
+
+    Args:
+      pattern: of names, as of files: `membership-*`.
+    """
+    return _REGISTRY.matching(pattern)
+
+
+def build(name: str, settings: Mapping[str, Any] | None = None) -> Measure:
+    """Builds a measurement from its name and settings.
+
+    Raises:
+      InvalidArgumentError: if the name or a setting is unknown, or a value is of another type than
+        the factory's annotation, or the package that brings it cannot be imported.
+    """
+    factory = _REGISTRY.find(name)
+    measure = factory(**checked(factory, name, settings or {}))
+    if not isinstance(measure, Measure):
+        raise InvalidArgumentError(
+            "measure",
+            name,
+            f"its factory returns a {type(measure).__name__}; it must return an "
+            "ignpx.audit.Measure",
+        )
+    return measure
+
+
+class Described(NamedTuple):
+    """A measurement in words.
+
+    Attributes:
+      name: as `build` takes it.
+      title: what it measures.
+      paper: who introduced it, or who reports it.
+      needs: models and data beside the model itself.
+      unit: of its value.
+      range: the smallest and the largest possible value.
+      better: `lower`, `higher` or `retrained`, see `Measure`.
+      null: the value where there is nothing to find; None if it is a retrained model's.
+      settings: its hyperparameters with their defaults.
+    """
+
+    name: str
+    title: str
+    paper: str
+    needs: tuple[str, ...]
+    unit: str
+    range: tuple[float, float]
+    better: str
+    null: float | None
+    settings: dict[str, Any]
+
+
+def describe(name: str) -> Described:
+    """Describes a measurement as it is with its defaults.
+
+    Raises:
+      InvalidArgumentError: if there is none of this name.
+    """
+    one, known = build(name), inspect.signature(_REGISTRY.find(name)).parameters
+    settings = {setting: parameter.default for setting, parameter in known.items()}
+    ends = (one.low, one.high)
+    return Described(
+        name, one.title, one.paper, one.needs, one.unit, ends, one.better, one.null, settings
+    )
+
+
+def measure(
+    evidence: Evidence, measures: Sequence[str] | Mapping[str, Measure]
+) -> dict[str, Finding | NotMeasuredError]:
+    """Measures a model by several measurements.
+
+    Args:
+      evidence: the model, what it is compared with, and the data.
+      measures: names, or measurements by a name of the caller's own.
+
+    Returns:
+      What each found, or why it has no value here: a model or data that it needs is missing, or
+      there are too few samples.
+
+    Raises:
+      InvalidArgumentError: if a name is unknown, or a model returns logits that are not finite.
+    """
+    chosen = measures if isinstance(measures, Mapping) else {n: build(n) for n in measures}
+    found: dict[str, Finding | NotMeasuredError] = {}
+    for name, one in chosen.items():
+        try:
+            found[name] = one(evidence)
+        except NotMeasuredError as error:
+            found[name] = error
+    return found

@@ -1,0 +1,94 @@
+"""The contract of all measurements, and each beside a value that was found otherwise."""
+
+import math
+
+import numpy as np
+import pytest
+
+import evidence
+from ignpx import InvalidArgumentError, audit
+from ignpx.audit import Evidence, NotMeasuredError
+from ignpx.audit.activation_distance import distances
+from ignpx.audit.registry import MEASURES
+
+# Those that compare with a retrained model, and what they say of two retrainings at most, as a
+# share of what they say of a model that knows the class.
+COMPARING = {"activation-distance": 0.3}
+
+
+@pytest.mark.parametrize("name", sorted(MEASURES))
+def test_is_described(name):
+    one = audit.describe(name)
+    assert one.title
+    assert one.paper
+    assert one.range[0] < one.range[1]
+    assert one.null is None or one.range[0] <= one.null <= one.range[1]
+
+
+@pytest.mark.parametrize("name", sorted(MEASURES))
+def test_is_within_its_range_and_interval(name):
+    original, retrained, _ = evidence.models_of_digits()
+    found = audit.build(name)(evidence.of_digits(original, retrained))
+    low, high = audit.describe(name).range
+    assert low <= found.value <= high
+    assert math.isnan(found.low) or low <= found.low <= found.value <= found.high <= high
+
+
+@pytest.mark.parametrize("name", sorted(COMPARING))
+def test_tells_a_model_that_knows_the_class_from_two_retrainings(name):
+    original, first, second = evidence.models_of_digits()
+    knows = audit.build(name)(evidence.of_digits(original, first))
+    alike = audit.build(name)(evidence.of_digits(second, first))
+    null = audit.describe(name).null
+    assert abs(alike.value - null) < COMPARING[name] * abs(knows.value - null)
+    assert knows.low > alike.high
+
+
+def test_without_what_it_needs():
+    model = evidence.reader(2)
+    with pytest.raises(NotMeasuredError, match="retrained, forget_test"):
+        audit.build("activation-distance")(Evidence(model))
+    found = audit.measure(Evidence(model), ["activation-distance"])
+    assert isinstance(found["activation-distance"], NotMeasuredError)
+
+
+def test_too_few_samples():
+    model = evidence.reader(2)
+    given = Evidence(model, retrained=model, forget_test=evidence.logits([[0.0, 1.0]]))
+    with pytest.raises(NotMeasuredError, match="at least 2 are needed"):
+        audit.build("activation-distance")(given)
+
+
+def test_logits_that_are_not_finite():
+    model = evidence.reader(2)
+    broken = model.replace(params={"bias": np.array([np.nan, 0.0], np.float32)})
+    samples = evidence.logits([[0.0, 1.0], [1.0, 0.0]])
+    with pytest.raises(InvalidArgumentError, match="2 of 2 samples of forget_test"):
+        Evidence(broken, forget_test=samples).logits("model", "forget_test")
+
+
+def test_models_of_other_classes():
+    with pytest.raises(InvalidArgumentError, match="input_shape"):
+        Evidence(evidence.reader(2), retrained=evidence.reader(3))
+
+
+def test_logits_are_computed_once(monkeypatch):
+    model = evidence.reader(2)
+    given = Evidence(model, original=model, forget_test=evidence.logits([[0.0, 1.0]]))
+    first = given.logits("model", "forget_test")
+    assert given.of(model).logits("original", "forget_test") is first
+
+
+def test_unknown_names_and_settings():
+    with pytest.raises(InvalidArgumentError, match="did you mean activation-distance"):
+        audit.build("activation_distance")
+    with pytest.raises(InvalidArgumentError, match="has no such setting"):
+        audit.build("activation-distance", {"parts": "forget_test"})
+    with pytest.raises(InvalidArgumentError, match="must be"):
+        audit.build("activation-distance", {"part": "all"})
+
+
+def test_activation_distance_by_hand():
+    # Certain of class 0, and undecided: (1, 0) - (1/2, 1/2) has length 1/sqrt(2).
+    found = distances(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.5, 0.5]]))
+    np.testing.assert_allclose(found, [math.sqrt(0.5), 0.0])
