@@ -349,6 +349,15 @@ def test_a_model_whose_metrics_are_damaged_is_trained_again(few, its_models, tmp
     assert len(warnings) == len({model.id for cell, _ in whole.results for model in cell.models})
 
 
+def test_what_a_killed_training_left_beside_its_model_is_removed(few, its_models, tmp_path):
+    """A process may be killed while it removes the folder that it worked in."""
+    path, *_ = few
+    (model, *_) = models_in(its_models)
+    (left := its_models / f".{model.name}.ignpx" / "resume").mkdir(parents=True)
+    run.run(path, tmp_path / "out", models=its_models)
+    assert not left.parent.exists()
+
+
 def test_results_of_another_config(undisturbed, bench):
     _, out, _ = undisturbed
     with pytest.raises(InvalidArgumentError, match=r"another config.*name another directory"):

@@ -60,6 +60,9 @@ def trained(
     """
     path = directory / model.id
     if _sound(path, model):
+        # Of a process killed after its model was in place; one that still writes holds a lock.
+        with contextlib.suppress(InvalidArgumentError):
+            workdir.tidy(path)
         return path
     with locked(directory, model.id):
         if not _sound(path, model):
