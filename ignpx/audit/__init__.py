@@ -2,10 +2,11 @@
 
 from ignpx.audit.accuracy import ClassCounts, count_correct
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
-from ignpx.audit.forgetting_rate import ForgettingRates, forgetting_rates, similarity
+from ignpx.audit.forgetting_rate import ForgettingRates, forgetting_rates
 from ignpx.audit.inversion import Inversion, invert
 from ignpx.audit.membership import Membership, entropies, membership_inference
 from ignpx.audit.registry import Described, build, describe, list_measures, measure, register
+from ignpx.audit.similarity import similarity
 from ignpx.audit.unlearning_degree import Parting, UnlearningDegree, unlearning_degree
 from ignpx.audit.verdict import doubts
 

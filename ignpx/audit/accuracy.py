@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks
+from ignpx.audit import intervals
 from ignpx.audit.batches import in_batches
+from ignpx.audit.contract import Evidence, Finding, Measure, Model, Part
 from ignpx.classifier import Classifier
 from ignpx.samples import Samples, check
 
@@ -71,6 +73,56 @@ def count_correct(
         for kept in (labels[predicted == labels], labels)
     )
     return ClassCounts(correct, total)
+
+
+def correct(evidence: Evidence, name: Model, part: Part) -> tuple[int, int]:
+    """How many samples of a part a model classifies correctly, and how many there are."""
+    right = evidence.logits(name, part).argmax(axis=-1) == evidence.labels(part)
+    return int(right.sum()), len(right)
+
+
+def forget_accuracy(*, part: Part = "forget_test") -> Measure:
+    """The share of what was forgotten that is classified correctly; Wilson's interval.
+
+    A model that was retrained without a class has 0, one retrained without single samples about its
+    accuracy on test samples.
+
+    Args:
+      part: the samples, by default the test samples of the forgotten classes.
+    """
+    return Measure(
+        lambda evidence: _share_correct(evidence, part),
+        title="Forget accuracy",
+        paper="all; on test samples in SSD, JiT and IGNP, on training samples in Zuo et al.",
+        needs=(part,),
+        unit="share",
+        low=0.0,
+        high=1.0,
+        better="retrained",
+    )
+
+
+def retain_accuracy(*, part: Part = "retain_test") -> Measure:
+    """The share of what was to be kept that is classified correctly; Wilson's interval.
+
+    Args:
+      part: the samples, by default the test samples of the other classes.
+    """
+    return Measure(
+        lambda evidence: _share_correct(evidence, part),
+        title="Retain accuracy",
+        paper="all; on test samples in SSD, JiT and IGNP, on training samples in Zuo et al.",
+        needs=(part,),
+        unit="share",
+        low=0.0,
+        high=1.0,
+        better="higher",
+    )
+
+
+def _share_correct(evidence: Evidence, part: Part) -> Finding:
+    right, total = correct(evidence, "model", part)
+    return Finding(right / total, *intervals.of_share(right, total), {"samples": total})
 
 
 @jax.jit

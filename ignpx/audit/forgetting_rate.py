@@ -1,20 +1,18 @@
-"""Forgetting rate, memory retention rate and similarity, Zuo et al., Section 4.2.
+"""Forgetting rate and memory retention rate, Zuo et al., Section 4.2.
 
-All three are for samples drawn at random, and take accuracies on *training* samples. A model that
+Both are for samples drawn at random, and take accuracies on *training* samples. A model that
 never saw the forget set still classifies most of it, so compare the rates with those of a retrained
 model. The rates are shares; the paper's tables have per cent.
 """
 
+import math
 from typing import NamedTuple
 
-import jax
-import numpy as np
-
-from ignpx._support import batching, checks
+from ignpx.audit import accuracy, intervals
 from ignpx.audit.accuracy import count_correct
+from ignpx.audit.contract import Evidence, Finding, Measure, Part
 from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError
-from ignpx.losses import jensen_shannon
 from ignpx.samples import Samples, check
 
 
@@ -77,38 +75,57 @@ def forgetting_rates(
     return ForgettingRates((before - after) / before, kept / before, before, after, kept)
 
 
-def similarity(
-    classifier: Classifier, reference: Classifier, samples: Samples, *, batch_size: int = 500
-) -> float:
-    """One minus the mean Jensen-Shannon divergence of two models' predictions, 0 to 1.
+def forgetting_rate(*, part: Part = "forget_train") -> Measure:
+    """The forgetting rate, Equation 15: one minus the ratio of the accuracies after and before.
+
+    Its interval takes the two accuracies for independent. They are of the same samples, so that it
+    is wide rather than narrow. To the paper higher is better; of samples drawn at random a
+    retrained model classifies most, so that its rate is the one to reach.
 
     Args:
-      classifier: the unlearned model, in evaluation mode.
-      reference: the model to compare with, in the paper one retrained without the forget set.
-      samples: samples to compare on, in the paper the forget set; labels are not used.
-      batch_size: images per device call.
-
-    Raises:
-      InvalidArgumentError: if there are no samples, they do not fit the classifier (see
-        `ignpx.samples.check`), or the models have other numbers of classes.
+      part: the samples, in the paper those that were to be forgotten.
     """
-    check_handle(classifier)
-    check_handle(reference, "reference")
-    if reference.num_classes != classifier.num_classes:
-        raise InvalidArgumentError(
-            "reference.num_classes",
-            reference.num_classes,
-            f"the classifier has {classifier.num_classes}; compare models of the same classes",
-        )
-    samples = check(check(samples, classifier), reference)
-    checks.whole(batch_size=batch_size)
-    count = len(samples.images)
-    chunks = batching.microbatches(np.asarray(samples.images), min(batch_size, count))
-    found = np.concatenate([_divergences(classifier, reference, chunk) for chunk in chunks])
-    return float(1 - found[:count].mean(dtype=np.float64))
+
+    def measure(evidence: Evidence) -> Finding:
+        before = accuracy.correct(evidence, "original", part)
+        after = accuracy.correct(evidence, "model", part)
+        low, high = intervals.of_ratio(*after, *before)
+        return Finding(1 - after[0] / before[0], 1 - high, 1 - low)
+
+    return Measure(
+        measure,
+        title="Forgetting rate",
+        paper="Zuo et al.",
+        needs=("original", part),
+        unit="ratio",
+        low=-math.inf,
+        high=1.0,
+        better="retrained",
+    )
 
 
-@jax.jit
-def _divergences(classifier: Classifier, reference: Classifier, images: jax.Array) -> jax.Array:
-    first, second = (model.logits(model.preprocess(images)) for model in (classifier, reference))
-    return jensen_shannon(first, second)
+def retention_rate(*, part: Part = "retain_train", before_part: Part = "forget_train") -> Measure:
+    """The memory retention rate, Equation 16.
+
+    Args:
+      part: the samples whose accuracy after unlearning counts.
+      before_part: the samples whose accuracy before unlearning it is divided by, in the paper the
+        forgotten ones.
+    """
+
+    def measure(evidence: Evidence) -> Finding:
+        before = accuracy.correct(evidence, "original", before_part)
+        after = accuracy.correct(evidence, "model", part)
+        ends = intervals.of_ratio(*after, *before)
+        return Finding(after[0] / after[1] / (before[0] / before[1]), *ends)
+
+    return Measure(
+        measure,
+        title="Memory retention rate",
+        paper="Zuo et al.",
+        needs=("original", part, before_part),
+        unit="ratio",
+        low=0.0,
+        high=math.inf,
+        better="higher",
+    )

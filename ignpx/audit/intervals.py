@@ -1,7 +1,8 @@
 """95 % intervals of measurements, over the samples that they are taken on."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,14 @@ from ignpx.audit.contract import at_least
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def of_share(successes: int, total: int) -> tuple[float, float]:
@@ -25,6 +34,71 @@ def of_share(successes: int, total: int) -> tuple[float, float]:
     at_least("samples", total, 1)
     found = binomtest(successes, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
+
+
+def of_ratio(
+    successes: int, total: int, base_successes: int, base_total: int
+) -> tuple[float, float]:
+    """The interval of the ratio of two shares, from Wilson's of each (MOVER-R, Newcombe 2016).
+
+    Two shares of the same samples that rise and fall together have a narrower one.
+
+    Args:
+      successes: of the share above the line, 0 to `total`.
+      total: its samples, at least 1.
+      base_successes: of the share below the line, 1 to `base_total`.
+      base_total: its samples, at least 1.
+    """
+    at_least("samples that the original model classifies correctly", base_successes, 1)
+    share, base = successes / total, base_successes / base_total
+    low, high = of_share(successes, total)
+    base_low, base_high = of_share(base_successes, base_total)
+
+    middle = share * base
+    below = low * (2 * share - low), base_high * (2 * base - base_high)
+    above = high * (2 * share - high), base_low * (2 * base - base_low)
+    roots = [math.sqrt(max(middle**2 - math.prod(ends), 0.0)) for ends in (below, above)]
+    # (middle - root) / below[1] in a form that does not cancel.
+    return below[0] / (middle + roots[0]) if low else 0.0, (middle + roots[1]) / above[1]
+
+
+def of_balanced_accuracy(hits: int, total: int, hits_of_others: int, others: int) -> Interval:
+    """The mean of two independent shares, with an interval from Wilson's of each (Newcombe 1998).
+
+    Args:
+      hits: positive samples that are recognised.
+      total: all positive samples.
+      hits_of_others: negative samples that are recognised.
+      others: all negative samples.
+    """
+    parts = [(hits / total, of_share(hits, total))]
+    parts.append((hits_of_others / others, of_share(hits_of_others, others)))
+    value = sum(share for share, _ in parts) / 2
+    below = math.hypot(*(share - low for share, (low, _) in parts)) / 2
+    above = math.hypot(*(high - share for share, (_, high) in parts)) / 2
+    return Interval(value, value - below, value + above)
+
+
+def of_auc(positive: np.ndarray, negative: np.ndarray) -> Interval:
+    """The area under the ROC curve, with the interval of DeLong et al. 1988.
+
+    It is the share of pairs of a positive and a negative sample in which the positive one has the
+    higher score; ties count half.
+
+    Args:
+      positive: `(N,)` scores, N at least 2.
+      negative: `(M,)` scores, M at least 2.
+    """
+    from scipy.stats import norm, rankdata
+
+    for scores in (positive, negative):
+        at_least("samples", len(scores), 2)
+    ranks = rankdata(np.concatenate([positive, negative]))
+    above = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
+    below = 1 - (ranks[len(positive) :] - rankdata(negative)) / len(positive)
+    variance = np.var(above, ddof=1) / len(positive) + np.var(below, ddof=1) / len(negative)
+    value, half = above.mean(), norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(variance)
+    return Interval(float(value), float(max(0, value - half)), float(min(1, value + half)))
 
 
 def of_mean(values: np.ndarray, seed: int) -> tuple[float, float]:

@@ -6,13 +6,17 @@ prediction separates members from other samples. A classifier of that number is 
 training samples and test samples, and then applied to the forget samples.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks
+from ignpx.audit import intervals
+from ignpx.audit.attack import Kind, called_members, fit, quality, test_parts
 from ignpx.audit.batches import in_batches
+from ignpx.audit.contract import Evidence, Finding, Measure, Part
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import entropy
@@ -43,7 +47,7 @@ def membership_inference(
     retain_train: Samples,
     test: Samples,
     forget_train: Samples,
-    attack: Literal["logistic", "svc"] = "logistic",
+    attack: Kind = "logistic",
     batch_size: int = 500,
 ) -> Membership:
     """Fits the attack to retained training and test samples, and applies it to forget samples.
@@ -73,18 +77,68 @@ def membership_inference(
     sets = {"retain_train": retain_train, "test": test, "forget_train": forget_train}
     sets = {name: check(samples, classifier, name) for name, samples in sets.items()}
     members, others, asked = (
-        _finite_entropies(name, classifier, samples, batch_size) for name, samples in sets.items()
+        _finite_entropies(name, classifier, kept, batch_size) for name, kept in sets.items()
     )
-    model = _attack_model(attack)
-    model.fit(
-        np.concatenate([members, others])[:, None],
-        np.concatenate([np.ones(len(members), int), np.zeros(len(others), int)]),
-    )
+    return attacked(members, others, asked, attack)
+
+
+def attacked(
+    members: np.ndarray,
+    others: np.ndarray,
+    asked: np.ndarray,
+    attack: Kind = "logistic",
+) -> Membership:
+    """Fits the attack to entropies of members and of others, and asks it about more.
+
+    Args:
+      members: `(N,)` entropies of training samples.
+      others: `(M,)` entropies of other samples.
+      asked: `(K,)` entropies of the samples in question.
+      attack: see `membership_inference`.
+    """
+    model = fit(attack, members, others)
     found, mistaken, share = (
-        float(np.mean(model.predict(values[:, None]))) for values in (members, others, asked)
+        called_members(model, values) / len(values) for values in (members, others, asked)
     )
     flipped = bool(model.coef_[0, 0] > 0) if attack == "logistic" else None
     return Membership(share, (found + 1.0 - mistaken) / 2.0, flipped)
+
+
+def mia(*, attack: Kind = "logistic") -> Measure:
+    """The share of the forgotten training samples that the attack calls members.
+
+    Its value to reach is that of a retrained model. The attack is fitted to all retained training
+    samples and all test samples. `details` has `balanced_accuracy` and `auc` on samples that it was
+    not fitted to (see `ignpx.audit.attack.quality`), and as `flipped` 1.0 if it takes a higher
+    entropy as a sign of membership.
+
+    Args:
+      attack: see `membership_inference`.
+    """
+
+    def measure(evidence: Evidence) -> Finding:
+        def of(*parts: Part) -> np.ndarray:
+            logits = [evidence.logits("model", part) for part in parts]
+            return np.asarray(entropy(jnp.asarray(np.concatenate(logits))), np.float64)
+
+        members, others, asked = of("retain_train"), of(*test_parts(evidence)), of("forget_train")
+        details = quality(attack, members, others, evidence.seed)
+        found = attacked(members, others, asked, attack)
+        if found.flipped is not None:
+            details["flipped"] = float(found.flipped)
+        ends = intervals.of_share(round(found.share * len(asked)), len(asked))
+        return Finding(found.share, *ends, details)
+
+    return Measure(
+        measure,
+        title="Membership inference",
+        paper="Chundawat et al. 2023b; SSD, JiT, UISPS",
+        needs=("retain_train", "retain_test", "forget_train"),
+        unit="share",
+        low=0.0,
+        high=1.0,
+        better="retrained",
+    )
 
 
 def entropies(classifier: Classifier, samples: Samples, *, batch_size: int = 500) -> np.ndarray:
@@ -123,15 +177,3 @@ def _finite_entropies(
             "the model breaks down on these samples; restore a sound checkpoint",
         )
     return values
-
-
-def _attack_model(attack: str) -> Any:
-    # scikit-learn is slow to import, and no other audit needs it.
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.svm import SVC
-
-    if attack == "svc":
-        return SVC(C=3, gamma="auto", kernel="rbf")
-    # Balanced, because there are several times as many training samples as test samples: otherwise
-    # calling every sample a member would minimise the loss well.
-    return LogisticRegression(class_weight="balanced", solver="lbfgs")

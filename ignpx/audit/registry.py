@@ -15,13 +15,52 @@ from typing import Any, NamedTuple
 
 from ignpx._support.registry import Registry
 from ignpx._support.settings import check_factory, checked
+from ignpx.audit.acceleration import acceleration
+from ignpx.audit.accuracy import forget_accuracy, retain_accuracy
 from ignpx.audit.activation_distance import activation_distance
+from ignpx.audit.agreement import agreement, completeness
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
+from ignpx.audit.entropy_test import entropy_test
+from ignpx.audit.forgetting_rate import forgetting_rate, retention_rate
+from ignpx.audit.interclass_confusion import interclass_confusion
+from ignpx.audit.layer_distance import layer_distance
+from ignpx.audit.membership import mia
+from ignpx.audit.membership_loss import membership_loss
+from ignpx.audit.membership_salun import (
+    membership_confidence,
+    membership_correctness,
+    membership_entropy,
+    membership_modified_entropy,
+)
+from ignpx.audit.predictions import predictions
+from ignpx.audit.similarity import js_similarity
+from ignpx.audit.total_variation import total_variation
+from ignpx.audit.zrf import zrf
 from ignpx.errors import InvalidArgumentError
 
 # A factory of hyperparameters for each of ours; the contract tests hold every one of them.
 MEASURES: dict[str, Callable[..., Measure]] = {
+    "acceleration": acceleration,
     "activation-distance": activation_distance,
+    "agreement": agreement,
+    "completeness": completeness,
+    "entropy-test": entropy_test,
+    "forget-accuracy": forget_accuracy,
+    "forgetting-rate": forgetting_rate,
+    "interclass-confusion": interclass_confusion,
+    "js-similarity": js_similarity,
+    "layer-distance": layer_distance,
+    "membership-confidence": membership_confidence,
+    "membership-correctness": membership_correctness,
+    "membership-entropy": membership_entropy,
+    "membership-loss": membership_loss,
+    "membership-modified-entropy": membership_modified_entropy,
+    "mia": mia,
+    "predictions": predictions,
+    "retain-accuracy": retain_accuracy,
+    "retention-rate": retention_rate,
+    "total-variation": total_variation,
+    "zrf": zrf,
 }
 
 _REGISTRY = Registry("measure", "ignpx.measures", MEASURES, partial(check_factory, "measure"))
