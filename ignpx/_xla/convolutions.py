@@ -59,13 +59,22 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
     def replaced(*arguments: Any) -> Any:
         if jax.default_backend() != "cpu":
             return function(*arguments)
+        return _evaluated(function, _rule)(*arguments)
+
+    return replaced
+
+
+def _evaluated(function: Callable[..., Any], rule: jaxprs.Rule) -> Callable[..., Any]:
+    """The same function, with the equations of its jaxpr evaluated by a rule."""
+
+    def evaluated(*arguments: Any) -> Any:
         jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
         leaves = jax.tree.leaves(arguments)
         # Rematerialised functions stay as they are, to keep their use of memory.
-        outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, leaves, _rule, into=jaxprs.CALLS)
+        outputs = jaxprs.walk(jaxpr.jaxpr, jaxpr.consts, leaves, rule, into=jaxprs.CALLS)
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
-    return replaced
+    return evaluated
 
 
 def grad(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -80,16 +89,14 @@ def value_and_grad(function: Callable[..., Any], **options: Any) -> Callable[...
 
 def bind(equation: jaxprs.Equation, values: Sequence[Any]) -> Sequence[Any]:
     """The results of an equation, by a faster form if there is one, else by `jaxprs.bind`."""
-    if jax.default_backend() == "cpu" and _is_plain(equation):
+    if jax.default_backend() != "cpu" or not _is_replaced(equation):
+        return jaxprs.bind(equation, values)
+    if _is_plain(equation):
         kernel = equation.invars[1].aval.shape
         channels, *window = (kernel[axis] for axis in equation.params["dimension_numbers"][1][1:])
         if channels <= MOST_CHANNELS and channels * math.prod(window) <= MOST_TERMS:
             return [_of_few_channels(equation, *values)]
-        if equation.params["window_strides"][0] == 1 or math.prod(window) <= MOST_PLACES:
-            return [_of_many_channels(equation)(*values)]
-    if jax.default_backend() == "cpu" and _can_be_flipped(equation):
-        return [_of_any_kind(equation)(*values)]
-    return jaxprs.bind(equation, values)
+    return [_of_many_channels(equation)(*values)]
 
 
 def _rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
@@ -127,95 +134,76 @@ def _bodies(equation: jaxprs.Equation) -> Iterator[Any]:
         yield getattr(inner, "jaxpr", inner)
 
 
-def _is_plain(equation: jaxprs.Equation) -> bool:
-    if not _can_be_flipped(equation):
-        return False
-    params, images = equation.params, equation.invars[0].aval
-    return (
-        images.ndim == 4
-        and images.dtype == jnp.float32
-        and params["feature_group_count"] == 1
-        and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
-    )
-
-
-def _can_be_flipped(equation: jaxprs.Equation) -> bool:
+def _is_replaced(equation: jaxprs.Equation) -> bool:
     if equation.primitive.name != jaxprs.CONVOLUTION:
         return False
     images, kernel, out = (one.aval for one in (*equation.invars, *equation.outvars))
     return (
         min(images.size, out.size) > 0
-        and equation.params["batch_group_count"] == 1
         and images.dtype == kernel.dtype == out.dtype
         and jnp.issubdtype(out.dtype, jnp.floating)
     )
 
 
-def _of_any_kind(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """XLA's convolution of any rank, dtype, dilation and groups, with another gradient in images.
-
-    The gradient is a convolution with the flipped kernel. The kernel is flipped separately, see
-    `_flipped`.
-    """
-
-    def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jaxprs.bind(equation, [images, kernel])[0]
-
-    def forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-        return value(images, kernel), (images, kernel)
-
-    def backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, kernel = saved
-        _, in_kernel = jax.vjp(lambda kernel: value(images, kernel), kernel)
-        into, _, out = equation.params["dimension_numbers"]
-        sides = [images.shape[axis] for axis in into[2:]]
-        window, cotangents = _window(equation, kernel), _to_nhwc(out, cotangent)
-        in_images = _by_flipping(equation, cotangents, window, sides)
-        return _from_nhwc(into, in_images), in_kernel(cotangent)[0]
-
-    convolution = jax.custom_vjp(value)
-    convolution.defvjp(forward, backward)
-    return convolution
-
-
-def _by_flipping(
-    equation: jaxprs.Equation, cotangents: jax.Array, window: jax.Array, sides: Sequence[int]
-) -> jax.Array:
-    """The gradient in images `(N, *sides, channels)`: a convolution with the flipped kernel."""
-    params, rank = equation.params, len(sides)
-    edges = []
-    for axis, (side, (low, _)) in enumerate(zip(sides, params["padding"], strict=True)):
-        reach = (window.shape[axis] - 1) * params["rhs_dilation"][axis]
-        spread = (side - 1) * params["lhs_dilation"][axis]
-        span = (cotangents.shape[1 + axis] - 1) * params["window_strides"][axis]
-        edges.append((reach - low, spread + low - span))
-    places = tuple(range(rank))
-    numbers = jax.lax.ConvDimensionNumbers(
-        lhs_spec=(0, rank + 1, *(place + 1 for place in places)),
-        rhs_spec=(rank + 1, rank, *places),
-        out_spec=(0, rank + 1, *(place + 1 for place in places)),
+def _is_plain(equation: jaxprs.Equation) -> bool:
+    params, images = equation.params, equation.invars[0].aval
+    return (
+        images.ndim == 4
+        and images.dtype == jnp.float32
+        and params["feature_group_count"] == params["batch_group_count"] == 1
+        and set(params["lhs_dilation"]) == set(params["rhs_dilation"]) == {1}
     )
-    return jax.lax.conv_general_dilated(
-        cotangents,
-        _flipped_in_groups(window, params["feature_group_count"]),
-        params["lhs_dilation"],
-        edges,
-        lhs_dilation=params["window_strides"],
-        rhs_dilation=params["rhs_dilation"],
-        dimension_numbers=numbers,
-        feature_group_count=params["feature_group_count"],
+
+
+def _in_order(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution in the only order of axes for which XLA's CPU backend has fast code.
+
+    XLA transposes the operands itself outside of loops, but not within them, and computes a
+    convolution in any other order 3 to 40 times slower. It has no fast code for groups of images
+    either: they become groups of channels.
+    """
+    params, rank = equation.params, images.ndim - 2
+    into, _, out = params["dimension_numbers"]
+    images, window = _to_nhwc(into, images), _window(equation, kernel)
+    parts, padding, dilation = (
+        params[name] for name in ("batch_group_count", "padding", "lhs_dilation")
+    )
+    grouped = images.reshape(parts, -1, *images.shape[1:])
+    images = jnp.moveaxis(grouped, 0, -2).reshape(*grouped.shape[1:-1], -1)
+    if math.prod(images.shape[1:-1]) < math.prod(window.shape[:rank]):
+        # XLA would exchange images and kernel, and leave the order.
+        images = _spread(images, padding, dilation)
+        padding, dilation = [(0, 0)] * rank, [1] * rank
+    sides = range(1, rank + 1)
+    result = jax.lax.conv_general_dilated(
+        images,
+        window,
+        params["window_strides"],
+        padding,
+        dilation,
+        params["rhs_dilation"],
+        jax.lax.ConvDimensionNumbers(
+            (0, rank + 1, *sides), (rank + 1, rank, *range(rank)), (0, rank + 1, *sides)
+        ),
+        feature_group_count=params["feature_group_count"] * parts,
         precision=params["precision"],
     )
+    return _from_nhwc(out, result)
 
 
-@functools.partial(noinline, static=(1,))
-def _flipped_in_groups(kernel: jax.Array, groups: int) -> jax.Array:
-    """`_flipped` of each group: `(*window, features / groups, channels)`."""
-    *window, channels, features = kernel.shape
-    kernel = jnp.flip(kernel, tuple(range(len(window))))
-    kernel = kernel.reshape(*window, channels, groups, features // groups)
-    flipped = jnp.moveaxis(kernel, (-1, -2, -3), (-3, -2, -1))
-    return flipped.reshape(*window, features // groups, groups * channels)
+@functools.partial(noinline, static=(1, 2))
+def _spread(
+    images: jax.Array, padding: Sequence[tuple[int, int]], dilation: Sequence[int]
+) -> jax.Array:
+    """Images `(N, *sides, channels)` with the zeros of a padding and a dilation."""
+    edges = [(low, high, step - 1) for (low, high), step in zip(padding, dilation, strict=True)]
+    return jax.lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+
+
+def _order(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
+    if equation.primitive.name == jaxprs.CONVOLUTION:
+        return [_in_order(equation, *values)]
+    return jaxprs.bind(equation, values)
 
 
 def _of_few_channels(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -225,30 +213,56 @@ def _of_few_channels(equation: jaxprs.Equation, images: jax.Array, kernel: jax.A
 
 
 def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """XLA's convolution, with another gradient in the kernel."""
+    """The convolution and its gradients in the fast order of axes.
+
+    A product of matrices gives the gradient in the kernel where it is faster.
+    """
 
     def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jaxprs.bind(equation, [images, kernel])[0]
+        return _in_order(equation, images, kernel)
 
     def forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
         return value(images, kernel), (images, kernel)
 
     def backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         images, kernel = saved
-        into, spec, out = equation.params["dimension_numbers"]
-        strides = tuple(equation.params["window_strides"])
-        window, cotangents = _window(equation, kernel), _to_nhwc(out, cotangent)
-        gradient = _in_kernel(_padded(equation, images), cotangents, window.shape, strides)
-        sides = [images.shape[axis] for axis in into[2:]]
-        in_images = _in_images(cotangents, window, sides, equation.params["padding"], strides)
-        return (
-            _from_nhwc(into, in_images),
-            gradient.transpose(_inverse((*spec[2:], spec[1], spec[0]))),
+        (in_images,) = _transposed(lambda one: jaxprs.bind(equation, [one, kernel])[0], images)(
+            cotangent
         )
+        if _has_product(equation):
+            return in_images, _by_product(equation, images, kernel, cotangent)
+        (in_kernel,) = _transposed(lambda one: jaxprs.bind(equation, [images, one])[0], kernel)(
+            cotangent
+        )
+        return in_images, in_kernel
 
     convolution = jax.custom_vjp(value)
     convolution.defvjp(forward, backward)
     return convolution
+
+
+def _transposed(
+    linear: Callable[[jax.Array], jax.Array], operand: jax.Array
+) -> Callable[[jax.Array], Sequence[jax.Array]]:
+    """The transpose of a linear function, with its convolutions in the fast order of axes."""
+    return _evaluated(jax.linear_transpose(linear, operand), _order)
+
+
+def _has_product(equation: jaxprs.Equation) -> bool:
+    spec = equation.params["dimension_numbers"][1]
+    window = [equation.invars[1].aval.shape[axis] for axis in spec[2:]]
+    return _is_plain(equation) and (
+        equation.params["window_strides"][0] == 1 or math.prod(window) <= MOST_PLACES
+    )
+
+
+def _by_product(
+    equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array, cotangent: jax.Array
+) -> jax.Array:
+    _, spec, out = equation.params["dimension_numbers"]
+    strides, shape = tuple(equation.params["window_strides"]), _window(equation, kernel).shape
+    gradient = _in_kernel(_padded(equation, images), _to_nhwc(out, cotangent), shape, strides)
+    return gradient.transpose(_inverse((*spec[2:], spec[1], spec[0])))
 
 
 def _padded(equation: jaxprs.Equation, images: jax.Array) -> jax.Array:
@@ -396,33 +410,6 @@ def _put(
             part = parts[..., channel * len(places) + number]
             sums[channel] = sums[channel] + jax.lax.pad(part, jnp.float32(0.0), edges)
     return jnp.stack(sums, axis=-1)
-
-
-def _in_images(
-    cotangents: jax.Array,
-    kernel: jax.Array,
-    sides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    strides: Strides,
-) -> jax.Array:
-    """The gradient in images `(N, H, W, channels)`: a convolution with the flipped kernel."""
-    edges = []
-    for axis, (side, (low, _), stride) in enumerate(zip(sides, padding, strides, strict=True)):
-        extent, span = kernel.shape[axis], (cotangents.shape[1 + axis] - 1) * stride + 1
-        edges.append((extent - 1 - low, side + low - span))
-    return jax.lax.conv_general_dilated(
-        cotangents, _flipped(kernel), (1, 1), edges, strides, dimension_numbers=NUMBERS
-    )
-
-
-@noinline
-def _flipped(kernel: jax.Array) -> jax.Array:
-    """The kernel, flipped in both directions and with channels and features exchanged.
-
-    It is `noinline`. XLA otherwise merges the transposition of a kernel that is constant in a loop
-    into the convolution, and has no fast convolution for that layout.
-    """
-    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
 def _in_kernel(
