@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         targets,
         training,
     )
+    from ignpx.audit import list_measures
     from ignpx.classifier import Classifier
     from ignpx.errors import (
         IgnpxError,
@@ -55,6 +56,7 @@ _HOMES = {
     "RecoveryWarning": "errors",
     "UnlearningError": "errors",
     "UnlearningWarning": "errors",
+    "list_measures": "audit",
     "list_methods": "methods",
     "Samples": "samples",
     "Changes": "unlearner",
@@ -102,6 +104,7 @@ __all__ = [
     "experiments",
     "gradients",
     "importance",
+    "list_measures",
     "list_methods",
     "losses",
     "methods",

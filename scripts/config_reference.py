@@ -19,14 +19,14 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ignpx._support import settings
-from ignpx.bench.config import BenchConfig, MethodEntry, ModelEntry
+from ignpx.bench.config import BenchConfig, MethodEntry, ModelEntry, Seeds
 from ignpx.experiments.config import DatasetConfig, ModelConfig, TrainConfig
 from ignpx.training import Recipe
 
 PLACE = pathlib.Path(__file__).parents[1] / "docs" / "config.md"
 SECTIONS = {
     "A training: `ignpx train CONFIG`": (TrainConfig, DatasetConfig, ModelConfig, Recipe),
-    "A benchmark: `ignpx bench CONFIG`": (BenchConfig, ModelEntry, MethodEntry),
+    "A benchmark: `ignpx bench CONFIG`": (BenchConfig, ModelEntry, MethodEntry, Seeds),
 }
 WORDS = {
     int: "integer",

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from ignpx.bench import published, tables
-from ignpx.bench.summary import QUANTITIES, over_classes, summarise
+from ignpx.bench.summary import BASE, over_classes, summarise
 
 # Classes of which the paper has each.
 HUNDRED = {"dataset": "cifar100", "model": "cifar_resnet18"}
@@ -19,6 +19,7 @@ def cell(**values):
         "method": "ignp",
         "settings": "{}",
         "forget": "0",
+        "training_seed": None,
         "seed": 0,
         "split": "test",
         "retain_accuracy_before": 0.99,
@@ -27,19 +28,19 @@ def cell(**values):
         "forget_accuracy": 0.0,
         "mia": float("nan"),
         "coverage": 0.03,
-        "inversion_judged": float("nan"),
-        "inversion_judged_retain": float("nan"),
         "seconds": 2.0,
         "seconds_compile": 5.0,
         "seconds_evaluation": 0.1,
         "error": "",
     }
     row = defaults | values
+    if row["training_seed"] is None:  # one seed for both
+        row["training_seed"] = row["seed"]
     return {"label": row["method"]} | row
 
 
 def failing(error, **values):
-    nothing = dict.fromkeys(QUANTITIES, float("nan"))
+    nothing = dict.fromkeys(BASE, float("nan"))
     return cell(**nothing, error=error, **values)
 
 

@@ -81,7 +81,7 @@ def test_an_id_depends_on_what_the_result_depends_on(bench):
         {"seed": 1},
         {"split": "validation"},
         {"steps": ((1,),)},
-        {"measures": ()},
+        {"measures": {}},
         {"method": "ignp"},
         {"training": one.training.model_copy(update={"training": recipe})},
     ):
@@ -99,7 +99,7 @@ def test_a_retrained_model_takes_its_recipe_from_the_original(bench):
     methods = {"retrain": {"method": "retrain", "settings": {"recipe.epochs": 3}}}
     entry = {"config": "digits.yaml"}
     cell = cells_of(bench(methods=methods, models=[entry], forget=[[0, 1]]))[0]
-    original, retrained = cell.models
+    original, retrained = cell.models.values()
     assert (original.without, retrained.without) == ((), (0, 1))
     assert (original.training.training.epochs, retrained.training.training.epochs) == (1, 3)
     assert retrained.training.training.learning_rate == 0.003

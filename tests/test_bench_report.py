@@ -66,8 +66,8 @@ class TestWrite:
         assert pd.read_csv(tmp_path / "classes.csv").columns[-1] == "published_after"
 
     def test_what_inversion_finds_is_shown(self, tmp_path):
-        inverted = cell(inversion_judged=0.125, inversion_judged_retain=0.5)
-        write(tmp_path, cells=pd.DataFrame([inverted]))
+        config = {"title": "x", "measures": ["inversion"]}
+        write(tmp_path, cells=pd.DataFrame([cell(inversion=0.125)]), config=config)
         for name in ("report.md", "report.html"):
             text = (tmp_path / name).read_text()
             assert "Inverted as the class, %" in text

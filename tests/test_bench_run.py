@@ -275,7 +275,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(bench, tmp_path, monkey
     run.run(path, tmp_path / "out", retry=True)
     assert len(tried) == 1
     # Nor is it forgotten because another process trains its model at first.
-    [model] = {model.id for cell, _ in ran.results for model in cell.models}
+    [model] = {model.id for cell, _ in ran.results for model in cell.models.values()}
     free, held = trained._sound, trained.locked(tmp_path / "out" / "models", model)
     held.__enter__()
 
@@ -346,7 +346,8 @@ def test_a_model_whose_metrics_are_damaged_is_trained_again(few, its_models, tmp
     warnings = []
     ran = run.run(path, tmp_path / "out", models=its_models, warn=warnings.append)
     assert ran.failed == 0
-    assert len(warnings) == len({model.id for cell, _ in whole.results for model in cell.models})
+    every = {model.id for cell, _ in whole.results for model in cell.models.values()}
+    assert len(warnings) == len(every)
 
 
 def test_what_a_killed_training_left_beside_its_model_is_removed(few, its_models, tmp_path):
@@ -391,7 +392,7 @@ def test_settings_are_chosen_on_the_validation_split(bench, tmp_path):
     entry = {"config": "digits.yaml"}
     config = bench(split="validation", methods={"original": None}, models=[entry], forget=[0])
     [(cell, result)] = run.run(config, tmp_path / "out").results
-    model = tmp_path / "out" / "models" / cell.models[0].id
+    model = tmp_path / "out" / "models" / cell.models["original"].id
     classifier, _ = checkpoint.load(model / workdir.CHECKPOINT)
     counts = count_correct(classifier, data.load_splits("digits").validation)
     assert result["measured"]["retain_accuracy"] == counts.accuracy_without([0])

@@ -5,7 +5,16 @@ from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.forgetting_rate import ForgettingRates, forgetting_rates
 from ignpx.audit.inversion import Inversion, invert
 from ignpx.audit.membership import Membership, entropies, membership_inference
-from ignpx.audit.registry import Described, build, describe, list_measures, measure, register
+from ignpx.audit.registry import (
+    Described,
+    build,
+    describe,
+    describe_all,
+    explain,
+    list_measures,
+    measure,
+    register,
+)
 from ignpx.audit.similarity import similarity
 from ignpx.audit.unlearning_degree import Parting, UnlearningDegree, unlearning_degree
 from ignpx.audit.verdict import doubts
@@ -25,8 +34,10 @@ __all__ = [
     "build",
     "count_correct",
     "describe",
+    "describe_all",
     "doubts",
     "entropies",
+    "explain",
     "forgetting_rates",
     "invert",
     "list_measures",

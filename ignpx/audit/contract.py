@@ -185,6 +185,12 @@ class Evidence:
             self._known[named] = (key, compute())
         return self._known[named][1]
 
+    def release(self, model: Classifier) -> None:
+        """Drops what was computed once of a model, such as its logits."""
+        for named, (key, _) in list(self._known.items()):
+            if any(one is model for one in key):
+                self._known.pop(named, None)
+
     def _logits(self, classifier: Classifier, samples: Samples) -> np.ndarray:
         found = in_batches(_logits, classifier, samples.images, self.batch_size)
         return found.astype(np.float64)

@@ -9,6 +9,7 @@ Its factory returns an `ignpx.audit.Measure`; every setting has a default and ca
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from ignpx.audit.predictions import predictions
 from ignpx.audit.similarity import js_similarity
 from ignpx.audit.total_variation import total_variation
 from ignpx.audit.zrf import zrf
-from ignpx.errors import InvalidArgumentError
+from ignpx.errors import InvalidArgumentError, PluginWarning
 
 # A factory of hyperparameters for each of ours; the contract tests hold every one of them.
 MEASURES: dict[str, Callable[..., Measure]] = {
@@ -145,6 +146,33 @@ def describe(name: str) -> Described:
     return Described(
         name, one.title, one.paper, one.needs, one.unit, ends, one.better, one.null, settings
     )
+
+
+def explain(name: str) -> str:
+    """What the documentation of a measurement says: what it does, and what its settings mean.
+
+    Raises:
+      InvalidArgumentError: if there is none of this name.
+    """
+    return inspect.getdoc(_REGISTRY.find(name)) or ""
+
+
+def describe_all() -> list[Described]:
+    """Describes every measurement: `ignpx measures` as a call.
+
+    Warns:
+      PluginWarning: if a measurement of another package cannot be described; it is left out.
+    """
+    found = []
+    for name in list_measures():
+        try:
+            found.append(describe(name))
+        except Exception as error:  # whatever a factory of others may raise
+            if name in MEASURES:
+                raise
+            said = error if isinstance(error, InvalidArgumentError) else f"{name}: {error!r}"
+            warnings.warn(f"left out: {said}", PluginWarning, stacklevel=2)
+    return found
 
 
 def measure(

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from ignpx import data
-from ignpx.bench import published
+from ignpx.bench import measuring, published
 from ignpx.bench.config import ORIGINAL, RETRAIN, BenchConfig, Steps, training_config, written
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import records
@@ -17,6 +17,9 @@ from ignpx.experiments.runs import TFDS_DEFAULT, Where
 from ignpx.methods import defaults
 from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Request
+
+# Added to a seed, that of a model that others are compared with: a seed that no cell has.
+FURTHER = 1000
 
 
 class Cell(NamedTuple):
@@ -29,9 +32,10 @@ class Cell(NamedTuple):
       method: as `ignpx.methods.build` takes it, or `original`.
       settings: of the method.
       steps: groups of classes to forget, one group after the other.
-      seed: of the method, and of the training of its model.
-      measures: beside accuracy.
+      seed: of the method. That of the training of its model is in `training`.
+      measures: beside accuracy, the settings of each by its name.
       split: what is measured on, `test` or `validation`.
+      twin: the training seed of another retrained model, which a retrained one is compared with.
     """
 
     run: str
@@ -41,24 +45,34 @@ class Cell(NamedTuple):
     settings: dict[str, Any]
     steps: Steps
     seed: int
-    measures: tuple[str, ...]
+    measures: dict[str, dict[str, Any]]
     split: str = "test"
+    twin: int | None = None
 
     @property
     def id(self) -> str:
         """A hash of all that the result depends on, defaults included; the name of its file."""
         depends = {n: v for n, v in self.stored().items() if n not in ("run", "label")}
         settled = {} if self.method == ORIGINAL else defaults(self.method)
-        return digest({**depends, "settings": {**settled, **self.settings}})
+        settings, measures = {**settled, **self.settings}, measuring.settled(self.measures)
+        return digest({**depends, "settings": settings, "measures": measures})
 
     def stored(self) -> dict[str, Any]:
         """The cell as JSON values."""
-        return {**self._asdict(), "training": self.training.model_dump(mode="json")}
+        stored = {
+            **self._asdict(),
+            "training": self.training.model_dump(mode="json"),
+            "measures": measuring.listed(self.measures),
+        }
+        if self.twin is None:  # as it was before cells had one: their ids stay
+            del stored["twin"]
+        return stored
 
     @classmethod
     def restored(cls, stored: records.StoredCell) -> "Cell":
         """The inverse of `stored`, which `records.check` has read."""
-        return cls(**{name: getattr(stored, name) for name in cls._fields})
+        fields = {name: getattr(stored, name) for name in cls._fields}
+        return cls(**{**fields, "measures": measuring.named(stored.measures)})
 
     @property
     def classes(self) -> list[int]:
@@ -66,19 +80,30 @@ class Cell(NamedTuple):
         return [index for group in self.steps for index in group]
 
     @property
-    def models(self) -> list["Model"]:
-        """The trained models that it needs, the one to forget from first."""
-        needed = [Model(self.run, self.training)]
+    def models(self) -> dict[str, "Model"]:
+        """The trained models that it needs, by what they are to it.
+
+        `original` is what is forgotten from, `retrained` the outcome of a cell of `retrain`. Others
+        are measured with: `reference` is the retrained model that the outcome is compared with,
+        `judge` classifies reconstructions.
+        """
+        gone = tuple(sorted(self.classes))
+        needed = {"original": Model(self.run, self.training)}
+        alike = self.training
         if self.method == RETRAIN:
             changes = {n.removeprefix("recipe."): v for n, v in self.settings.items()}
             recipe = dataclasses.asdict(self.training.training)
             changed = Recipe.of({**recipe, **changes})
-            training = self.training.model_copy(update={"training": changed})
-            needed.append(Model(self.run, training, tuple(sorted(self.classes))))
+            alike = self.training.model_copy(update={"training": changed})
+            needed["retrained"] = Model(self.run, alike, gone)
+            alike = alike.model_copy(update={"seed": self.twin})
+        if measuring.compares(self.measures):
+            needed["reference"] = Model(self.run, alike, gone)
         if "inversion" in self.measures:
-            # The judge of reconstructions: trained alike, by a seed that no cell has.
-            judge = self.training.model_copy(update={"seed": self.seed + 1000})
-            needed.append(Model(self.run, judge))
+            # Trained alike, by a seed that no cell has.
+            seed = self.training.seed + FURTHER
+            judge = self.training.model_copy(update={"seed": seed})
+            needed["judge"] = Model(self.run, judge)
         return needed
 
     def described(self) -> dict[str, Any]:
@@ -93,6 +118,7 @@ class Cell(NamedTuple):
             "label": self.label,
             "settings": json.dumps(self.settings),
             "forget": written(self.steps),
+            "training_seed": self.training.seed,
             "seed": self.seed,
             "split": self.split,
         }
@@ -127,27 +153,33 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
       InvalidArgumentError: if a name or a class is unknown, or two cells are the same.
     """
     published.check(config.published, published.read())
+    measures = measuring.named(config.measures)
+    compared = measuring.compares(measures)
     cells = []
-    for seed, entry in itertools.product(config.seeds, config.models):
-        training = training_config(entry, directory)
+    for seed, entry in itertools.product(config.training_seeds, config.models):
+        training = training_config(entry, directory).model_copy(update={"seed": seed})
         dataset = training.dataset.model_dump(exclude={"image_size", "validation_share"})
         info = data.describe(**dataset, **where._asdict())
         methods = config.entries(entry)
         for steps in config.requests(info.num_classes):
             _check_classes(steps, info.num_classes)
             for label, method in methods.items():
-                cell = Cell(
-                    run=pathlib.Path(entry.config).stem,
-                    training=training.model_copy(update={"seed": seed}),
-                    label=label,
-                    method=method.method,
-                    settings=method.settings,
-                    steps=steps,
-                    seed=seed,
-                    measures=tuple(sorted(config.measures)),
-                    split=config.split,
-                )
-                cells.append(cell)
+                twin = _twin(config, seed) if compared and method.method == RETRAIN else None
+                cells += [
+                    Cell(
+                        run=pathlib.Path(entry.config).stem,
+                        training=training,
+                        label=label,
+                        method=method.method,
+                        settings=method.settings,
+                        steps=steps,
+                        seed=own,
+                        measures=measures,
+                        split=config.split,
+                        twin=twin,
+                    )
+                    for own in config.seeds_on(seed, method.method)
+                ]
     first: dict[str, Cell] = {}
     for cell in cells:
         if cell.id in first:
@@ -160,6 +192,14 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
             )
         first[cell.id] = cell
     return cells
+
+
+def _twin(config: BenchConfig, seed: int) -> int:
+    """The training seed of the retrained model that the one of `seed` is compared with."""
+    seeds = config.training_seeds
+    if len(seeds) == 1:
+        return seed + FURTHER
+    return seeds[(seeds.index(seed) + 1) % len(seeds)]
 
 
 def _check_classes(steps: Steps, num_classes: int) -> None:

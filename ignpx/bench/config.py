@@ -9,6 +9,7 @@ import pydantic
 import pydantic_core
 
 from ignpx import models as architectures
+from ignpx.bench import measuring
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.experiments import config as configuration
 from ignpx.methods import build, defaults, list_methods
@@ -20,8 +21,12 @@ ORIGINAL, RETRAIN = "original", "retrain"
 # One class at a time, in this order: each step is a group of classes that go at once.
 Steps = tuple[tuple[int, ...], ...]
 
-# As in `ignpx.experiments.config`, with room for that of the judge of reconstructions.
+# As in `ignpx.experiments.config`, with room for those of models that others are compared with.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+Several = Annotated[list[Seed], pydantic.Field(min_length=1)]
+
+# A measurement by its name, or by its name with its settings.
+MeasureEntry = str | dict[str, dict[str, Any] | None]
 
 
 class _Section(pydantic.BaseModel):
@@ -50,6 +55,15 @@ class MethodEntry(_Section):
     """Values of hyperparameters, every combination of which is a method of its own."""
 
 
+class Seeds(_Section):
+    """Seeds of the training and of the methods, each with each."""
+
+    training: Several = [0, 1, 2]
+    """Seeds of the models. The standard deviation over them is of the means over `unlearning`."""
+    unlearning: Several = [0, 1, 2]
+    """Seeds of the methods on each model. `original` and `retrain` are run with the first alone."""
+
+
 class BenchConfig(_Section):
     """A whole benchmark: `ignpx bench CONFIG`."""
 
@@ -66,10 +80,14 @@ class BenchConfig(_Section):
     and a list within it classes that go at once: `[0, [0, 1], [[2, 3]]]`. `each` is every class in
     turn.
     """
-    seeds: list[Seed] = pydantic.Field(default=[0], min_length=1)
-    """Seeds of the training and of the methods; every cell is run with each."""
-    measures: list[Literal["mia", "inversion"]] = []
-    """Measurements beside accuracy, membership inference (`mia`) and model inversion."""
+    seeds: Several | Seeds = [0]
+    """Seeds of the training and of the methods; every cell is run with each. A list has the same
+    seed for both. A block, `seeds: {}` for short, has them apart.
+    """
+    measures: list[MeasureEntry] = []
+    """Measurements beside accuracy, of `ignpx measures`, by name or with settings:
+    `[mia, {relearning-time: {limit: 200}}]`.
+    """
     split: Literal["test", "validation"] = "test"
     """The split that accuracies and memberships are measured on; `validation` is for choosing
     settings.
@@ -79,6 +97,20 @@ class BenchConfig(_Section):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @pydantic.field_validator("seeds", mode="before")
+    @classmethod
+    def _a_list_or_a_block(cls, value: Any) -> Any:
+        if value is None or isinstance(value, dict):
+            return configuration.parse(Seeds, value or {})
+        return configuration.parse(Several, value)
+
+    @pydantic.field_validator("measures", mode="before")
+    @classmethod
+    def _measurements(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            measuring.check(value)
+        return value
 
     @pydantic.field_validator("forget")
     @classmethod
@@ -111,6 +143,17 @@ class BenchConfig(_Section):
                 name = " ".join([label, *(f"{key}={value}" for key, value in varied.items())])
                 entries[name] = chosen
         return entries
+
+    @property
+    def training_seeds(self) -> list[int]:
+        """Seeds of the models."""
+        return self.seeds.training if isinstance(self.seeds, Seeds) else self.seeds
+
+    def seeds_on(self, training_seed: int, method: str) -> list[int]:
+        """The seeds that a method is run with on the model of a training seed."""
+        if not isinstance(self.seeds, Seeds):
+            return [training_seed]
+        return self.seeds.unlearning[: 1 if method in (ORIGINAL, RETRAIN) else None]
 
     def requests(self, num_classes: int) -> list[Steps]:
         """What is to be forgotten, request by request."""

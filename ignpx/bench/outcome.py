@@ -1,27 +1,31 @@
 """The outcome of a cell: its method is run on its model, and what is left is measured."""
 
+import dataclasses
 import functools
 import json
 import pathlib
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from ignpx import data, stages
-from ignpx.audit import count_correct, invert, membership_inference
+from ignpx.audit import Evidence, count_correct
+from ignpx.bench import measuring
 from ignpx.bench.cells import Cell
-from ignpx.bench.config import ORIGINAL, RETRAIN
+from ignpx.bench.config import ORIGINAL, RETRAIN, Steps
 from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningWarning
 from ignpx.experiments import checkpoint, records, scenarios, workdir
 from ignpx.experiments.config import DatasetConfig
-from ignpx.experiments.pictures import prototypes
+from ignpx.experiments.pictures import PICTURES
 from ignpx.experiments.runs import Where
 from ignpx.experiments.scenarios import Classes
 from ignpx.methods import build
+from ignpx.samples import Samples
 from ignpx.unlearner import Unlearner, unlearn
 
 # They start over from all data, so that a sequence is one request to them (Table 2 of the paper).
@@ -29,13 +33,13 @@ ONE_SHOT = (RETRAIN, "finetune")
 
 
 def unlearned(
-    cell: Cell, models: list[pathlib.Path], where: Where
+    cell: Cell, models: dict[str, pathlib.Path], where: Where
 ) -> tuple[Classifier, dict[str, Any]]:
     """The classifier at the end, and what the method itself tells.
 
     Args:
       cell: the cell.
-      models: directories of its trained models, in the order of `Cell.models`.
+      models: directories of its trained models, as in `Cell.models`.
       where: the datasets, for methods that see any.
 
     Returns:
@@ -43,12 +47,12 @@ def unlearned(
       and the seconds of each stage, with compilation apart. Those of retraining are of the process
       that trained the model.
     """
-    classifier, config = _loaded(cell, models[0] / workdir.CHECKPOINT)
+    classifier, config = _loaded(cell, models["original"] / workdir.CHECKPOINT)
     if cell.method == ORIGINAL:
         return classifier, {}
     if cell.method == RETRAIN:
-        metrics = records.read(records.Timed, "model", models[1] / workdir.METRICS)
-        retrained, _ = _loaded(cell, models[1] / workdir.CHECKPOINT)
+        metrics = records.read(records.Timed, "model", models["retrained"] / workdir.METRICS)
+        retrained, _ = _loaded(cell, models["retrained"] / workdir.CHECKPOINT)
         return retrained, {
             "seconds": metrics.seconds.training,
             "seconds_compile": metrics.seconds.compile,
@@ -86,8 +90,9 @@ def _loaded(cell: Cell, path: pathlib.Path) -> tuple[Classifier, dict[str, Any]]
 
 def measured(
     cell: Cell,
-    models: list[pathlib.Path],
+    models: dict[str, pathlib.Path],
     edited: Classifier,
+    told: dict[str, Any],
     directory: pathlib.Path,
     where: Where,
 ) -> dict[str, Any]:
@@ -95,22 +100,23 @@ def measured(
 
     Args:
       cell: the cell.
-      models: directories of its trained models, in the order of `Cell.models`.
+      models: directories of its trained models, as in `Cell.models`. A measurement that needs one
+        that is not there has no value.
       edited: the classifier after unlearning.
+      told: what the method told, of `unlearned`.
       directory: of the results; pictures go there.
       where: the datasets.
 
     Returns:
-      The quantities of `ignpx.bench.summary.QUANTITIES` that it measures, accuracies of each class,
-      and the seconds that this took.
+      The quantities of `ignpx.bench.summary.BASE` that it measures, accuracies of each class,
+      `measures` with what `ignpx.bench.measuring.found` says of each, and the seconds of all this.
     """
     begin = time.perf_counter()
     splits = _splits(cell.training.dataset, where)
-    scored = splits.validation if cell.split == "validation" else splits.test
-    original, _ = _loaded(cell, models[0] / workdir.CHECKPOINT)
+    evidence = _evidence(cell, models, edited, told, where)
+    scored, original = _scored(splits, cell.split), evidence.classifier("original")
     before, after = (count_correct(model, scored) for model in (original, edited))
-    # Of a sequence, what its last step forgets, as in Table 2.
-    last = list(cell.steps[-1])
+    last = _last(cell)
     quantities: dict[str, Any] = {
         "retain_accuracy_before": before.accuracy_without(cell.classes),
         "retain_accuracy": after.accuracy_without(cell.classes),
@@ -119,40 +125,113 @@ def measured(
         "class_accuracy_before": before.per_class(),
         "class_accuracy": after.per_class(),
     }
-    if "mia" in cell.measures:
-        attack = membership_inference(
-            edited,
-            retain_train=data.retained(splits.train, cell.classes),
-            test=scored,
-            forget_train=data.only(splits.train, last),
-        )
-        quantities |= {"mia": attack.share, "mia_attack_accuracy": attack.attack_accuracy}
-    if "inversion" in cell.measures:
-        judge, _ = _loaded(cell, models[-1] / workdir.CHECKPOINT)
-        quantities |= _inverted(cell, edited, judge, splits.info.class_names, directory)
+    stored: dict[str, Any] = {}
+    for name, settings in cell.measures.items():
+        stored[name], arrays = measuring.found(name, settings, evidence)
+        _draw(name, arrays, cell, splits.info.class_names, directory)
+    if evidence.model is edited:
+        evidence.release(edited)
+    if cell.measures:
+        quantities["measures"] = stored
     return {**quantities, "seconds_evaluation": time.perf_counter() - begin}
 
 
-def _inverted(
+def _evidence(
     cell: Cell,
+    models: dict[str, pathlib.Path],
     edited: Classifier,
-    judge: Classifier,
-    names: tuple[str, ...],
+    told: dict[str, Any],
+    where: Where,
+) -> Evidence:
+    reference = models.get("reference")
+    shared = _shared(
+        models["original"],
+        reference,
+        cell.training.model.name,
+        cell.training.dataset,
+        where,
+        cell.split,
+        cell.steps,
+        cell.seed,
+        bool(cell.measures),
+    )
+    seconds = {"model": told["seconds"]} if "seconds" in told else {}
+    if reference is not None:
+        metrics = records.read(records.Timed, "model", reference / workdir.METRICS)
+        seconds["retrained"] = metrics.seconds.training
+    if "judge" in models:
+        judge, _ = _loaded(cell, models["judge"] / workdir.CHECKPOINT)
+        shared.once(("judge",), lambda: judge)
+    model = shared.model if cell.method == ORIGINAL else edited
+    return dataclasses.replace(shared.of(model), seconds=seconds)
+
+
+# The cells of a model and request follow one another. Those of `retrain` have a reference of their
+# own, for which there is a second place.
+@functools.lru_cache(maxsize=2)
+def _shared(
+    original: pathlib.Path,
+    reference: pathlib.Path | None,
+    name: str,
+    dataset: DatasetConfig,
+    where: Where,
+    split: str,
+    steps: Steps,
+    seed: int,
+    measures: bool,
+) -> Evidence:
+    """What cells have in common that differ in their method; what it computes is kept, too."""
+    before, _ = checkpoint.load(original / workdir.CHECKPOINT, model=name)
+    shared = Evidence(before, original=before, classes=steps[-1], seed=seed)
+    compared: dict[str, Any] = {}
+    if reference is not None:
+        compared["retrained"], _ = checkpoint.load(reference / workdir.CHECKPOINT, model=name)
+    parts: dict[str, Any] = _parts(dataset, where, split, steps) if measures else {}
+    return dataclasses.replace(shared, **compared, **parts)
+
+
+@functools.lru_cache(maxsize=1)
+def _parts(dataset: DatasetConfig, where: Where, split: str, steps: Steps) -> dict[str, Samples]:
+    """The parts of the data, those without samples left out.
+
+    Of a sequence of requests, what its last step forgets (as in Table 2 of the paper).
+    """
+    splits = _splits(dataset, where)
+    gone = [index for group in steps for index in group]
+    found: dict[str, Samples] = {}
+    for name, samples in (("train", splits.train), ("test", _scored(splits, split))):
+        found[f"forget_{name}"] = data.only(samples, list(steps[-1]))
+        found[f"retain_{name}"] = data.retained(samples, gone)
+    return {part: samples for part, samples in found.items() if len(samples.labels)}
+
+
+def _scored(splits: data.Splits, split: str) -> Samples:
+    return splits.validation if split == "validation" else splits.test
+
+
+def _last(cell: Cell) -> list[int]:
+    """What the last step of a sequence forgets, by which it is judged (as in Table 2)."""
+    return list(cell.steps[-1])
+
+
+def _draw(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    cell: Cell,
+    class_names: tuple[str, ...],
     directory: pathlib.Path,
-) -> dict[str, Any]:
-    """Reconstructions of every class, as a picture and as the judge's share."""
-    inversion = invert(edited, judge, jax.random.key(cell.seed))
-    figure = prototypes(np.asarray(inversion.images), names, cell.classes)
+) -> None:
+    """Draws what a measurement returned, where there is a picture of it."""
+    if not arrays or name not in PICTURES:
+        return
+    figure = PICTURES[name](arrays, class_names, cell.classes)
     (directory / "pictures").mkdir(exist_ok=True)
-    name = f"{cell.run}, {cell.label}, forget {cell.described()['forget']}, seed {cell.seed}.png"
-    figure.savefig(directory / "pictures" / name.replace("/", "-"), dpi=120)
-    gone = np.isin(np.arange(len(names)), cell.classes)
-    judged, confidence = np.asarray(inversion.judged), np.asarray(inversion.confidence)
-    return {
-        "inversion_judged": float(judged[gone].mean()),
-        "inversion_judged_retain": float(judged[~gone].mean()),
-        "inversion_confidence": float(confidence[gone].mean()),
-    }
+    seeds = f"seed {cell.seed}"
+    if cell.training.seed != cell.seed:
+        seeds = f"training seed {cell.training.seed}, {seeds}"
+    forget = cell.described()["forget"]
+    file = f"{name}, {cell.run}, {cell.label}, forget {forget}, {seeds}.png"
+    figure.savefig(directory / "pictures" / file.replace("/", "-"), dpi=120)
 
 
 # The same object for all classes and seeds, which then share what it has compiled.

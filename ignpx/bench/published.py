@@ -1,13 +1,13 @@
 """The paper's figures, and ours beside them."""
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ignpx.bench.summary import scale
+from ignpx.bench.summary import BASE, Quantity
 from ignpx.errors import InvalidArgumentError, near_names
 
 # Our names of what the paper knows by another. The first 20 classes of Tiny ImageNet stand in for
@@ -38,7 +38,10 @@ def check(tables: str | Sequence[str] | None, paper: pd.DataFrame) -> list[str]:
 
 
 def compare(
-    summary: pd.DataFrame, paper: pd.DataFrame, tables: str | Sequence[str] | None
+    summary: pd.DataFrame,
+    paper: pd.DataFrame,
+    tables: str | Sequence[str] | None,
+    known: Mapping[str, Quantity] = BASE,
 ) -> pd.DataFrame:
     """Ours beside the paper's.
 
@@ -50,6 +53,7 @@ def compare(
       summary: of `summarise`, `over_classes`, or both.
       paper: of `read`.
       tables: which of the paper's tables; None for none.
+      known: the quantities.
 
     Returns:
       `summary` with table, published, published_std, and difference: ours minus theirs, in points
@@ -77,7 +81,7 @@ def compare(
         columns=["table", "published", "published_std"],
         index=summary.index,
     )
-    points = np.asarray([scale(quantity) for quantity in summary["quantity"]], float)
+    points = np.asarray([known[quantity].factor for quantity in summary["quantity"]], float)
     difference = points * (summary["mean"] - found["published"])
     return pd.concat([summary, found, difference.rename("difference")], axis=1)
 

@@ -13,8 +13,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ignpx.bench import charts, published, tables
-from ignpx.bench.summary import failures, over_classes, summarise
+from ignpx.bench import charts, measuring, published, tables
+from ignpx.bench.summary import failures, over_classes, quantities, reasons, summarise
 from ignpx.experiments import workdir
 
 
@@ -36,7 +36,8 @@ def write(
       directory: where to; it exists.
       cells: a row a cell, see `summary`.
       classes: a row a cell and class, see `published.compare_classes`.
-      config: of the benchmark; `title` and `published` (of `published.compare`) are read.
+      config: of the benchmark; `title`, `published` (of `published.compare`) and `measures` are
+        read.
       hash: of that config.
       versions: of the software and the device of each process that ran cells.
 
@@ -46,11 +47,16 @@ def write(
     Raises:
       InvalidArgumentError: if `published` names a table that the paper has not.
     """
-    summary = pd.concat([over_classes(cells), summarise(cells)], ignore_index=True)
+    known = quantities(measuring.named(config.get("measures", [])))
+    parts = [over_classes(cells, known), summarise(cells, known)]
+    summary = pd.concat(parts, ignore_index=True)
     paper = published.read()
-    compared = published.compare(summary, paper, config.get("published"))
+    compared = published.compare(summary, paper, config.get("published"), known)
     by_class = published.compare_classes(classes, paper, config.get("published"))
-    layouts = [*tables.layout(compared), *tables.class_layout(by_class)]
+    layouts = [
+        *tables.layout(compared, known, reasons(cells, known)),
+        *tables.class_layout(by_class),
+    ]
     ran = _what_ran(cells, hash)
     texts = {
         "results.csv": _csv(cells.assign(config_hash=hash)),
@@ -89,13 +95,16 @@ def _what_ran(cells: pd.DataFrame, hash: str) -> dict[str, str]:
     def distinct(column: str) -> str:
         return ", ".join(str(value) for value in cells[column].drop_duplicates())
 
+    seeds = distinct("seed")
+    if distinct("training_seed") != seeds:
+        seeds = f"training {distinct('training_seed')}; unlearning {seeds}"
     return {
         "Config": hash,
         "Cells": f"{len(cells) - failed} done, {failed} failed",
         "Models": distinct("run"),
         "Methods": distinct("method"),
         "Epochs": distinct("epochs"),
-        "Seeds": distinct("seed"),
+        "Seeds": seeds,
         "Measured on": f"{distinct('split')} split",
     }
 
@@ -107,9 +116,12 @@ def _processes(versions: list[dict[str, Any]]) -> list[str]:
 
 
 NOTES = (
-    "Accuracies and MIA are in per cent, differences in points, ours minus the paper's; ± is the "
-    "standard deviation over seeds. Unlearning is timed alone and after compilation; compilation "
-    "stands beside it."
+    "Accuracies are in per cent, differences in points, ours minus the paper's; ± is the standard "
+    "deviation over seeds. Where each model has several unlearning seeds, the first ± is that over "
+    "training seeds, of the mean over unlearning seeds, and the second that over unlearning seeds "
+    "on one model. In brackets: the 95 % interval over samples, its ends averaged over seeds. "
+    "↓: lower is better. ↑: higher is better. ≈ retrain: the value to reach is that of a retrained "
+    "model. Unlearning is timed alone and after compilation; compilation stands beside it."
 )
 
 

@@ -11,7 +11,7 @@ import filelock
 import pandas as pd
 
 from ignpx.bench.cells import Cell, digest
-from ignpx.bench.tables import QUANTITIES
+from ignpx.bench.summary import BASE
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import records, workdir
 
@@ -129,20 +129,21 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     rows = [
         {
             **cell.described(),
-            # Whether or not a method or a benchmark measures it.
-            **dict.fromkeys(QUANTITIES),
-            **{name: value for name, value in result["measured"].items() if _scalar(value)},
+            # Whether or not there is a value of it.
+            **dict.fromkeys([*BASE, *cell.measures]),
+            **_flat(result["measured"]),
             **result["versions"],
             "error": result["error"] or "",
         }
         for cell, result in results
     ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(QUANTITIES, float) if rows else {})
+    numbers = {*BASE, *(name for cell, _ in results for name in cell.measures)}
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float) if rows else {})
 
 
 def class_table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     """A row a cell and class: its accuracy before and after."""
-    names = ["run", "dataset", "model", "method", "label", "forget", "seed"]
+    names = ["run", "dataset", "model", "method", "label", "forget", "training_seed", "seed"]
     rows = []
     for cell, result in results:
         measured = result["measured"]
@@ -184,6 +185,19 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(measured: dict[str, Any]) -> dict[str, Any]:
+    """A column for each number and text: `mia`, `mia_low`, `mia_high`, and details of it."""
+    found = {name: value for name, value in measured.items() if _scalar(value)}
+    if "inversion_judged" in found:  # as results of an older version have it
+        found["inversion"] = found.pop("inversion_judged")
+    for name, one in measured.get("measures", {}).items():
+        found[name] = one.get("value")
+        kept = ("low", "high", "reason")
+        found |= {f"{name}_{part}": one[part] for part in kept if one.get(part) is not None}
+        found |= {f"{name}_{part}": value for part, value in one.get("details", {}).items()}
+    return found
 
 
 def _scalar(value: Any) -> bool:

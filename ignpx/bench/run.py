@@ -235,13 +235,14 @@ def _run_missing(
 
 def _run(cell: Cell, work: _Work) -> dict[str, Any]:
     """The result of a cell; an error that is its own becomes part of the result."""
-    directory, models, where, tell, warn = work
+    directory, _, where, tell, _ = work
     result: dict[str, Any] = {"measured": {}, "error": None, "versions": runs.versions()}
     try:
-        needed = [trained.trained(model, models, where, tell, warn) for model in cell.models]
+        needed = _trained(cell, work)
         tell(f"{cell.run}: {cell.label}, forget {cell.described()['forget']}, seed {cell.seed}")
         edited, result["measured"] = outcome.unlearned(cell, needed, where)
-        result["measured"] |= outcome.measured(cell, needed, edited, directory, where)
+        told = result["measured"]
+        result["measured"] = told | outcome.measured(cell, needed, edited, told, directory, where)
     except (OSError, trained.BusyError):
         raise
     except Exception as error:  # of any kind: one failing cell must not take the rest with it
@@ -249,3 +250,22 @@ def _run(cell: Cell, work: _Work) -> dict[str, Any]:
             raise fault from error
         result["error"] = memory.exhausted(error) or f"{type(error).__name__}: {error}"
     return result
+
+
+def _trained(cell: Cell, work: _Work) -> dict[str, pathlib.Path]:
+    """The directories of the trained models of a cell.
+
+    One that the outcome is merely compared with is left out, with a warning, if its training fails.
+    """
+    _, directory, where, tell, warn = work
+    found = {}
+    for role, model in cell.models.items():
+        try:
+            found[role] = trained.trained(model, directory, where, tell, warn)
+        except (OSError, trained.BusyError):
+            raise
+        except Exception as error:  # of any kind, as in `_run`
+            if role in ("original", "retrained") or workdir.storage_error(error) is not None:
+                raise
+            warn(f"{cell.run}: nothing is compared with {model.id}, whose training failed: {error}")
+    return found

@@ -9,6 +9,7 @@
 | `... --forget-random 100 --seed 0` | `unlearn(run, directory, Random(100, seed=0), ...)`       |
 | `ignpx prepare RUN`                | `prepare(run, method=..., settings={...})`                |
 | `ignpx methods`                    | `methods()`                                               |
+| `ignpx measures`                   | `measures()`                                              |
 | `ignpx bench CONFIG`               | `bench(config, directory, shard=(1, 1), retry=...)`       |
 | `... --submit slurm --jobs 8`      | `submit(config, directory, where, "slurm", 8, {...})`     |
 | `ignpx report DIRECTORY`           | `report(directory)`                                       |
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from ignpx._support.lazy import attach
 
 if TYPE_CHECKING:
+    from ignpx.audit import describe_all as measures
     from ignpx.experiments import (
         checkpoint,
         config,
@@ -48,6 +50,7 @@ __all__ = [
     "checkpoint",
     "config",
     "demo",
+    "measures",
     "memory",
     "methods",
     "pictures",
@@ -72,6 +75,7 @@ _HOMES = {
     "Where": "ignpx.experiments.runs",
     "bench": "ignpx.bench.run",
     "demo": "ignpx.experiments.demonstration",
+    "measures": "ignpx.audit:describe_all",
     "methods": "ignpx.methods:describe_all",
     "prepare": "ignpx.experiments.preparation",
     "report": "ignpx.bench.run",

@@ -214,7 +214,7 @@ def parse(model: type[Section], values: dict[str, Any]) -> Section:
         advice = first["msg"]
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, InvalidArgumentError):  # of a section that checks itself
-            name = ".".join([field, cause.name]) if field else cause.name
+            name = ".".join(filter(None, [field, cause.name]))
             raise InvalidArgumentError(name, cause.value, cause.advice) from error
         if first["type"] in _UNKNOWN:
             *place, last = first["loc"]

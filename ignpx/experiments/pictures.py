@@ -1,6 +1,6 @@
 """Pictures of what a method made and what it did, as matplotlib figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,18 @@ def prototypes(
         text, color = (f"{name} (forget)", FORGET) if mark else (name, "black")
         axis.text(place + 0.5, height, text, fontsize=8, color=color, ha="center", va="bottom")
     return figure
+
+
+def _inverted(
+    arrays: Mapping[str, np.ndarray], class_names: Sequence[str], forget: Sequence[int]
+) -> "Figure":
+    return prototypes(arrays["images"], class_names, forget)
+
+
+# Of the arrays of a measurement, by its name: `(arrays, class_names, forget)`.
+PICTURES: dict[
+    str, Callable[[Mapping[str, np.ndarray], Sequence[str], Sequence[int]], "Figure"]
+] = {"inversion": _inverted}
 
 
 def class_accuracies(

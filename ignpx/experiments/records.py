@@ -140,8 +140,9 @@ class StoredCell(_Record):
         pydantic.Field(min_length=1),
     ]
     seed: Seed
-    measures: tuple[str, ...]
+    measures: tuple[str | dict[str, dict[str, Any]], ...]
     split: Literal["test", "validation"] = "test"
+    twin: Seed | None = None
 
 
 class StoredBench(_Record):
