@@ -11,6 +11,9 @@ from ignpx.audit.contract import at_least
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
+# Far below the width of any interval.
+_NEAR = 1e-9
+
 
 class Interval(NamedTuple):
     """An estimate and the ends of its 95 % interval."""
@@ -80,25 +83,36 @@ def of_balanced_accuracy(hits: int, total: int, hits_of_others: int, others: int
 
 
 def of_auc(positive: np.ndarray, negative: np.ndarray) -> Interval:
-    """The area under the ROC curve, with the interval of DeLong et al. 1988.
+    """The area under the ROC curve, with Newcombe's interval (2006, his method 5).
 
-    It is the share of pairs of a positive and a negative sample in which the positive one has the
-    higher score; ties count half.
+    The area is the share of pairs of a positive and a negative sample in which the positive one has
+    the higher score; ties count half. The interval holds the areas that are within 1.96 of *their*
+    standard errors, by Hanley and McNeil 1982, so that it has a width at 0 and 1, too. It is wider
+    than need be if many scores are equal.
 
     Args:
       positive: `(N,)` scores, N at least 2.
       negative: `(M,)` scores, M at least 2.
     """
+    from scipy.optimize import brentq
     from scipy.stats import norm, rankdata
 
     for scores in (positive, negative):
         at_least("samples", len(scores), 2)
-    ranks = rankdata(np.concatenate([positive, negative]))
-    above = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
-    below = 1 - (ranks[len(positive) :] - rankdata(negative)) / len(positive)
-    variance = np.var(above, ddof=1) / len(positive) + np.var(below, ddof=1) / len(negative)
-    value, half = above.mean(), norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(variance)
-    return Interval(float(value), float(max(0, value - half)), float(min(1, value + half)))
+    first, others = len(positive), len(negative)
+    ranks = rankdata(np.concatenate([positive, negative]))[:first]
+    value = float(ranks.sum() - first * (first + 1) / 2) / (first * others)
+    bound = norm.ppf((1 + CONFIDENCE) / 2)
+
+    def off(area: float) -> float:
+        pairs = (1 - area) / (2 - area) + area / (1 + area)
+        spread = area * (1 - area) * (1 + ((first + others) / 2 - 1) * pairs)
+        return (value - area) ** 2 - bound**2 * spread / (first * others)
+
+    # It has no width at areas of 0 and 1 themselves, which are roots where one of them is found.
+    low = 0.0 if value <= _NEAR else brentq(off, 0.0, value - _NEAR)
+    high = 1.0 if value >= 1 - _NEAR else brentq(off, value + _NEAR, 1.0)
+    return Interval(value, low, high)
 
 
 def of_mean(values: np.ndarray, seed: int) -> tuple[float, float]:
