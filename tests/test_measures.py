@@ -2,8 +2,11 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
+from scipy import special
+from scipy.spatial.distance import jensenshannon
 
 import evidence
 from ignpx import InvalidArgumentError, audit
@@ -112,3 +115,27 @@ def test_activation_distance_by_hand():
     # Certain of class 0, and undecided: (1, 0) - (1/2, 1/2) has length 1/sqrt(2).
     found = distances(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.5, 0.5]]))
     np.testing.assert_allclose(found, [math.sqrt(0.5), 0.0])
+
+
+def test_zrf_is_one_minus_the_divergence_from_a_new_model():
+    original, retrained, _ = evidence.models_of_digits()
+    given = evidence.of_digits(original, retrained, seed=5)
+    images = given.samples("forget_test").images
+    p, q = (
+        special.softmax(np.asarray(one.logits(one.preprocess(images)), np.float64), axis=-1)
+        for one in (original, original.fresh(jax.random.key(5)))
+    )
+    found = audit.build("zrf")(given)
+    assert found.value == pytest.approx(
+        1 - np.mean(jensenshannon(p, q, axis=-1, base=2) ** 2), abs=1e-5
+    )
+    # The teacher is the same for every model that is compared.
+    again = audit.build("zrf")(given.of(original.fresh(jax.random.key(5))))
+    assert again.value == pytest.approx(1, abs=1e-5)
+
+
+def test_layer_distance_says_little_of_other_seeds():
+    # As far apart as models are that do not know the same classes, which its docstring says.
+    _, first, second = evidence.models_of_digits()
+    alike = audit.build("layer-distance")(evidence.of_digits(second, first))
+    assert alike.details["relative"] > 0.5

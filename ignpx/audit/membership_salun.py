@@ -56,15 +56,21 @@ def modified_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     p = powers / powers.sum(axis=-1, keepdims=True)
     rows, largest = np.arange(len(p)), p.argmax(axis=-1)
-    rest = 1 - p
-    # Of a probability near one the rest is the sum of the others; the difference would cancel.
+    # 1 - p, in the place of a probability near one as the sum of the others: it would cancel.
     others = p.copy()
     others[rows, largest] = 0
+    rest = 1 - p
     rest[rows, largest] = others.sum(axis=-1)
-    terms = -p * np.log(np.maximum(rest, SMALLEST))
+    terms = -p * _logarithms(rest, p)
     own = rows, labels
-    terms[own] = -rest[own] * np.log(np.maximum(p[own], SMALLEST))
+    terms[own] = -rest[own] * _logarithms(p[own], rest[own])
     return terms.sum(axis=-1)
+
+
+def _logarithms(shares: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Logarithms of shares, precise where they are near one, and `rest`, what they lack, small."""
+    small = np.log(np.maximum(shares, SMALLEST))
+    return np.where(rest < 0.5, np.log1p(-np.minimum(rest, 0.5)), small)
 
 
 def membership_confidence(*, samples: int = 2000) -> Measure:

@@ -43,8 +43,8 @@ def predictions(*, part: Part = "forget_test") -> Measure:
             for name, found in predicted.items()
         }
         value = distance(*pairs)
-        radius = _radius(*pairs, evidence.seed)
-        return Finding(value, max(0.0, value - radius), min(1.0, value + radius), arrays=counts)
+        reach = radius(*pairs, evidence.seed)
+        return Finding(value, max(0.0, value - reach), min(1.0, value + reach), arrays=counts)
 
     return Measure(
         measure,
@@ -59,11 +59,16 @@ def predictions(*, part: Part = "forget_test") -> Measure:
     )
 
 
-def _radius(predicted: np.ndarray, reference: np.ndarray, seed: int) -> float:
+def radius(predicted: np.ndarray, reference: np.ndarray, seed: int) -> float:
     """How far resampled differences of the distributions are from the one found, in 95 % of cases.
 
     The distance of two samples of one distribution is not zero but above it, and that of their
     resamples farther above: the percentiles of the distance itself would leave out the value.
+
+    Args:
+      predicted: `(N,)` class ids.
+      reference: `(N,)` class ids of the same samples.
+      seed: of the resamples.
     """
     classes = int(max(predicted.max(), reference.max())) + 1
     pairs, counts = np.unique(predicted * classes + reference, return_counts=True)
