@@ -371,8 +371,8 @@ def losses_apart(distance, seed, count=100):
 def test_the_loss_attack_is_at_one_half_where_nothing_is_known():
     repetitions, hits = 40, 0
     for seed in range(repetitions):
-        known = np.random.default_rng(seed).exponential(size=(2, 60))
-        accuracy = membership_loss.split_accuracies(*known, seed).mean()
+        members, others = np.random.default_rng(seed).exponential(size=(2, 60))
+        accuracy = membership_loss.split_accuracies(members, others, seed).mean()
         low, high = membership_loss.of_splits(accuracy, 60)
         hits += low <= 0.5 <= high
     assert enough(hits, repetitions)
