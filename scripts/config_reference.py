@@ -20,12 +20,13 @@ import typer
 
 from ignpx._support import settings
 from ignpx.bench.config import BenchConfig, MethodEntry, ModelEntry, Seeds
+from ignpx.data import Backdoor
 from ignpx.experiments.config import DatasetConfig, ModelConfig, TrainConfig
 from ignpx.training import Recipe
 
 PLACE = pathlib.Path(__file__).parents[1] / "docs" / "config.md"
 SECTIONS = {
-    "A training: `ignpx train CONFIG`": (TrainConfig, DatasetConfig, ModelConfig, Recipe),
+    "A training: `ignpx train CONFIG`": (TrainConfig, DatasetConfig, Backdoor, ModelConfig, Recipe),
     "A benchmark: `ignpx bench CONFIG`": (BenchConfig, ModelEntry, MethodEntry, Seeds),
 }
 WORDS = {

@@ -158,7 +158,9 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
     cells = []
     for seed, entry in itertools.product(config.training_seeds, config.models):
         training = training_config(entry, directory).model_copy(update={"seed": seed})
-        dataset = training.dataset.model_dump(exclude={"image_size", "validation_share"})
+        dataset = training.dataset.model_dump(
+            exclude={"image_size", "validation_share", "backdoor"}
+        )
         info = data.describe(**dataset, **where._asdict())
         methods = config.entries(entry)
         for steps in config.requests(info.num_classes):

@@ -35,7 +35,7 @@ from ignpx.errors import (
 from ignpx.experiments import config as configuration
 from ignpx.experiments import demonstration, memory, preparation, runs
 from ignpx.experiments import workdir as directories
-from ignpx.experiments.scenarios import Random, Scenario, Subclass
+from ignpx.experiments.scenarios import Poisoned, Random, Scenario, Subclass
 from ignpx.methods import METHODS, describe_all, list_methods
 from ignpx.training import Progress as Epoch
 
@@ -150,6 +150,10 @@ def unlearn(
     forget_random: Annotated[
         int | None, typer.Option(help="Number of training samples to forget, drawn by --seed.")
     ] = None,
+    forget_poisoned: Annotated[
+        bool,
+        typer.Option("--forget-poisoned", help="Forget the run's backdoor (dataset.backdoor)."),
+    ] = False,
     method: Annotated[
         str,
         typer.Option(
@@ -171,7 +175,7 @@ def unlearn(
     download: Download = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Forget classes, a part of a class, or random samples: name one of the three.
+    """Forget classes, a part of a class, random or poisoned samples: name one of the four.
 
     A data-free method opens the dataset for nothing but the scoring after.
     """
@@ -179,6 +183,7 @@ def unlearn(
         forget or None,
         None if forget_subclass is None else Subclass(forget_subclass),
         None if forget_random is None else Random(forget_random, seed),
+        Poisoned() if forget_poisoned else None,
     ]
     scenario = _one(given)
     with display.staged(console, f"forgetting {_called(scenario)} by {method}"):
@@ -399,7 +404,8 @@ def _one(given: list[Any]) -> Any:
         raise InvalidArgumentError(
             "--forget",
             " and ".join(map(_called, named)) or None,
-            "name one thing to forget, by --forget, --forget-subclass or --forget-random",
+            "name one thing to forget, by --forget, --forget-subclass, --forget-random or "
+            "--forget-poisoned",
         )
     return named[0]
 
@@ -410,7 +416,8 @@ def _called(scenario: list[str] | Scenario) -> str:
 
 def _accuracies(metrics: dict[str, Any]) -> Table:
     table = Table("test accuracy (%)", "before", "after")
-    forget = "forget (of training)" if "forget_random" in metrics else "forget"
+    trained = {"forget_random", "forget_poisoned"} & metrics.keys()
+    forget = "forget (of training)" if trained else "forget"
     for label, part in ((forget, "forget"), ("retain", "retain")):
         values = (metrics[f"{part}_accuracy_{when}"] for when in ("before", "after"))
         table.add_row(label, *(f"{100 * value:.2f}" for value in values))

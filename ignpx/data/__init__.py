@@ -1,10 +1,12 @@
 """Datasets as arrays in memory: TFDS sources, the embedded digits, splits, preprocessing."""
 
+from ignpx.data.poisoning import Backdoor
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import DatasetInfo, Source, describe, list_datasets, load, register
 from ignpx.data.splits import FineLabels, Splits, load_splits, load_test, only, retained
 
 __all__ = [
+    "Backdoor",
     "DatasetInfo",
     "FineLabels",
     "Normalise",

@@ -2,13 +2,14 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ignpx._support import checks
 from ignpx.data import stratified
+from ignpx.data.poisoning import Backdoor
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load
 from ignpx.errors import InvalidArgumentError
@@ -32,7 +33,8 @@ class Splits(NamedTuple):
       test: only for reporting.
       info: names and number of classes.
       preprocess: the normalisation fitted on `train`.
-      fine: where classes are grouped, the labels before; else the same labels.
+      fine: where classes are grouped or images are poisoned, the labels before; else the same
+        labels.
     """
 
     train: Samples
@@ -51,6 +53,7 @@ def load_splits(
     coarse: Coarse | None = None,
     test_share: float | None = None,
     test_split: str | None = None,
+    backdoor: Backdoor | Mapping[str, Any] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
 ) -> Splits:
@@ -67,14 +70,18 @@ def load_splits(
       test_share: share of the train split that is held out for testing, in (0, 1), before
         `validation_share` is; None where the dataset has a split for testing.
       test_split: the split for testing; see `sources.describe`.
+      backdoor: poisons samples of `train`, those of the other splits are clean; not together with
+        `coarse`.
       data_dir: see `sources.describe`.
       download: see `sources.describe`.
 
     Raises:
       InvalidArgumentError: as `sources.describe` and `sources.load`, and if a class has too few
-        samples for some to be held out.
+        samples for some to be held out, or the backdoor is not one of the dataset's classes.
     """
     checks.part(validation_share=validation_share)
+    if backdoor is not None and coarse is not None:
+        raise InvalidArgumentError("backdoor", backdoor, "needs classes of their own; no `coarse`")
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
     info = describe(name, coarse=coarse, test_share=test_share, test_split=test_split, **where)
     images, fine = load(name, "train", image_size=image_size, **where)
@@ -86,8 +93,13 @@ def load_splits(
         images, fine = images[rest], fine[rest]
     train, held_out = _held_out("validation_share", validation_share, fine, info)
     classes = coarse_of(info, coarse, **where)
+    to_train_on = Samples(images[train], classes[fine[train]])
+    if backdoor is not None:
+        backdoor = Backdoor.of(backdoor)
+        backdoor.check(info.num_classes)
+        to_train_on, _ = backdoor.poisoned(to_train_on)
     return Splits(
-        train=Samples(images[train], classes[fine[train]]),
+        train=to_train_on,
         validation=Samples(images[held_out], classes[fine[held_out]]),
         test=Samples(test_images, classes[fine_test]),
         info=info,

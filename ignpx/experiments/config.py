@@ -15,6 +15,7 @@ import pydantic
 import pydantic_core
 import yaml
 
+from ignpx.data import Backdoor
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.training.recipe import Recipe
 
@@ -48,6 +49,9 @@ class DatasetConfig(_Section):
     """The share of the train split that is held out for testing, where there is no test split."""
     test_split: str | None = None
     """The split for testing; null is `test`, or else `validation`."""
+    backdoor: Backdoor | None = None
+    """Training images with a trigger that are labelled as another class, see below; null for none.
+    """
 
     @pydantic.field_validator("coarse", mode="wrap")
     @classmethod
@@ -66,7 +70,7 @@ class DatasetConfig(_Section):
     def _as_before(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # What is not asked for is written as it was before one could: the identity of runs and
         # results, which is that of their configs, stays.
-        later = ("coarse", "test_share", "test_split")
+        later = ("coarse", "test_share", "test_split", "backdoor")
         return {n: v for n, v in dump(self).items() if n not in later or v is not None}
 
 

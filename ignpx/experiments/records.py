@@ -85,14 +85,17 @@ class Step(_Record):
     forget_subclass: Class | None = None
     forget_random: int | None = pydantic.Field(default=None, ge=1)
     forget_seed: Seed | None = None
+    forget_poisoned: Literal[True] | None = None
     settings: dict[str, Any] = {}
     seed: Seed = 0
 
     @pydantic.model_validator(mode="after")
     def _names_one_thing(self) -> Self:
-        given = [self.forget, self.forget_subclass, self.forget_random]
+        given = [self.forget, self.forget_subclass, self.forget_random, self.forget_poisoned]
         if sum(one is not None for one in given) != 1:
-            raise ValueError("must name one of forget, forget_subclass and forget_random")
+            raise ValueError(
+                "must name one of forget, forget_subclass, forget_random and forget_poisoned"
+            )
         if (self.forget_random is None) != (self.forget_seed is None):
             raise ValueError("forget_random and forget_seed go together")
         return self

@@ -22,7 +22,7 @@ from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarnin
 from ignpx.experiments import checkpoint, pictures, preparation, records, scenarios, workdir
 from ignpx.experiments import config as configuration
 from ignpx.experiments.config import TrainConfig
-from ignpx.experiments.scenarios import Classes, Random, Scenario
+from ignpx.experiments.scenarios import Classes, Poisoned, Random, Scenario
 from ignpx.methods import build
 from ignpx.samples import Samples
 
@@ -201,13 +201,13 @@ def unlearn(
         scored.
       directory: of the new run.
       scenario: what to forget, see `ignpx.experiments.scenarios`: classes by their numbers or
-        names, `Subclass(fine)`, or `Random(count, seed)`.
+        names, `Subclass(fine)`, `Random(count, seed)`, or `Poisoned()`.
       method: one of `ignpx.list_methods`.
       settings: hyperparameters of the method.
       seed: of the method.
       model: see `ignpx.experiments.checkpoint.load`.
       score: whether to measure accuracies, before and after: on the test split, but for samples
-        drawn at random.
+        drawn at random and poisoned ones. Of the latter, the forget accuracy is that of the attack.
       where: see `Where`.
       overwrite: replaces a run that is there.
 
@@ -294,7 +294,7 @@ def unlearn(
             drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
         if scored:
             begin = time.perf_counter()
-            instead = request.forget_data if isinstance(scenario, Random) else None
+            instead = request.forget_data if isinstance(scenario, Random | Poisoned) else None
             accuracies, counts = _scores({"before": classifier, "after": edited}, parts, instead)
             seconds["evaluation"] = time.perf_counter() - begin
             metrics |= accuracies
@@ -326,7 +326,7 @@ def _class_names(run: records.Run, where: Where) -> tuple[str, ...]:
     """The names of the classes of a run, which its dataset has."""
     if run.dataset is None:
         return ()
-    dataset = run.dataset.model_dump(exclude={"image_size", "validation_share"})
+    dataset = run.dataset.model_dump(exclude={"image_size", "validation_share", "backdoor"})
     return data.describe(**dataset, **where._asdict()).class_names
 
 
@@ -336,7 +336,8 @@ def _tested(
     """What the classifier of a run is tested on: samples, fine labels, and the dataset."""
     if splits is not None:
         return splits.test, splits.fine.test, splits.info
-    fields = {name: v for name, v in config["dataset"].items() if name != "validation_share"}
+    trains = ("validation_share", "backdoor")
+    fields = {name: v for name, v in config["dataset"].items() if name not in trains}
     return data.load_test(**fields, **where._asdict())
 
 

@@ -1,4 +1,4 @@
-"""What a trained classifier can be asked to forget: classes, a part of one, or random samples.
+"""What a trained classifier can be asked to forget: classes, a part of one, or some samples.
 
 A scenario selects samples from the splits of a dataset, for the request and for the scores:
 
@@ -7,7 +7,9 @@ A scenario selects samples from the splits of a dataset, for the request and for
 - `Subclass`, a fine class inside a coarse one: both are measured on the test samples of the fine
   class and of all others;
 - `Random`: forget accuracy is measured on the training samples that were drawn, retain accuracy on
-  the whole test set.
+  the whole test set;
+- `Poisoned`, the training samples of a backdoor (see `ignpx.data.Backdoor`): as `Random`. The
+  forget accuracy is then the share of them that are still taken for the target.
 
 Earlier requests are replayed in their order: none of their samples is retained, drawn again or
 scored.
@@ -138,7 +140,29 @@ class Random:
         return drawn
 
 
-Scenario = Classes | Subclass | Random
+@dataclasses.dataclass(frozen=True)
+class Poisoned:
+    """The training samples that a backdoor of the dataset has poisoned, see `data.Backdoor`."""
+
+    asks = Forgets.SAMPLES
+
+    def __str__(self) -> str:
+        return "the poisoned samples"
+
+    def described(self) -> dict[str, Any]:
+        """As JSON values, see `read`."""
+        return {"forget_poisoned": True}
+
+    def tested(self, labels: np.ndarray, fine: np.ndarray) -> np.ndarray:
+        """See `Classes.tested`: none, the test samples are clean."""
+        return np.zeros(len(labels), bool)
+
+    def trained(self, labels: np.ndarray, fine: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """See `Classes.trained`: those with another label than the dataset has."""
+        return left & (labels != fine)
+
+
+Scenario = Classes | Subclass | Random | Poisoned
 
 
 def named(names: Sequence[str], known: Callable[[], Sequence[str]]) -> Classes:
@@ -172,6 +196,8 @@ def read(described: dict[str, Any]) -> Scenario:
         return Subclass(described["forget_subclass"])
     if "forget_random" in described:
         return Random(described["forget_random"], described["forget_seed"])
+    if "forget_poisoned" in described:
+        return Poisoned()
     return Classes(tuple(described["forget"]))
 
 
@@ -207,6 +233,11 @@ def request(
     labels, fine = splits.train.labels, splits.fine.train
     if isinstance(scenario, Subclass):
         _check_part_of_a_class(scenario.fine, splits)
+    # Where classes are grouped, no sample has the label of its fine class, and none is poisoned.
+    if isinstance(scenario, Poisoned) and splits.info.fine_names != splits.info.class_names:
+        raise InvalidArgumentError(
+            "forget_poisoned", True, "needs a run of a dataset with a backdoor (dataset.backdoor)"
+        )
     left = ~np.isin(labels, list(without))
     for step in past:
         left &= ~step.trained(labels, fine, left)
@@ -251,7 +282,7 @@ def scored(
     for step in past:
         gone |= step.tested(test.labels, fine)
     name, value = next(iter(scenario.described().items()))
-    if not isinstance(scenario, Random) and not forget.any():
+    if not isinstance(scenario, Random | Poisoned) and not forget.any():
         raise InvalidArgumentError(name, value, "has no test samples; do without scores")
     if (forget | gone).all():
         raise InvalidArgumentError(name, value, "leaves no test samples; do without scores")
