@@ -142,6 +142,27 @@ class Classifier:
             return *self.apply(self.params, self.state, inputs, train=train), []
         return observe(self.params, self.state, inputs, train=train)
 
+    def features(self, inputs: jax.Array) -> jax.Array:
+        """The features before the head: the input of the layer that makes the logits.
+
+        Args:
+          inputs: `(N, *input_shape)`, preprocessed; evaluation mode.
+
+        Returns:
+          `(N, ...)`: `(N, features)` before a dense layer, feature maps before a convolution.
+
+        Raises:
+          InvalidArgumentError: if the model applies no kernel to its inputs outside of loops.
+        """
+        found = _xla.input_of_last_kernel(
+            lambda params, x: self.replace(params=params).logits(x), self.params, inputs
+        )
+        if found is None:
+            raise InvalidArgumentError(
+                "classifier", type(self.apply), "has no layer with a kernel that features go into"
+            )
+        return found
+
     def fresh(self, key: jax.Array) -> "Classifier":
         """The same architecture, newly initialised, in the dtypes that it has.
 

@@ -55,6 +55,7 @@ def of_digits(model: Classifier, retrained: Classifier | None, **others) -> Evid
         for split in ("train", "test")
     }
     original = models_of_digits()[0]
-    known = {"original": original, "retrained": retrained, "classes": (FORGOTTEN,)}
+    known = {"original": original, "retrained": retrained, "judge": original}
+    known |= {"classes": (FORGOTTEN,), "backdoor": data.Backdoor(source=1, target=8)}
     seconds = {"model": 1.0, "retrained": 2.0}
     return Evidence(model, **{**known, **parts, "seconds": seconds, **others})

@@ -31,3 +31,33 @@ def test_prototypes_by_class_with_those_to_forget_framed(shape):
             assert (cell[0] == 255).all()
     width, height = figure.get_size_inches() * axis.get_position().size
     assert height / width == pytest.approx(2 * rows / (3 * columns))
+
+
+def test_maps_lie_over_their_images():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    maps = {"before": rng.random((3, 2, 2)), "after": np.zeros((3, 2, 2))}
+    figure = pictures.grad_cam(images, maps, ["3", "3", "3"])
+    axes = np.reshape(figure.axes, (3, 3))
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["image", "before", "after"]
+    assert [axis.get_title() for axis in axes[0]] == ["3", "3", "3"]
+    over = axes[1, 2].images[1]
+    shown = np.asarray(over.get_array())
+    np.testing.assert_allclose(shown, maps["before"][2] / maps["before"][2].max())
+    assert over.get_extent() == axes[1, 2].images[0].get_extent()
+    assert not np.any(axes[2, 0].images[1].get_alpha())  # nothing to see
+
+
+def test_an_embedding_shows_every_sample_by_class():
+    coordinates = np.random.default_rng(0).normal(size=(9, 2))
+    labels, synthetic = np.arange(9) % 3, np.arange(9) >= 6
+    figure = pictures.embedding(coordinates, labels, synthetic, ["cat", "dog", "hen"], [1])
+    [axis], [legend] = figure.axes, figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["cat", "hen", "dog (forget)", "synthetic"]
+    drawn = np.concatenate([part.get_offsets() for part in axis.collections])
+    assert len(drawn) == 9
+    real, made = axis.collections[4:6]  # of the last class that is drawn
+    np.testing.assert_allclose(real.get_offsets(), coordinates[[1, 4]])
+    np.testing.assert_allclose(made.get_offsets(), coordinates[[7]])
+    assert (real.get_facecolor()[0, :3] == to_rgb(pictures.FORGET)).all()

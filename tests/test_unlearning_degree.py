@@ -44,6 +44,8 @@ def test_models_that_look_elsewhere_are_parted():
     assert found.fitted.unlearned < 0.5
     assert found.fitted.degree == found.fitted.original - found.fitted.unlearned
     assert found.held_out.degree > 0.3
+    parted = found.held_out.only_original - found.held_out.only_unlearned
+    assert found.held_out.degree == pytest.approx(parted / found.held_out.images)
     assert found.losses[-1] < found.losses[0]
     # 24 of 30 images are fitted, in one batch of 16 an epoch.
     assert found.losses.shape == (40,)
@@ -94,7 +96,7 @@ def test_the_objective_is_equation_11_with_a_cap():
 
 
 def test_parting_is_of_shares():
-    assert Parting(0.9, 0.4, 0.1).degree == pytest.approx(0.5)
+    assert Parting(0.9, 0.4, 0.1, 10, 5, 0).degree == pytest.approx(0.5)
 
 
 def test_the_generator_keeps_any_shape_and_its_bound():

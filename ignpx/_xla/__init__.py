@@ -12,6 +12,9 @@ from ignpx._xla.caching import jit as jit
 from ignpx._xla.convolutions import fast as fast
 from ignpx._xla.convolutions import grad as grad
 from ignpx._xla.convolutions import value_and_grad as value_and_grad
+from ignpx._xla.layers import Maps as Maps
+from ignpx._xla.layers import input_of_last_kernel as input_of_last_kernel
+from ignpx._xla.layers import last_maps as last_maps
 from ignpx._xla.loops import Step as Step
 from ignpx._xla.loops import iterate as iterate
 from ignpx._xla.loops import repeat as repeat

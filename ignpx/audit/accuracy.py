@@ -67,10 +67,10 @@ def count_correct(
     """
     samples = check(samples, classifier)
     labels = np.asarray(samples.labels)
-    predicted = in_batches(_predict, classifier, samples.images, batch_size)
+    answers = predicted(classifier, samples.images, batch_size)
     correct, total = (
         np.bincount(kept, minlength=classifier.num_classes)
-        for kept in (labels[predicted == labels], labels)
+        for kept in (labels[answers == labels], labels)
     )
     return ClassCounts(correct, total)
 
@@ -123,6 +123,11 @@ def retain_accuracy(*, part: Part = "retain_test") -> Measure:
 def _share_correct(evidence: Evidence, part: Part) -> Finding:
     right, total = correct(evidence, "model", part)
     return Finding(right / total, *intervals.of_share(right, total), {"samples": total})
+
+
+def predicted(classifier: Classifier, images: Any, batch_size: int = 500) -> np.ndarray:
+    """The class of the largest logit of each image, `(N,)` int32."""
+    return in_batches(_predict, classifier, images, batch_size)
 
 
 @jax.jit

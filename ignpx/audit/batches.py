@@ -18,16 +18,23 @@ def in_batches(
 ) -> np.ndarray:
     """The results `(N, ...)` of a jitted function `(classifier, images)` for all images.
 
-    The last batch is padded to the common shape, so that the function compiles once.
+    The images may be a pytree, such as `Samples`, of arrays `(N, ...)`. The last batch is padded to
+    the common shape, so that the function compiles once.
 
     Raises:
       InvalidArgumentError: if the batch size is not a whole number of at least 1.
     """
     checks.whole(batch_size=batch_size)
     parts = []
-    for begin in range(0, len(images), batch_size):
-        batch = np.asarray(images[begin : begin + batch_size])
-        short = batch_size - len(batch)
-        padded = np.pad(batch, ((0, short),) + ((0, 0),) * (batch.ndim - 1)) if short else batch
-        parts.append(np.asarray(function(classifier, padded))[: len(batch)])
+    for begin in range(0, len(jax.tree.leaves(images)[0]), batch_size):
+        places = slice(begin, begin + batch_size)
+        batch = jax.tree.map(lambda array, at=places: np.asarray(array[at]), images)
+        count = len(jax.tree.leaves(batch)[0])
+        padded = jax.tree.map(lambda array: _padded(array, batch_size), batch)
+        parts.append(np.asarray(function(classifier, padded))[:count])
     return np.concatenate(parts)
+
+
+def _padded(array: np.ndarray, count: int) -> np.ndarray:
+    short = count - len(array)
+    return np.pad(array, ((0, short),) + ((0, 0),) * (array.ndim - 1)) if short else array

@@ -22,13 +22,22 @@ import numpy as np
 from ignpx._support import checks
 from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier, check_handle
+from ignpx.data import Backdoor
 from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples, check
 
-Model = Literal["model", "original", "retrained"]
+Model = Literal["model", "original", "retrained", "judge"]
 Part = Literal["forget_train", "retain_train", "forget_test", "retain_test"]
 Need = Literal[
-    "original", "retrained", "forget_train", "retain_train", "forget_test", "retain_test", "seconds"
+    "original",
+    "retrained",
+    "judge",
+    "forget_train",
+    "retain_train",
+    "forget_test",
+    "retain_test",
+    "backdoor",
+    "seconds",
 ]
 Unit = Literal["share", "bits", "nats", "distance", "steps", "ratio", "statistic"]
 
@@ -68,11 +77,13 @@ class Evidence:
       model: the model that is measured, in evaluation mode.
       original: the model before unlearning, if it is known.
       retrained: a model that was trained without what is forgotten, if there is one.
+      judge: a model that was trained independently of all others and knows all classes.
       classes: the forgotten classes; none if samples of any class were forgotten.
       forget_train: training samples that were to be forgotten.
       retain_train: all other training samples.
       forget_test: test samples of the forgotten classes.
       retain_test: all other test samples.
+      backdoor: what the training samples of the original model were poisoned with, if they were.
       seconds: of unlearning (`model`) and of retraining (`retrained`), without compilation.
       seed: of bootstrap samples, subsamples and whatever else a measurement draws.
       batch_size: images per device call.
@@ -81,11 +92,13 @@ class Evidence:
     model: Classifier
     original: Classifier | None = None
     retrained: Classifier | None = None
+    judge: Classifier | None = None
     classes: tuple[int, ...] = ()
     forget_train: Samples | None = None
     retain_train: Samples | None = None
     forget_test: Samples | None = None
     retain_test: Samples | None = None
+    backdoor: Backdoor | None = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seed: int = 0
     batch_size: int = 500
@@ -108,6 +121,9 @@ class Evidence:
                     raise InvalidArgumentError(
                         f"{name}.{field}", theirs, f"the model has {ours}; compare two of a kind"
                     )
+        if self.backdoor is not None:
+            object.__setattr__(self, "backdoor", Backdoor.of(self.backdoor))
+            self.backdoor.check(self.model.num_classes)
         for part in PARTS:
             if (samples := getattr(self, part)) is not None:
                 object.__setattr__(self, part, check(samples, self.model, part))
@@ -119,7 +135,7 @@ class Evidence:
     def missing(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
         """Which of these are not there."""
         there: dict[str, bool] = {
-            name: getattr(self, name) is not None for name in (*MODELS, *PARTS)
+            name: getattr(self, name) is not None for name in (*MODELS, *PARTS, "backdoor")
         }
         there["seconds"] = {"model", "retrained"} <= set(self.seconds)
         return tuple(need for need in needs if not there[need])

@@ -120,6 +120,25 @@ def of_mean(values: np.ndarray, seed: int) -> tuple[float, float]:
     return of_statistic(np.mean, [values], seed)
 
 
+def of_runs(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Student's interval of the mean of a few runs `(N,)`, within its range; nan for one run.
+
+    A bootstrap of so few does not leave what they span, and covers much less than it says.
+
+    Args:
+      values: of the runs.
+      low: the smallest possible mean.
+      high: the largest possible mean.
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return math.nan, math.nan
+    mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
+    reach = t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error
+    return float(max(low, mean - reach)), float(min(high, mean + reach))
+
+
 def of_statistic(
     statistic: Callable[..., Any],
     groups: Sequence[np.ndarray],

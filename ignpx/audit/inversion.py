@@ -22,6 +22,8 @@ import optax
 
 from ignpx import synthesis
 from ignpx._support import checks
+from ignpx.audit import intervals
+from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.classifier import Classifier, check_handle
 from ignpx.data.preprocessing import Normalise
 from ignpx.errors import InvalidArgumentError
@@ -164,3 +166,61 @@ def _judged(
     logits = judge.logits(inputs.reshape(-1, *judge.input_shape))
     answers = jnp.argmax(logits, axis=-1).reshape(inputs.shape[:2])
     return jnp.mean(answers == labels[:, None], axis=1)
+
+
+def inversion(
+    *,
+    samples: int = 10,
+    steps: int = 500,
+    learning_rate: float = 0.05,
+    total_variation: float = 1.0,
+) -> Measure:
+    """The share of the reconstructions of the forgotten classes in which the judge sees the class.
+
+    Its interval is Wilson's over the reconstructions, which start from independent noise. The value
+    to reach is that of a retrained model. `judged_retained` is the same of all other classes: if
+    it is low, too, the attack fails on this model, and the value says nothing.
+
+    Args:
+      samples: number of reconstructions of each class.
+      steps: see `invert`, as for all further settings.
+      learning_rate: learning rate of Adam, in units of preprocessed inputs.
+      total_variation: weight of the image prior.
+    """
+    checks.whole(samples=samples)
+
+    def measure(evidence: Evidence) -> Finding:
+        if not evidence.classes:
+            raise NotMeasuredError("classes", (), "no class was forgotten as a whole to be shown")
+        found = invert(
+            evidence.model,
+            evidence.classifier("judge"),
+            jax.random.key(evidence.seed),
+            samples=samples,
+            steps=steps,
+            learning_rate=learning_rate,
+            total_variation=total_variation,
+        )
+        gone = np.isin(np.arange(evidence.model.num_classes), evidence.classes)
+        successes = round(float(found.judged[gone].sum()) * samples)
+        total = int(gone.sum()) * samples
+        details = {"confidence": float(found.confidence[gone].mean())}
+        if not gone.all():
+            details["judged_retained"] = float(found.judged[~gone].mean())
+        return Finding(
+            successes / total,
+            *intervals.of_share(successes, total),
+            details=details,
+            arrays={"images": found.images},
+        )
+
+    return Measure(
+        measure,
+        title="Model inversion",
+        paper="Fredrikson et al. 2015",
+        needs=("judge",),
+        unit="share",
+        low=0.0,
+        high=1.0,
+        better="retrained",
+    )

@@ -20,10 +20,15 @@ from ignpx.audit.acceleration import acceleration
 from ignpx.audit.accuracy import forget_accuracy, retain_accuracy
 from ignpx.audit.activation_distance import activation_distance
 from ignpx.audit.agreement import agreement, completeness
+from ignpx.audit.anamnesis_index import anamnesis_index
+from ignpx.audit.backdoor import backdoor
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.entropy_test import entropy_test
+from ignpx.audit.features import separability
 from ignpx.audit.forgetting_rate import forgetting_rate, retention_rate
+from ignpx.audit.grad_cam import grad_cam_agreement
 from ignpx.audit.interclass_confusion import interclass_confusion
+from ignpx.audit.inversion import inversion
 from ignpx.audit.layer_distance import layer_distance
 from ignpx.audit.membership import mia
 from ignpx.audit.membership_loss import membership_loss
@@ -34,8 +39,10 @@ from ignpx.audit.membership_salun import (
     membership_modified_entropy,
 )
 from ignpx.audit.predictions import predictions
+from ignpx.audit.relearning_time import relearning_time
 from ignpx.audit.similarity import js_similarity
 from ignpx.audit.total_variation import total_variation
+from ignpx.audit.unlearning_degree import degree
 from ignpx.audit.zrf import zrf
 from ignpx.errors import InvalidArgumentError, PluginWarning
 
@@ -44,11 +51,16 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "acceleration": acceleration,
     "activation-distance": activation_distance,
     "agreement": agreement,
+    "anamnesis-index": anamnesis_index,
+    "backdoor": backdoor,
     "completeness": completeness,
     "entropy-test": entropy_test,
+    "features": separability,
     "forget-accuracy": forget_accuracy,
     "forgetting-rate": forgetting_rate,
+    "grad-cam": grad_cam_agreement,
     "interclass-confusion": interclass_confusion,
+    "inversion": inversion,
     "js-similarity": js_similarity,
     "layer-distance": layer_distance,
     "membership-confidence": membership_confidence,
@@ -58,9 +70,11 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "membership-modified-entropy": membership_modified_entropy,
     "mia": mia,
     "predictions": predictions,
+    "relearning-time": relearning_time,
     "retain-accuracy": retain_accuracy,
     "retention-rate": retention_rate,
     "total-variation": total_variation,
+    "unlearning-degree": degree,
     "zrf": zrf,
 }
 

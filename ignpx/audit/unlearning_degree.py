@@ -25,12 +25,17 @@ from flax import nnx
 from ignpx import descent
 from ignpx._support import batching, checks
 from ignpx.adapters import NnxApply, split_nnx
-from ignpx.audit.accuracy import count_correct
+from ignpx.audit import intervals
+from ignpx.audit.accuracy import predicted
+from ignpx.audit.contract import Evidence, Finding, Measure, Part, at_least
 from ignpx.classifier import Classifier, PyTree, check_handle, identity
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import cross_entropy
 from ignpx.models.generator import Perturbation
 from ignpx.samples import Samples, check
+
+# Of these, a fifth is held out, and an interval needs two.
+FEWEST = 10
 
 
 class Parting(NamedTuple):
@@ -40,11 +45,17 @@ class Parting(NamedTuple):
       original: accuracy of the original model on them.
       unlearned: accuracy of the unlearned model on them.
       size: mean absolute change of an input value.
+      images: the number of these images.
+      only_original: images that only the original model classifies correctly.
+      only_unlearned: images that only the unlearned model classifies correctly.
     """
 
     original: float
     unlearned: float
     size: float
+    images: int
+    only_original: int
+    only_unlearned: int
 
     @property
     def degree(self) -> float:
@@ -153,13 +164,18 @@ def unlearning_degree(
 
     def part(samples: Samples) -> Parting:
         perturbed = generator.applied(carry, samples.images, batch_size)
-        on_inputs = Samples(perturbed, samples.labels)
         before, after = (
-            count_correct(model.replace(preprocess=identity), on_inputs, batch_size=batch_size)
+            predicted(model.replace(preprocess=identity), perturbed, batch_size) == samples.labels
             for model in (original, unlearned)
         )
-        size = float(np.mean(np.abs(perturbed - samples.images)))
-        return Parting(before.accuracy(), after.accuracy(), size)
+        return Parting(
+            original=float(before.mean()),
+            unlearned=float(after.mean()),
+            size=float(np.mean(np.abs(perturbed - samples.images))),
+            images=len(samples.labels),
+            only_original=int(np.sum(before & ~after)),
+            only_unlearned=int(np.sum(after & ~before)),
+        )
 
     return UnlearningDegree(part(fitted), part(held_out), np.asarray(losses))
 
@@ -222,3 +238,75 @@ def objective(
     """
     kept, lost = (cross_entropy(z, labels) for z in (original, unlearned))
     return jnp.mean(kept - eta * jnp.minimum(lost, math.log(unlearned.shape[-1])))
+
+
+def degree(
+    *,
+    part: Part = "forget_train",
+    images: int = 1000,
+    eta: float = 0.03,
+    amplitude: float = 1.0,
+    epochs: int = 50,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    width: int = 32,
+) -> Measure:
+    """The unlearning degree as a measurement: on images that the generator was not fitted to.
+
+    The interval is over these images, for the generator as it is. A retrained model has a degree
+    well above 0; the original model's own is 0.
+
+    Args:
+      part: the samples, by default the forgotten training samples, as in the paper.
+      images: samples at most, drawn at random. A generator that is fitted to more is stronger, so
+        compare degrees by equal numbers.
+      eta: see `unlearning_degree`, as for all further settings.
+      amplitude: largest change of an input value, in units of preprocessed inputs.
+      epochs: epochs of Adam on the generator.
+      learning_rate: learning rate of Adam.
+      batch_size: images in a step.
+      width: width of the generator.
+    """
+    checks.whole(images=images)
+
+    def measure(evidence: Evidence) -> Finding:
+        given = evidence.samples(part)
+        at_least(part, len(given.labels), FEWEST)
+        order = np.random.default_rng(evidence.seed).permutation(len(given.labels))[:images]
+        found = unlearning_degree(
+            evidence.classifier("original"),
+            evidence.model,
+            Samples(given.images[order], np.asarray(given.labels)[order]),
+            jax.random.key(evidence.seed),
+            eta=eta,
+            amplitude=amplitude,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            width=width,
+        )
+        held_out = found.held_out
+        differences = np.zeros(held_out.images)
+        differences[: held_out.only_original] = 1
+        differences[held_out.images - held_out.only_unlearned :] = -1
+        return Finding(
+            held_out.degree,
+            *intervals.of_mean(differences, evidence.seed),
+            details={
+                "degree_fitted": found.fitted.degree,
+                "accuracy_original": held_out.original,
+                "accuracy_unlearned": held_out.unlearned,
+                "change": held_out.size,
+            },
+        )
+
+    return Measure(
+        measure,
+        title="Unlearning degree",
+        paper="Zuo et al. (SPD-GAN)",
+        needs=("original", part),
+        unit="share",
+        low=-1.0,
+        high=1.0,
+        better="retrained",
+    )

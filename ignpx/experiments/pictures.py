@@ -49,16 +49,110 @@ def prototypes(
     return figure
 
 
+def grad_cam(
+    images: np.ndarray, maps: Mapping[str, np.ndarray], titles: Sequence[str] = ()
+) -> "Figure":
+    """Images with the maps of several models over them: one column an image, one row a model.
+
+    Args:
+      images: `(n, H, W, channels)`, any scale; the first row, as they are.
+      maps: name of a model to its maps `(n, h, w)`, at least 0; each map is stretched to its own
+        largest value, and one that is 0 everywhere stays without colour.
+      titles: n titles, the labels of the images for example.
+    """
+    columns, rows = len(images), 1 + len(maps)
+    figure = _figure(1.1 * columns + 1, 1.15 * rows + 0.2, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for place, image in enumerate(images):
+        height, width = image.shape[:2]
+        extent = (0, width, 0, height)
+        for row, axis in enumerate(axes[:, place]):
+            axis.imshow(_stretched(image), extent=extent)
+            if row:
+                shown = list(maps.values())[row - 1][place]
+                share = shown / max(shown.max(), 1e-12)
+                axis.imshow(
+                    share, extent=extent, cmap="inferno", alpha=0.65 * (share > 0), vmin=0, vmax=1
+                )
+    for axis, name in zip(axes[:, 0], ["image", *maps], strict=True):
+        axis.set_ylabel(name, fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def embedding(
+    coordinates: np.ndarray,
+    labels: np.ndarray,
+    synthetic: np.ndarray,
+    class_names: Sequence[str],
+    forget: Sequence[int] = (),
+) -> "Figure":
+    """Samples in the plane, by class: real ones as dots, synthetic ones as crosses.
+
+    Args:
+      coordinates: `(N, 2)`.
+      labels: `(N,)` class ids.
+      synthetic: `(N,)` bool.
+      class_names: names of all classes.
+      forget: indices of the forget classes, which are drawn last and marked in the legend.
+    """
+    from matplotlib import colormaps
+
+    figure = _figure(6.2, 4.6, layout="constrained")
+    axis = figure.subplots()
+    present = np.unique(labels)
+    colors = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]
+    for index in sorted(present, key=lambda one: one in forget):
+        own = labels == index
+        gone = index in forget
+        color = FORGET if gone else colors(index / max(len(class_names) - 1, 1))
+        name = f"{class_names[index]} (forget)" if gone else class_names[index]
+        size = 22 if gone else 12
+        x, y = coordinates[own & ~synthetic].T
+        axis.scatter(x, y, s=size, color=color, label=name, lw=0)
+        x, y = coordinates[own & synthetic].T
+        axis.scatter(x, y, s=45, color=color, marker="x", lw=1.2)
+    if synthetic.any():
+        axis.scatter([], [], s=45, color="black", marker="x", lw=1.2, label="synthetic")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[["top", "right"]].set_visible(False)
+    columns = 1 if len(present) <= 20 else -(-len(present) // 20)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, ncols=columns)
+    return figure
+
+
 def _inverted(
     arrays: Mapping[str, np.ndarray], class_names: Sequence[str], forget: Sequence[int]
 ) -> "Figure":
     return prototypes(arrays["images"], class_names, forget)
 
 
+def _looked_at(
+    arrays: Mapping[str, np.ndarray], class_names: Sequence[str], forget: Sequence[int]
+) -> "Figure":
+    maps = {
+        name.removeprefix("maps_"): array
+        for name, array in arrays.items()
+        if name.startswith("maps_")
+    }
+    return grad_cam(arrays["images"], maps, [class_names[label] for label in arrays["labels"]])
+
+
+def _embedded(
+    arrays: Mapping[str, np.ndarray], class_names: Sequence[str], forget: Sequence[int]
+) -> "Figure":
+    where = [arrays[name] for name in ("coordinates", "labels", "synthetic")]
+    return embedding(*where, class_names, forget)
+
+
 # Of the arrays of a measurement, by its name: `(arrays, class_names, forget)`.
 PICTURES: dict[
     str, Callable[[Mapping[str, np.ndarray], Sequence[str], Sequence[int]], "Figure"]
-] = {"inversion": _inverted}
+] = {"features": _embedded, "grad-cam": _looked_at, "inversion": _inverted}
 
 
 def class_accuracies(
@@ -123,12 +217,17 @@ def _figure(width: float, height: float, **options: Any) -> "Figure":
 def _framed(image: np.ndarray, color: str) -> np.ndarray:
     """An image `(H, W, 1 or more)` as RGB in uint8, with a line of this colour and space around."""
     line = max(1, image.shape[0] // 32)
-    low, high = image.min(), image.max()
-    stretched = np.round(255 * (image[..., :3] - low) / max(high - low, 1e-6)).astype(np.uint8)
-    framed = np.broadcast_to(stretched, (*image.shape[:2], 3))
+    framed = _stretched(image)
     for around in (color, WHITE):
         rows, columns = (size + 2 * line for size in framed.shape[:2])
         canvas = np.tile(np.frombuffer(bytes.fromhex(around[1:]), np.uint8), (rows, columns, 1))
         canvas[line:-line, line:-line] = framed
         framed = canvas
     return framed
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """An image `(H, W, 1 or more)` as RGB in uint8, its own range stretched to 0 to 255."""
+    low, high = float(image.min()), float(image.max())
+    stretched = np.round(255 * (image[..., :3] - low) / max(high - low, 1e-6)).astype(np.uint8)
+    return np.broadcast_to(stretched, (*image.shape[:2], 3))
