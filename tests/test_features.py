@@ -46,7 +46,7 @@ def test_features_of_a_plain_function(mlp):
     np.testing.assert_allclose(mlp.features(x), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet9", "vit_tiny"])
+@pytest.mark.parametrize("name", ["lenet", "resnet9"])
 def test_features_of_the_zoo_are_vectors(name):
     model = models.create(name, input_shape=(32, 32, 3), num_classes=4, width=0.125)
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)

@@ -80,10 +80,13 @@ def _adam() -> optax.GradientTransformation:
 def embedded(features: np.ndarray, seed: int) -> np.ndarray:
     """The coordinates of features `(N, F)` by scikit-learn's t-SNE, `(N, 2)` float32."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     # Its default perplexity, or what so few samples allow.
     reducer = TSNE(perplexity=min(30.0, (len(features) - 1) / 3), random_state=seed)
-    return np.asarray(reducer.fit_transform(features), np.float32)
+    # Its threads wait for each other a thousand times, which takes minutes on cores that are busy.
+    with threadpool_limits(1):
+        return np.asarray(reducer.fit_transform(features), np.float32)
 
 
 def separability(*, images: int = 500, synthetic: int = 5, steps: int = 100) -> Measure:

@@ -75,7 +75,13 @@ def grad_cam(
                 shown = list(maps.values())[row - 1][place]
                 share = shown / max(shown.max(), 1e-12)
                 axis.imshow(
-                    share, extent=extent, cmap="inferno", alpha=0.65 * (share > 0), vmin=0, vmax=1
+                    share,
+                    extent=extent,
+                    cmap="inferno",
+                    vmin=0,
+                    vmax=1,
+                    alpha=0.65 * (share > 0),
+                    interpolation="bilinear",
                 )
     for axis, name in zip(axes[:, 0], ["image", *maps], strict=True):
         axis.set_ylabel(name, fontsize=8)
@@ -105,11 +111,15 @@ def embedding(
     figure = _figure(6.2, 4.6, layout="constrained")
     axis = figure.subplots()
     present = np.unique(labels)
-    colors = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]
-    for index in sorted(present, key=lambda one: one in forget):
+    others = [index for index in present if index not in forget]
+    # Without the red, which marks the forget classes.
+    few = [color for place, color in enumerate(colormaps["tab10"].colors) if place != 3]  # type: ignore[attr-defined]
+    many = colormaps["nipy_spectral"](np.linspace(0, 1, len(others)))
+    colors = dict(zip(others, few if len(others) <= len(few) else many, strict=False))
+    for index in [*others, *(index for index in present if index in forget)]:
         own = labels == index
         gone = index in forget
-        color = FORGET if gone else colors(index / max(len(class_names) - 1, 1))
+        color = colors.get(index, FORGET)
         name = f"{class_names[index]} (forget)" if gone else class_names[index]
         size = 22 if gone else 12
         x, y = coordinates[own & ~synthetic].T
