@@ -178,7 +178,7 @@ def inversion(
     """The share of the reconstructions of the forgotten classes in which the judge sees the class.
 
     Its interval is Wilson's over the reconstructions, which start from independent noise. The value
-    to reach is that of a retrained model. `judged_retained` is the same of all other classes: if
+    to reach is that of a retrained model. `judged_retain` is the same of all other classes: if
     it is low, too, the attack fails on this model, and the value says nothing.
 
     Args:
@@ -206,7 +206,7 @@ def inversion(
         total = int(gone.sum()) * samples
         details = {"confidence": float(found.confidence[gone].mean())}
         if not gone.all():
-            details["judged_retained"] = float(found.judged[~gone].mean())
+            details["judged_retain"] = float(found.judged[~gone].mean())
         return Finding(
             successes / total,
             *intervals.of_share(successes, total),

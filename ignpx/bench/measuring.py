@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from ignpx import audit
-from ignpx.audit import Evidence, Finding, Measure, NotMeasuredError, invert
+from ignpx.audit import Evidence, Measure
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import memory
 
@@ -54,14 +53,12 @@ def named(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
 
 def build(name: str, settings: Mapping[str, Any]) -> Measure:
     """As `ignpx.audit.build`."""
-    known = name in audit.list_measures() or name not in _INTERIM
-    return audit.build(name, settings) if known else _INTERIM[name]
+    return audit.build(name, settings)
 
 
 def defaults(name: str) -> dict[str, Any]:
     """The settings of a measurement where none are given."""
-    known = name in audit.list_measures() or name not in _INTERIM
-    return audit.describe(name).settings if known else {}
+    return audit.describe(name).settings
 
 
 def check(entries: Iterable[Entry]) -> None:
@@ -150,28 +147,3 @@ def found(
 
 def _without(reason: str) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
     return {"reason": reason}, {}
-
-
-def _no_judge() -> None:
-    raise NotMeasuredError("judge", None, "the reconstructions need a judge")
-
-
-def _inverted(evidence: Evidence) -> Finding:
-    judge = evidence.once(("judge",), _no_judge)
-    inversion = invert(evidence.model, judge, jax.random.key(evidence.seed))
-    gone = np.isin(np.arange(evidence.model.num_classes), evidence.classes)
-    return Finding(
-        float(inversion.judged[gone].mean()),
-        details={
-            "judged_retain": float(inversion.judged[~gone].mean()),
-            "confidence": float(inversion.confidence[gone].mean()),
-        },
-        arrays={"images": inversion.images},
-    )
-
-
-_INTERIM = {
-    "inversion": Measure(
-        _inverted, "Inverted as the class", "Fredrikson 2015", (), "share", 0.0, 1.0, "retrained"
-    ),
-}

@@ -159,11 +159,11 @@ def _evidence(
     if reference is not None:
         metrics = records.read(records.Timed, "model", reference / workdir.METRICS)
         seconds["retrained"] = metrics.seconds.training
+    others: dict[str, Any] = {"backdoor": cell.training.dataset.backdoor}
     if "judge" in models:
-        judge, _ = _loaded(cell, models["judge"] / workdir.CHECKPOINT)
-        shared.once(("judge",), lambda: judge)
+        others["judge"], _ = _loaded(cell, models["judge"] / workdir.CHECKPOINT)
     model = shared.model if cell.method == ORIGINAL else edited
-    return dataclasses.replace(shared.of(model), seconds=seconds)
+    return dataclasses.replace(shared.of(model), seconds=seconds, **others)
 
 
 # The cells of a model and request follow one another. Those of `retrain` have a reference of their

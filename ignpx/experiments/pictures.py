@@ -155,8 +155,8 @@ def _looked_at(
 def _embedded(
     arrays: Mapping[str, np.ndarray], class_names: Sequence[str], forget: Sequence[int]
 ) -> "Figure":
-    where = [arrays[name] for name in ("coordinates", "labels", "synthetic")]
-    return embedding(*where, class_names, forget)
+    places, labels, made = (arrays[name] for name in ("coordinates", "labels", "synthetic"))
+    return embedding(places, labels, made, class_names, forget)
 
 
 # Of the arrays of a measurement, by its name: `(arrays, class_names, forget)`.
