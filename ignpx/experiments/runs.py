@@ -226,69 +226,43 @@ def unlearn(
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in (settings or {}).items()
     }
-    build(method, settings)  # a mistake is found before anything long is done
-    classifier, config = checkpoint.load(checkpoint.in_run(source), model=model)
-    run = records.check(records.Run, config, "directory", source)
-    if not isinstance(scenario, Scenario):
-        one = isinstance(scenario, str) or checks.is_whole(scenario)
-        listed: Any = [scenario] if one else scenario
-        scenario = scenarios.named([*map(str, listed)], lambda: _class_names(run, where))
-    chosen = build(method, settings, config.get("training"))
-    unlearner.check_served(chosen, scenario.asks)
-    past = [scenarios.read(step) for step in config.get("unlearning", [])]
-    # Without data as far as that goes, so that a mistake is found before any are read.
-    needs_data = bool(chosen.sees) or not isinstance(scenario, Classes)
-    if isinstance(scenario, Classes):
-        scenarios.request(scenario, classifier.num_classes, past=past)
-    if needs_data and "dataset" not in config:
-        raise InvalidArgumentError(
-            "method",
-            method,
-            f"needs data, and {source} does not say which it was trained on; name a method that "
-            "sees none, or call `ignpx.unlearn` in Python with a request that carries data",
-        )
+    asked = _asked(source, scenario, method, settings, model, where)
+    classifier, config, scenario = asked.classifier, asked.config, asked.scenario
     step = {"method": method, **scenario.described(), "settings": settings, "seed": seed}
     described = {
         **config,
-        "forgotten": scenarios.forgotten([*past, scenario]),
+        "forgotten": scenarios.forgotten([*asked.past, scenario]),
         "unlearning": [*config.get("unlearning", []), step],
     }
     with workdir.staged(directory, described, overwrite=overwrite) as staging:
-        splits = None
-        if needs_data:
-            splits = data.load_splits(**config["dataset"], **where._asdict())
+        splits = data.load_splits(**config["dataset"], **where._asdict()) if asked.reads else None
+        without = config.get("without", ())
         request = scenarios.request(
-            scenario, classifier.num_classes, splits, past=past, without=config.get("without", ())
+            scenario, classifier.num_classes, splits, past=asked.past, without=without
         )
         names = tuple(str(index) for index in range(classifier.num_classes))
         if scored := score and "dataset" in config:
             test, fine, dataset = _tested(config, where, splits)
             names = dataset.class_names
-            parts = scenarios.scored(scenario, test, fine, past)
-
+            parts = scenarios.scored(scenario, test, fine, asked.past)
         prepared = preparation.load(
-            source, chosen, classifier, method=method, settings=settings, seed=seed
+            source, asked.chosen, classifier, method=method, settings=settings, seed=seed
         )
-        with warnings.catch_warnings(record=True) as caught, stages.recording() as seconds:
-            warnings.simplefilter("always", UnlearningWarning)
-            edited, info = unlearner.unlearn(
-                chosen, classifier, request, jax.random.key(seed), prepared
-            )
-        doubts = [str(w.message) for w in caught if issubclass(w.category, UnlearningWarning)]
+        edited, info, doubts, seconds = _recorded(
+            asked.chosen, classifier, request, jax.random.key(seed), prepared
+        )
         if score and not scored:
             doubts.append(f"accuracies were not measured: {source} does not say on which dataset")
-
         metrics: dict[str, Any] = {
             "method": method,
             **scenario.described(),
-            "forgotten_before": scenarios.forgotten(past),
+            "forgotten_before": scenarios.forgotten(asked.past),
             "seed": seed,
             "prepared": prepared is not None,
             **info.summary(),
             "doubts": doubts,
         }
-        drawn = {}
-        classes = scenario.ids if isinstance(scenario, Classes) else ()
+        drawn, classes = {}, scenario.ids if isinstance(scenario, Classes) else ()
         if hasattr(info, "prototypes"):
             inputs = np.asarray(info.prototypes.inputs)
             drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
@@ -298,22 +272,80 @@ def unlearn(
             accuracies, counts = _scores({"before": classifier, "after": edited}, parts, instead)
             seconds["evaluation"] = time.perf_counter() - begin
             metrics |= accuracies
-            doubts += audit.doubts(
-                forget=(metrics["forget_accuracy_before"], metrics["forget_accuracy_after"]),
-                retain=(metrics["retain_accuracy_before"], metrics["retain_accuracy_after"]),
-                num_classes=classifier.num_classes,
-                whole_classes=isinstance(scenario, Classes),
-            )
+            doubts += _damage(metrics, classifier.num_classes, scenario)
             drawn["class_accuracies"] = pictures.class_accuracies(
                 {when: count.per_class() for when, count in counts.items()}, names, classes
             )
         metrics |= {"seconds": seconds, "versions": versions()}
-
         workdir.write_json(staging / workdir.METRICS, metrics)
         for name, figure in drawn.items():
             figure.savefig(staging / f"{name}.png", dpi=150)
         checkpoint.save(staging / workdir.CHECKPOINT, edited, described)
     return metrics
+
+
+class _Asked(NamedTuple):
+    """What is asked for: a method, of the classifier of a run."""
+
+    classifier: Classifier
+    config: dict[str, Any]
+    scenario: Scenario
+    past: list[Scenario]  # what the classifier has forgotten
+    chosen: unlearner.Unlearner
+    reads: bool  # whether data are read before the method runs
+
+
+def _asked(
+    source: pathlib.Path,
+    scenario: Scenario | int | str | Sequence[int | str],
+    method: str,
+    settings: dict[str, Any],
+    model: str | None,
+    where: Where,
+) -> _Asked:
+    """Finds mistakes before anything long is done: without data as far as that goes."""
+    build(method, settings)
+    classifier, config = checkpoint.load(checkpoint.in_run(source), model=model)
+    run = records.check(records.Run, config, "directory", source)
+    if not isinstance(scenario, Scenario):
+        one = isinstance(scenario, str) or checks.is_whole(scenario)
+        listed: Any = [scenario] if one else scenario
+        scenario = scenarios.named([*map(str, listed)], lambda: _class_names(run, where))
+    chosen = build(method, settings, config.get("training"))
+    unlearner.check_served(chosen, scenario.asks)
+    past = [scenarios.read(step) for step in config.get("unlearning", [])]
+    if isinstance(scenario, Classes):
+        scenarios.request(scenario, classifier.num_classes, past=past)
+    reads = bool(chosen.sees) or not isinstance(scenario, Classes)
+    if reads and "dataset" not in config:
+        raise InvalidArgumentError(
+            "method",
+            method,
+            f"needs data, and {source} does not say which it was trained on; name a method that "
+            "sees none, or call `ignpx.unlearn` in Python with a request that carries data",
+        )
+    return _Asked(classifier, config, scenario, past, chosen, reads)
+
+
+def _recorded(
+    chosen: unlearner.Unlearner, *arguments: Any
+) -> tuple[Classifier, Any, list[str], dict[str, float]]:
+    """What `ignpx.unlearn` returns, the doubts that it warns of, and the seconds of its stages."""
+    with warnings.catch_warnings(record=True) as caught, stages.recording() as seconds:
+        warnings.simplefilter("always", UnlearningWarning)
+        edited, info = unlearner.unlearn(chosen, *arguments)
+    doubts = [str(w.message) for w in caught if issubclass(w.category, UnlearningWarning)]
+    return edited, info, doubts, seconds
+
+
+def _damage(metrics: dict[str, Any], num_classes: int, scenario: Scenario) -> list[str]:
+    """Whether the accuracies show that the class is left, or the model damaged."""
+    return audit.doubts(
+        forget=(metrics["forget_accuracy_before"], metrics["forget_accuracy_after"]),
+        retain=(metrics["retain_accuracy_before"], metrics["retain_accuracy_after"]),
+        num_classes=num_classes,
+        whole_classes=isinstance(scenario, Classes),
+    )
 
 
 def forget(*args: Any, **options: Any) -> dict[str, Any]:
