@@ -290,19 +290,23 @@ def in_turn(
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """Mean cross-entropy of a batch of `Samples` in training mode, a `Loss`."""
+    """Mean cross-entropy of a batch of `Samples`, a `Loss`.
+
+    Labels are class ids `(N,)`, or probabilities `(N, num_classes)`.
+    """
 
     apply: Any
     preprocess: Any
+    train: bool
 
     @classmethod
-    def of(cls, classifier: Classifier) -> Self:
-        """The loss of this classifier's architecture."""
-        return cls(classifier.apply, classifier.preprocess)
+    def of(cls, classifier: Classifier, *, train: bool = True) -> Self:
+        """The loss of this classifier's architecture, in training or in evaluation mode."""
+        return cls(classifier.apply, classifier.preprocess, train)
 
     def logits(self, params: PyTree, state: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
         """Float32 logits `(N, num_classes)` of images, and the new state."""
-        logits, state = self.apply(params, state, self.preprocess(images), train=True)
+        logits, state = self.apply(params, state, self.preprocess(images), train=self.train)
         return logits.astype(jnp.float32), state
 
     def __call__(
@@ -310,7 +314,8 @@ class CrossEntropy:
     ) -> tuple[jax.Array, PyTree]:
         """See `Loss`."""
         logits, state = self.logits(params, state, batch.images)
-        return cross_entropy(logits, batch.labels).mean(), state
+        of_sample = cross_entropy if batch.labels.ndim == 1 else optax.softmax_cross_entropy
+        return of_sample(logits, batch.labels).mean(), state
 
 
 @functools.lru_cache(maxsize=64)
@@ -321,7 +326,6 @@ def optimizer(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     drops: tuple[int, ...] = (),
-    mask: bool = False,
 ) -> optax.GradientTransformation:
     """Adam or SGD with PyTorch's semantics; equal arguments give the same object.
 
@@ -331,14 +335,18 @@ def optimizer(
       momentum: momentum of `sgd`; `adam` ignores it.
       weight_decay: times the parameters, added to the gradient before the rule (L2, not AdamW).
       drops: numbers of steps; after each of them the learning rate falls to a tenth.
-      mask: whether `masked` is chained last.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
     """
+    checks.one_of(("adam", "sgd"), optimizer=rule)
+    checks.positive(learning_rate=learning_rate)
+    checks.not_negative(momentum=momentum, weight_decay=weight_decay)
     rate: Any = learning_rate
     if drops:
         rate = optax.piecewise_constant_schedule(rate, {step: 0.1 for step in drops})
     stepping = optax.adam(rate) if rule == "adam" else optax.sgd(rate, momentum=momentum or None)
-    chain = [optax.add_decayed_weights(weight_decay), stepping]
-    return optax.chain(*chain, *([masked()] if mask else []))
+    return optax.chain(optax.add_decayed_weights(weight_decay), stepping)
 
 
 def batches(

@@ -5,7 +5,8 @@ zero, and of a class that both predictions give none there is nothing to add up.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ __all__ = [
     "cross_entropy",
     "entropy",
     "jensen_shannon",
+    "joining_classes",
     "kl_divergence",
     "negative_log_odds",
 ]
@@ -24,8 +26,15 @@ def __dir__() -> list[str]:
     return __all__
 
 
+L = TypeVar("L", bound=Callable[..., Any])
+
+
 class SampleLoss(Protocol):
-    """A loss of single samples, such as `cross_entropy`."""
+    """A loss of single samples, such as `cross_entropy`.
+
+    A loss with the attribute `joins_classes`, which `joining_classes` sets, is called with booleans
+    `(N, num_classes)` for labels by `ignpx.steps.weigh`: all classes that are right.
+    """
 
     def __call__(self, logits: jax.Array, labels: jax.Array, /) -> jax.Array:
         """The loss of each sample.
@@ -37,6 +46,16 @@ class SampleLoss(Protocol):
         Returns:
           `(N,)`.
         """
+
+
+def joining_classes(loss: L) -> L:
+    """Marks a loss to which several classes are one, any of which is right: a decorator.
+
+    Classes that are forgotten at once are then weighed together, so that none is pushed into
+    another. The loss takes booleans `(..., num_classes)` for labels.
+    """
+    loss.joins_classes = True  # type: ignore[attr-defined]
+    return loss
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -57,6 +76,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.softplus(negative_log_odds(logits, labels))
 
 
+@joining_classes
 def negative_log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """`log((1 - p) / p)` of the probability p of the right class, sample by sample.
 

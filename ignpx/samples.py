@@ -30,6 +30,16 @@ class Samples(NamedTuple):
     labels: Any
 
 
+def joined(*parts: Samples) -> Samples:
+    """The samples of all parts, in their order, on the host."""
+    return Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def taken(samples: Samples, places: Any) -> Samples:
+    """The samples at places `(n,)`, on the host."""
+    return Samples(*(np.asarray(array)[np.asarray(places)] for array in samples))
+
+
 def check(samples: Samples, classifier: "Classifier", name: str = "samples") -> Samples:
     """The samples with int32 labels, once they are known to fit the classifier.
 

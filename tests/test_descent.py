@@ -204,7 +204,8 @@ def test_the_same_arguments_give_the_same_optimiser():
 
 
 def test_an_optimiser_with_a_mask():
-    optimizer = descent.optimizer("sgd", 0.1, momentum=0.9, weight_decay=0.5, mask=True)
+    rule = descent.optimizer("sgd", 0.1, momentum=0.9, weight_decay=0.5)
+    optimizer = optax.chain(rule, descent.masked())
     params = jnp.array([1.0, 2.0])
     state = optimizer.init(params)
     for _ in range(2):

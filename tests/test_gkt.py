@@ -16,7 +16,6 @@ from ignpx import (
     InvalidArgumentError,
     Request,
     UnlearningError,
-    UnlearningWarning,
     _xla,
 )
 from ignpx.adapters import NnxApply, split_nnx
@@ -332,11 +331,11 @@ def test_a_model_that_does_not_know_how_it_is_initialised():
 def test_info_judges_itself():
     some = np.array([0.4, 0.2])
     with pytest.raises(UnlearningError, match="diverged"):
-        module.GktInfo(np.array([0.4, np.nan]), some).check(REQUEST)
-    with pytest.warns(UnlearningWarning, match=r"5\.0%"):
-        module.GktInfo(some, np.array([0.9, 0.05])).check(REQUEST)
-    module.GktInfo(some, np.array([0.0, 0.5])).check(REQUEST)
-    assert module.GktInfo(some, some).summary() == {
+        module.Transferred(np.array([0.4, np.nan]), some).check(REQUEST)
+    (doubt,) = module.Transferred(some, np.array([0.9, 0.05])).doubts(REQUEST)
+    assert "only 5.0%" in doubt
+    module.Transferred(some, np.array([0.0, 0.5])).check(REQUEST)
+    assert module.Transferred(some, some).summary() == {
         "last_divergence": pytest.approx(0.2),
         "mean_passed": pytest.approx(0.3),
     }

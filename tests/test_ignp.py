@@ -117,13 +117,39 @@ def test_what_was_prepared_of_something_else(mlp):
         params = {**mlp.params, "out": {**mlp.params["out"], "w": other}}
         with pytest.raises(InvalidArgumentError, match=r"^prepared=.*another classifier"):
             ignpx.unlearn(unlearner, mlp.replace(params=params), request, key, prepared)
-    for settings in ({"samples": 5}, {"held_out": 1}, {"targets": ("out",)}):
+    for settings, said in (
+        ({"samples": 5}, r"\['samples'\]: .* other values"),
+        ({"samples": 5, "held_out": 1}, r"\['samples', 'held_out'\]"),
+        ({"steps": 21}, r"\['steps'\]"),
+        ({"diversity": 2.0}, r"\['terms'\]"),
+        ({"total_variation": 0.0}, r"\['terms'\]"),
+        ({"optimizer": "sgd"}, r"\['optimizer'\]"),
+        ({"learning_rate": 0.2}, r"\['optimizer'\]"),
+        ({"pixel_range": False, "precision": "bfloat16"}, r"\['pixel_range', 'precision'\]"),
+        ({"sensitivity_loss": "cross_entropy"}, r"\['loss'\]"),
+        ({"targets": ("out",)}, ".*other targets"),
+    ):
         others = ignp(**QUICK | settings)
-        with pytest.raises(InvalidArgumentError, match=r"^prepared=.*other samples, held_out or"):
+        with pytest.raises(InvalidArgumentError, match="^prepared=" + said):
             ignpx.unlearn(others, mlp, request, key, prepared)
     for nothing in (3, "prepared", prepared.parts, prepared._replace(made_of=None), (1, 2)):
         with pytest.raises(InvalidArgumentError, match=r"^prepared=.*unlearner.prepare"):
             ignpx.unlearn(unlearner, mlp, request, key, nothing)
+
+
+def test_settings_that_nothing_was_prepared_with_are_free(mlp):
+    key, request = jax.random.key(0), Request.classes([0], 4)
+    prepared = ignp(**QUICK).prepare(mlp, key)
+    free = {
+        "coverage": (0.1, 0.2),
+        "within": "middle",
+        "strength": 3.0,
+        "direction": "any",
+        "microbatch": 2,
+        "targets": mlp.targets,
+    }
+    for name, value in free.items():
+        ignpx.unlearn(ignp(**QUICK | {name: value}), mlp, request, key, prepared)
 
 
 def test_a_fingerprint_is_of_all_arrays_and_of_every_bit():

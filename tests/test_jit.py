@@ -1,5 +1,6 @@
 """JiT against numpy: on a linear model its loss and its gradient have a closed form."""
 
+import importlib
 import inspect
 
 import jax
@@ -20,7 +21,7 @@ from by_hand import (
     recorded,
     samples,
 )
-from ignpx import InvalidArgumentError, Request, Samples, Sees, descent
+from ignpx import InvalidArgumentError, Request, Samples, Sees
 from ignpx.methods import jit
 from ignpx.methods.jit import PRESETS
 
@@ -97,23 +98,24 @@ def test_a_preset_is_what_is_not_given(monkeypatch, scenario, rate, sigma):
 
 def test_what_is_asked_for_chooses_the_preset(monkeypatch):
     found = []
-    tune = descent.tune
+    module = importlib.import_module("ignpx.methods.jit")
+    steepness = module._steepness
 
-    def spy(loss, optimizer, classifier, data, indices, *rest):
-        found.append((loss.sigma, indices["samples"].shape))
-        return tune(loss, optimizer, classifier, data, indices, *rest)
+    def spy(classifier, sigma, *rest):
+        found.append(sigma)
+        return steepness(classifier, sigma, *rest)
 
-    monkeypatch.setattr(descent, "tune", spy)
+    monkeypatch.setattr(module, "_steepness", spy)
     forget = samples(7)._replace(labels=np.zeros(7, np.int32))
     for asked in (
         Request.classes([0], CLASSES, forget_data=forget),
         Request.samples(CLASSES, forget),
     ):
         ignpx.unlearn(jit(perturbations=2), model(), asked, jax.random.key(0))
-    assert [sigma for sigma, _ in found] == [0.5, 0.01]
+    assert found == [0.5, 0.01]
     method = jit(scenario="subclass", model="vit", perturbations=2, learning_rate=0.01)
     ignpx.unlearn(method, model(), Request.samples(CLASSES, forget), jax.random.key(0))
-    assert found[-1][0] == 1.5
+    assert found[-1] == 1.5
 
 
 def test_presets():

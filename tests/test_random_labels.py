@@ -22,7 +22,7 @@ from by_hand import (
     recorded,
     samples,
 )
-from ignpx import InvalidArgumentError, Request, Sees
+from ignpx import InvalidArgumentError, Request, Sees, steps
 from ignpx.methods import METHODS, random_labels, salun
 
 KEY = jax.random.key(5)
@@ -95,7 +95,7 @@ def test_mixed_relabels_the_forget_set_alone_and_anew_for_every_epoch(monkeypatc
 
 def test_labels_of_a_batch_are_uniform_on_all_classes_the_right_one_included():
     module = importlib.import_module("ignpx.methods.random_labels")
-    loss = module._Relabelled(lambda params, state, batch, key, extra_args: batch.labels, CLASSES)
+    loss = module._relabelled(lambda params, state, batch, key, extra_args: batch.labels, CLASSES)
     batch = samples(4000, [1])
     first, second = (np.asarray(loss({}, {}, batch, jax.random.key(seed), {})) for seed in (0, 1))
     shares = np.bincount(first, minlength=CLASSES) / 4000
@@ -136,7 +136,9 @@ def test_saliency_counts_every_sample_alike_however_many():
     """More samples than are differentiated at once, and not a multiple of those."""
     module = importlib.import_module("ignpx.methods.salun")
     forget = samples(71, [0, 1])
-    masks = module.salient(model(), forget, share=0.4)
+    state = steps.State(model(), Request.samples(CLASSES, forget))
+    state, _ = module.weigh_forget_set(state, KEY, None)
+    masks = module.most_salient(0.4, *state.importance)
     expected = expected_mask(forget, 0.4)
     for name in expected:
         np.testing.assert_array_equal(masks[name], expected[name])

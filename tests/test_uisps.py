@@ -1,6 +1,7 @@
 """UISPS, and the two-teacher model on its images, against numpy."""
 
 import inspect
+import types
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ from ignpx import (
 from ignpx.adapters import split_nnx
 from ignpx.data import Normalise
 from ignpx.methods import METHODS, ttm, uisps
-from ignpx.methods.uisps import Inverted, stand_ins
+from ignpx.methods.uisps import Inverted, flattened, invert
+from ignpx.steps import State
 
 KEY = jax.random.key(7)
 QUICK = {"samples": 3, "synthesis_steps": 4, "importance_share": 1.0}
@@ -47,6 +49,19 @@ LOUD = pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
 def request(*forget, count=20):
     kept = [c for c in range(CLASSES) if c not in forget]
     return Request.classes(forget, CLASSES, retain_data=samples(count, kept, seed=1))
+
+
+def stand_ins(classifier, asked, **settings):
+    """The synthetic images of the forget classes, and how they were reported."""
+    defaults = {
+        "learning_rate": 0.01,
+        "statistics": 0.01,
+        "entropy": 0.05,
+        "entropy_share": 0.5,
+    }
+    state, report = invert(**defaults | settings).run(State(classifier, asked), KEY, None)
+    inputs, labels = flattened(state)
+    return types.SimpleNamespace(inputs=inputs, labels=labels, **report._asdict())
 
 
 class Spy:
@@ -142,7 +157,7 @@ def test_equals_numpy(monkeypatch, alpha):
 def test_images_are_those_of_a_plain_loop():
     """Adam on the cross-entropy less the entropy of the first half, from normal noise."""
     settings = {"steps": 6, "learning_rate": 0.05, "entropy": 0.7, "entropy_share": 0.5}
-    made = stand_ins(model(), request(2), KEY, samples=4, **settings)
+    made = stand_ins(model(), request(2), samples=4, **settings)
     noise = jax.random.normal(jax.random.fold_in(KEY, 2), (4, *SHAPE))
     x = {"x": np.asarray(noise, float)}
     theta, optimizer = doubles(model().params), Adam(0.05)
@@ -161,7 +176,7 @@ def test_images_are_those_of_a_plain_loop():
 def test_the_entropy_term_makes_the_model_less_sure():
     def entropies(weight):
         settings = {"samples": 6, "steps": 60, "learning_rate": 0.1, "entropy_share": 0.5}
-        made = stand_ins(model(), request(2), KEY, entropy=weight, **settings)
+        made = stand_ins(model(), request(2), entropy=weight, **settings)
         p = softmax(logits(doubles(model().params), 2 * np.asarray(made.inputs)))
         return -np.sum(p * np.log(p + 1e-30), axis=1)
 
@@ -172,15 +187,15 @@ def test_the_entropy_term_makes_the_model_less_sure():
 
 def test_a_class_is_synthesised_for_itself_whatever_else_is_forgotten():
     settings = {"samples": 3, "steps": 4}
-    both = stand_ins(model(), request(1, 3), KEY, **settings)
-    alone = stand_ins(model(), request(3), KEY, **settings)
+    both = stand_ins(model(), request(1, 3), **settings)
+    alone = stand_ins(model(), request(3), **settings)
     np.testing.assert_array_equal(both.labels, [1, 1, 1, 3, 3, 3])
     np.testing.assert_array_equal(both.inputs[3:], alone.inputs)
 
 
 def test_images_keep_to_the_range_of_real_ones():
     bounded = model().replace(preprocess=Normalise((0.5,), (0.5,)))
-    made = stand_ins(bounded, request(1), KEY, samples=4, steps=9, learning_rate=3.0)
+    made = stand_ins(bounded, request(1), samples=4, steps=9, learning_rate=3.0)
     assert float(jnp.abs(made.inputs).max()) == 1.0
 
 
@@ -222,7 +237,7 @@ def test_batch_norm():
 
     def distance(weight):
         settings = {"samples": 8, "steps": 40, "learning_rate": 0.1, "statistics": weight}
-        made = stand_ins(net, request(1), KEY, **settings)
+        made = stand_ins(net, request(1), **settings)
         _, (seen,) = net.with_statistics(made.inputs)
         assert made.norm_layers == 1
         return float(jnp.linalg.norm(seen.mean - seen.running_mean))

@@ -1,7 +1,6 @@
 """ZS-PAG as a whole against numpy, its proxies, its ablations and its failures."""
 
 import functools
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from ignpx import (
     descent,
 )
 from ignpx.methods import zs_pag
-from ignpx.methods.zs_pag import ZsPagInfo, make_proxies
+from ignpx.methods.zs_pag import Solved
 
 CLASSES = 4
 QUICK = {
@@ -174,7 +173,7 @@ def proxies_of(classifier, samples, retain, per_class=5, attack="pgd"):
     run = functools.partial(adversarial.pgd, epsilon=3.0, step_size=0.3, steps=12)
     targeted = functools.partial(run, targeted=True)
     first = targeted if attack == "pgd" else adversarial.deepfool
-    return make_proxies(
+    return adversarial.make_proxies(
         classifier,
         jnp.asarray(samples.images),
         samples.labels,
@@ -247,7 +246,7 @@ def test_momentum_and_many_steps_keep_to_the_complement(mlp):
 
 def test_without_subspace_all_parameters_move(mlp):
     edited, info = run(mlp, subspace="none")
-    assert info.ranks is None
+    assert not hasattr(info, "ranks")
     for name in ("hidden", "out"):
         assert np.all(np.any(np.asarray(edited.params[name]["b"]) != 0))
 
@@ -267,7 +266,6 @@ def test_random_labels_are_retained_and_need_no_proxies(mlp, monkeypatch):
     # Not by `ignpx.unlearn`, which refuses samples of class 2.
     method = zs_pag(**QUICK | {"subspace": "none", "pseudo_labels": False})
     _, info = method.unlearn(mlp, asked, jax.random.key(0))
-    assert info.proxies is info.residual is None
     assert set(info.summary()) == {"first_loss", "last_loss"}
     (labels,) = seen
     np.testing.assert_array_equal(labels.sum(1), 1)
@@ -282,9 +280,6 @@ def test_an_attack_that_never_succeeds(mlp):
     sure = mlp.replace(params=mlp.params | {"out": mlp.params["out"] | {"b": jnp.eye(4)[0] * 99}})
     with pytest.raises(UnlearningError, match="raise epsilon or attack_steps"):
         ignpx.unlearn(method, sure, asked, jax.random.key(0))
-    edited, info = method.unlearn(sure, asked, jax.random.key(0))
-    assert info.crossed == 0
-    assert bits(edited) == bits(sure)
 
 
 def test_a_class_out_of_reach_is_named(mlp):
@@ -325,11 +320,8 @@ def test_a_model_without_layers():
 
 def test_a_linear_system_that_was_not_solved_is_doubted():
     for residual, stopped, doubted in ((1.5, False, True), (0.5, False, False), (1.5, True, False)):
-        info = ZsPagInfo(np.ones(2), residual=np.float32(residual), stopped=stopped)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            info.check(request())
-        assert ["raise damping" in str(one.message) for one in caught] == [True] * doubted
+        doubts = Solved(jnp.float32(residual), jnp.bool_(stopped)).doubts(request())
+        assert ["raise damping" in doubt for doubt in doubts] == [True] * doubted
 
 
 def test_a_descent_that_diverges(mlp):

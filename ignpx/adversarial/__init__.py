@@ -11,21 +11,26 @@ Lengths are in intensities, where a pixel has 0 to 1. If the classifier's `prepr
 as `ignpx.data.Normalise` does, lengths are divided by it, channel by channel. For other models,
 lengths are in units of the inputs.
 
+`make_proxies` attacks the samples of a class, and sorts what lands in other classes by these.
+
 An attack that fails raises nothing: `Adversarial.success` has the outcome of each input.
 """
 
 from ignpx.adversarial.carlini_wagner import carlini_wagner
 from ignpx.adversarial.deepfool import deepfool
 from ignpx.adversarial.outcome import Adversarial, Bounds, in_batches, runner_up
+from ignpx.adversarial.proxies import Proxies, make_proxies
 from ignpx.adversarial.sign import fgsm, pgd
 
 __all__ = [
     "Adversarial",
     "Bounds",
+    "Proxies",
     "carlini_wagner",
     "deepfool",
     "fgsm",
     "in_batches",
+    "make_proxies",
     "pgd",
     "runner_up",
 ]

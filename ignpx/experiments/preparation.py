@@ -7,6 +7,7 @@ version of the package is not used, nor what is damaged.
 
 import os
 import pathlib
+import platform
 import warnings
 from typing import Any
 
@@ -128,6 +129,7 @@ def _about(
     arrays = {"params": classifier.params, "state": classifier.state}
     return {
         "version": ignpx.__version__,
+        "python": platform.python_version(),  # checksums of settings are of their code
         "method": method,
         "settings": {name: repr(value) for name, value in sorted(settled.items())},
         "seed": seed,

@@ -18,8 +18,9 @@ from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
-from ignpx.samples import Samples
+from ignpx.samples import Samples, joined
 from ignpx.stages import stage
+from ignpx.steps import Course, State, chain, descend
 from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
@@ -44,29 +45,18 @@ def amnesiac(*, epochs: int = 3, learning_rate: float = 1e-4, batch_size: int = 
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.whole(epochs=epochs, batch_size=batch_size)
-    checks.positive(learning_rate=learning_rate)
     optimizer = descent.optimizer("adam", learning_rate)
-    run = stage("descent", descent.tune)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
+    def course(state: State, key: jax.Array) -> Course:
         label_key, order_key, key = jax.random.split(key, 3)
-        forget, retain = request.forget_data, request.retain_data
-        assert forget is not None
-        assert retain is not None
-        labels = descent.wrong_labels(label_key, jnp.asarray(forget.labels), request.retain)
-        samples = _joined(Samples(forget.images, labels), retain)
+        forget = state.forget_data
+        labels = descent.wrong_labels(label_key, jnp.asarray(forget.labels), state.request.retain)
+        samples = joined(Samples(forget.images, labels), state.retain_data)
         rows = descent.batches(order_key, len(samples.labels), batch_size, epochs, whole=True)
-        loss = descent.CrossEntropy.of(classifier)
-        tuned, losses = run(loss, optimizer, classifier, samples, rows, key)
-        return tuned, DescentInfo(losses)
+        loss = descent.CrossEntropy.of(state.classifier)
+        return Course(loss, optimizer, samples, rows, key)
 
-    return Unlearner(Sees.BOTH, unlearn, Changes.ALL, Forgets.ANY)
-
-
-def _joined(*parts: Samples) -> Samples:
-    return Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return chain(descend(course, sees=Sees.BOTH), forgets=Forgets.ANY)
 
 
 class SubtractionInfo(NamedTuple):
@@ -159,7 +149,7 @@ def amnesiac_subtract(
         assert request.forget_data is not None
         assert request.retain_data is not None
         init_key, key = jax.random.split(key)
-        samples = _joined(request.forget_data, request.retain_data)
+        samples = joined(request.forget_data, request.retain_data)
         sets = request.forget[None]
         trained, losses, kept = fit(classifier.fresh(init_key), samples, recipe, key, sets)
         edited, info = _subtraction(kept)(trained, request, key)

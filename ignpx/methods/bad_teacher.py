@@ -5,7 +5,6 @@ incompetent one, a new model, and on retained samples from the trained model its
 `KL(l * T_bad + (1 - l) * T_good || student)`, with `l = 1` on the forget set and 0 elsewhere.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,12 +14,11 @@ import numpy as np
 
 from ignpx import descent
 from ignpx._support import checks
-from ignpx.classifier import Classifier, PyTree, identity
-from ignpx.descent import DescentInfo
+from ignpx.classifier import PyTree, identity
 from ignpx.losses import kl_divergence
 from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.steps import Course, State, Step, chain, descend
+from ignpx.unlearner import Forgets, Sees, Unlearner
 
 
 def bad_teacher(
@@ -53,100 +51,102 @@ def bad_teacher(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    settings = BadTeacher(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        retain_share=retain_share,
-        temperature=temperature,
-        zero_shot=zero_shot,
+    checks.share(retain_share=retain_share)
+
+    def lessons(state: State, key: jax.Array) -> Lessons:
+        forget = state.forget_data.images
+        if zero_shot:
+            return Lessons(forget, np.ones(len(forget), bool))
+        return Lessons.joined(forget, drawn(state.retain_data, retain_share, key))
+
+    return chain(
+        teach(
+            lessons,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            temperature=temperature,
+            sees=Sees.FORGET if zero_shot else Sees.BOTH,
+        ),
+        forgets=Forgets.ANY,
     )
-    return Unlearner(settings.sees, stage("descent", settings.tune), Changes.ALL, Forgets.ANY)
 
 
-@dataclasses.dataclass(frozen=True)
-class BadTeacher:
-    """The settings of `bad_teacher`, and its descent, which `ttm` does on synthetic images."""
+class Lessons(NamedTuple):
+    """What the student learns from.
 
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    retain_share: float
-    temperature: float
-    zero_shot: bool = False
+    Attributes:
+      images: `(N, ...)`.
+      bad: `(N,)` whether the incompetent teacher gives the lesson.
+    """
 
-    def __post_init__(self) -> None:
-        checks.whole(epochs=self.epochs, batch_size=self.batch_size)
-        checks.positive(learning_rate=self.learning_rate, temperature=self.temperature)
-        checks.share(retain_share=self.retain_share)
-
-    @property
-    def sees(self) -> Sees:
-        """The forget set, and unless it is withheld, the retained data."""
-        return Sees.FORGET if self.zero_shot else Sees.BOTH
-
-    def tune(
-        self,
-        classifier: Classifier,
-        request: Request,
-        key: jax.Array,
-        mask: PyTree | None = None,
-        prepare: Callable[[Any], Any] = identity,
-    ) -> tuple[Classifier, DescentInfo]:
-        """Teaches the student.
-
-        Args:
-          classifier: the good teacher, and where the student starts.
-          request: see `Request`, with the data that the method `sees`.
-          key: PRNG key.
-          mask: where it is set, parameters are changed; None changes all.
-          prepare: makes what the classifier preprocesses of the retained images that are drawn.
-        """
-        optimizer = descent.optimizer("adam", self.learning_rate, mask=mask is not None)
-        loss = _Teaching(self.temperature)
-        teacher_key, draw_key, order_key, key = jax.random.split(key, 4)
-        assert request.forget_data is not None
-        images, bad = request.forget_data.images, np.ones(len(request.forget_data.labels), bool)
-        if not self.zero_shot:
-            assert request.retain_data is not None
-            kept = prepare(_drawn(draw_key, request.retain_data, self.retain_share))
-            images = np.concatenate([images, kept])
-            bad = np.concatenate([bad, np.zeros(len(kept), bool)])
-        rows = descent.batches(order_key, len(bad), self.batch_size, self.epochs, whole=True)
-        extra_args = {"good": classifier, "bad": classifier.fresh(teacher_key)}
-        extra_args |= {} if mask is None else {"mask": mask}
-        data = _Lessons(images, bad)
-        tuned, losses = descent.tune(loss, optimizer, classifier, data, rows, key, extra_args)
-        return tuned, DescentInfo(losses)
-
-
-class _Lessons(NamedTuple):
     images: Any
-    bad: Any  # whether the incompetent teacher gives the lesson
+    bad: Any
+
+    @classmethod
+    def joined(cls, bad: Any, good: Any) -> "Lessons":
+        """Those of the incompetent teacher, and then those of the good one."""
+        return cls(np.concatenate([bad, good]), np.arange(len(bad) + len(good)) < len(bad))
 
 
-def _drawn(key: jax.Array, samples: Samples, share: float) -> np.ndarray:
+def drawn(samples: Samples, share: float, key: jax.Array) -> np.ndarray:
+    """The images of a share of the samples, at random; at least one."""
     count = len(samples.labels)
     chosen = jax.random.permutation(key, count)[: max(1, round(share * count))]
     return np.asarray(samples.images)[np.asarray(chosen)]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Teaching:
+def teach(
+    lessons: Callable[[State, jax.Array], Lessons],
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    temperature: float,
+    sees: Sees,
+    preprocessed: bool = False,
+    masked: bool = False,
+) -> Step:
+    """Teaches a student that starts as the good teacher; see `bad_teacher`.
+
+    Args:
+      lessons: made of the state by a key.
+      epochs: over all lessons.
+      learning_rate: of Adam.
+      batch_size: lessons a step.
+      temperature: of the softmax of teachers and student.
+      sees: the data of the request that the lessons take.
+      preprocessed: whether the images of the lessons are.
+      masked: changes the selected parameters alone.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    checks.whole(epochs=epochs, batch_size=batch_size)
+    checks.positive(temperature=temperature)
+    optimizer = descent.optimizer("adam", learning_rate)
+
+    def course(state: State, key: jax.Array) -> Course:
+        teacher_key, draw_key, order_key, key = jax.random.split(key, 4)
+        data = lessons(state, draw_key)
+        rows = descent.batches(order_key, len(data.bad), batch_size, epochs, whole=True)
+        loss = _teaching(identity if preprocessed else state.classifier.preprocess, temperature)
+        teachers = {"good": state.classifier, "bad": state.classifier.fresh(teacher_key)}
+        return Course(loss, optimizer, data, rows, key, teachers)
+
+    return descend(course, sees=sees, masked=masked)
+
+
+def _teaching(preprocess: Callable[[Any], jax.Array], temperature: float) -> descent.Loss:
     """Divergence of the student, in training mode, from the teacher of each sample."""
 
-    temperature: float
-
-    def __call__(
-        self,
-        params: PyTree,
-        state: PyTree,
-        batch: _Lessons,
-        key: jax.Array,
-        extra_args: dict[str, Any],
+    def loss(
+        params: PyTree, state: PyTree, batch: Lessons, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         good, bad = extra_args["good"], extra_args["bad"]
-        inputs = good.preprocess(batch.images)
+        inputs = preprocess(batch.images)
         taught = jnp.where(batch.bad[:, None], bad.logits(inputs), good.logits(inputs))
         learnt, state = good.apply(params, state, inputs, train=True)
-        return kl_divergence(taught, learnt, self.temperature).mean(), state
+        return kl_divergence(taught, learnt, temperature).mean(), state
+
+    return loss

@@ -12,6 +12,7 @@ the forget samples to it, and drops it again.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,36 +22,31 @@ import numpy as np
 from ignpx import adversarial, descent, targets
 from ignpx._support import checks
 from ignpx.classifier import Apply, Classifier, PyTree
-from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError
-from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.steps import Course, State, Step, chain, descend
+from ignpx.unlearner import Forgets, Request, Sees, Unlearner
 
 
-class BoundaryInfo(NamedTuple):
-    """Diagnostics of `boundary_shrink`.
+class Crossed(NamedTuple):
+    """The report of `cross`.
 
     Attributes:
-      losses: `(steps,)` training losses.
       crossed: share of the forget samples that the attack took to another class.
     """
 
-    losses: jax.Array
     crossed: jax.Array
 
     def check(self, request: Request) -> None:
-        """Raises if no sample crossed a boundary, or the descent diverged."""
+        """Raises if no sample crossed a boundary."""
         if not self.crossed > 0:
             raise UnlearningError(
                 "the attack took none of the forget samples to another class, so that they were "
                 "trained to the labels that they have; raise epsilon"
             )
-        DescentInfo(self.losses).check(request)
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
-        return DescentInfo(self.losses).summary() | {"crossed": float(self.crossed)}
+        return {"crossed": float(self.crossed)}
 
 
 def boundary_shrink(
@@ -90,37 +86,19 @@ def boundary_shrink(
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.one_of(("fgsm", "pgd"), attack=attack)
-    checks.positive(epsilon=epsilon, attack_step=attack_step, learning_rate=learning_rate)
-    checks.not_negative(momentum=momentum)
-    checks.whole(attack_steps=attack_steps, epochs=epochs, batch_size=batch_size)
+    checks.positive(epsilon=epsilon, attack_step=attack_step)
+    checks.whole(attack_steps=attack_steps)
     attacking = functools.partial(adversarial.fgsm, epsilon=epsilon)
     if attack == "pgd":
         attacking = functools.partial(
             adversarial.pgd, epsilon=epsilon, step_size=attack_step, steps=attack_steps
         )
-
-    def attacked(classifier: Classifier, forget: Samples) -> adversarial.Adversarial:
-        def one_batch(images: jax.Array, labels: jax.Array) -> adversarial.Adversarial:
-            return attacking(
-                classifier, classifier.preprocess(images), labels, bounds=classifier.bounds
-            )
-
-        return adversarial.in_batches(one_batch, *forget)
-
-    run_attack = stage("attack", attacked)
-    run_descent = stage("descent", functools.partial(_tuned, epochs, batch_size))
-    optimizer = descent.optimizer("sgd", learning_rate, momentum=momentum)
-
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, BoundaryInfo]:
-        assert request.forget_data is not None
-        outcome = run_attack(classifier, request.forget_data)
-        relabelled = request.forget_data._replace(labels=outcome.predicted)
-        tuned, losses = run_descent(optimizer, classifier, relabelled, key)
-        return tuned, BoundaryInfo(losses, jnp.mean(outcome.success))
-
-    return Unlearner(Sees.FORGET, unlearn, Changes.ALL, Forgets.ANY)
+    return chain(
+        cross(attacking),
+        tune(epochs, learning_rate, momentum, batch_size),
+        forgets=Forgets.ANY,
+        keys=lambda key: [key, key],
+    )
 
 
 def boundary_expand(
@@ -151,40 +129,68 @@ def boundary_expand(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.positive(learning_rate=learning_rate)
-    checks.not_negative(momentum=momentum)
+
+    def keys(key: jax.Array) -> list[jax.Array]:
+        column_key, key = jax.random.split(key)
+        return [column_key, key, key]
+
+    return chain(
+        Step("expansion", expand, sees=Sees.FORGET),
+        tune(epochs, learning_rate, momentum, batch_size),
+        contract,
+        forgets=Forgets.ANY,
+        keys=keys,
+    )
+
+
+def cross(attack: Callable[..., adversarial.Adversarial]) -> Step:
+    """Gives the forget samples the labels that an attack takes them to."""
+
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, Crossed]:
+        classifier = state.classifier
+
+        def one_batch(images: jax.Array, labels: jax.Array) -> adversarial.Adversarial:
+            inputs = classifier.preprocess(images)
+            return attack(classifier, inputs, labels, bounds=classifier.bounds)
+
+        outcome = adversarial.in_batches(one_batch, *state.forget_data)
+        return state.relabelled(outcome.predicted), Crossed(jnp.mean(outcome.success))
+
+    return Step("attack", run, sees=Sees.FORGET)
+
+
+def tune(epochs: int, learning_rate: float, momentum: float, batch_size: int) -> Step:
+    """Descends on the forget samples under the labels that they have by now."""
     checks.whole(epochs=epochs, batch_size=batch_size)
-    run = stage("descent", functools.partial(_tuned, epochs, batch_size))
     optimizer = descent.optimizer("sgd", learning_rate, momentum=momentum)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
-        assert request.forget_data is not None
-        column_key, key = jax.random.split(key)
-        expanded = _expanded(classifier, column_key)
-        _check_linear(expanded, classifier.preprocess(jnp.asarray(request.forget_data.images[:1])))
-        beyond = np.full(len(request.forget_data.labels), classifier.num_classes, np.int32)
-        relabelled = request.forget_data._replace(labels=beyond)
-        tuned, losses = run(optimizer, expanded, relabelled, key)
-        edited = classifier.replace(params=tuned.params["model"], state=tuned.state)
-        return edited, DescentInfo(losses)
+    def course(state: State, key: jax.Array) -> Course:
+        order_key, key = jax.random.split(key)
+        samples = state.forget_data
+        rows = descent.batches(order_key, len(samples.labels), batch_size, epochs, whole=True)
+        return Course(descent.CrossEntropy.of(state.classifier), optimizer, samples, rows, key)
 
-    return Unlearner(Sees.FORGET, unlearn, Changes.ALL, Forgets.ANY)
+    return descend(course, sees=Sees.FORGET)
 
 
-def _tuned(
-    epochs: int,
-    batch_size: int,
-    optimizer: Any,
-    classifier: Classifier,
-    samples: Samples,
-    key: jax.Array,
-) -> tuple[Classifier, jax.Array]:
-    order_key, key = jax.random.split(key)
-    indices = descent.batches(order_key, len(samples.labels), batch_size, epochs, whole=True)
-    loss = descent.CrossEntropy.of(classifier)
-    return descent.tune(loss, optimizer, classifier, samples, indices, key)
+def expand(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+    """Adds a logit, and gives the forget samples the class that it stands for."""
+    classifier, forget = state.classifier, state.forget_data
+    expanded = _expanded(classifier, key)
+    _check_linear(expanded, classifier.preprocess(jnp.asarray(forget.images[:1])))
+    beyond = np.full(len(forget.labels), classifier.num_classes, np.int32)
+    return state.replace(classifier=expanded).relabelled(beyond), None
+
+
+def contract(state: State) -> State:
+    """Drops the logit that `expand` has added."""
+    expanded: Any = state.classifier
+    contracted = expanded.replace(
+        params=expanded.params["model"],
+        apply=expanded.apply.apply,
+        num_classes=expanded.num_classes - 1,
+    )
+    return state.replace(classifier=contracted)
 
 
 @dataclasses.dataclass(frozen=True)

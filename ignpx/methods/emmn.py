@@ -6,20 +6,19 @@ fine-tuned on both, each labelled as its class. The former is what UNSIR impairs
 latter takes the place of its repair.
 """
 
-import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ignpx import descent, synthesis
 from ignpx._support import checks
-from ignpx.classifier import Apply, Classifier, PyTree
-from ignpx.descent import DescentInfo
+from ignpx.classifier import Apply, PyTree
 from ignpx.losses import cross_entropy
 from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.steps import Course, Examples, State, Step, chain, descend
+from ignpx.unlearner import Sees, Unlearner
 
 
 def emmn(
@@ -70,55 +69,54 @@ def emmn(
         epochs=epochs,
         batch_size=batch_size,
     )
-    checks.positive(noise_learning_rate=noise_learning_rate, learning_rate=learning_rate)
+    checks.positive(noise_learning_rate=noise_learning_rate)
     checks.not_negative(noise_energy=noise_energy)
-    run_synthesis = stage(
-        "synthesis",
-        functools.partial(
-            synthesis.synthesise,
-            samples=noise_images,
-            optimizer=descent.optimizer("adam", noise_learning_rate),
-        ),
+    synthesise = functools.partial(
+        synthesis.synthesise,
+        samples=noise_images,
+        optimizer=descent.optimizer("adam", noise_learning_rate),
     )
     maximising = (synthesis.cross_entropy(-1.0), synthesis.energy(noise_energy))
     minimising = (synthesis.cross_entropy(),)
     optimizer = descent.optimizer("adam", learning_rate)
-    run_descent = stage("descent", descent.tune)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
-        maximum_key, minimum_key, order_key, key = jax.random.split(key, 4)
-        worst = run_synthesis(classifier, maximum_key, terms=maximising, steps=maximising_steps)
-        best = run_synthesis(classifier, minimum_key, terms=minimising, steps=minimising_steps)
-        of_class = request.forget.reshape(-1, *[1] * (worst.inputs.ndim - 1))
-        noise = jnp.where(of_class, worst.inputs, best.inputs)
-        noise = noise[:, :3] if faithful else noise
-        each = noise.shape[1]
+    def noise(state: State, keys: jax.Array, _: Any) -> tuple[State, None]:
+        model, (worst_key, best_key) = state.classifier, keys
+        worst = synthesise(model, worst_key, terms=maximising, steps=maximising_steps)
+        best = synthesise(model, best_key, terms=minimising, steps=minimising_steps)
+        of_class = state.request.forget.reshape(-1, *[1] * (worst.inputs.ndim - 1))
+        inputs = jnp.where(of_class, worst.inputs, best.inputs)
+        inputs = inputs[:, :3] if faithful else inputs
+        return state.replace(examples=Examples(inputs, worst.labels)), None
+
+    def course(state: State, keys: jax.Array) -> Course:
+        examples, (order_key, key) = state.need("examples", "noise"), keys
         data = Samples(
-            noise.reshape(-1, *classifier.input_shape),
-            jnp.repeat(jnp.arange(classifier.num_classes), each),
+            examples.inputs.reshape(-1, *state.classifier.input_shape),
+            jnp.repeat(examples.labels, examples.inputs.shape[1]),
         )
         count = len(data.labels)
         indices = descent.batches(order_key, count * copies, batch_size, epochs) % count
-        loss = _CrossEntropy(classifier.apply)
-        extra_args = {"counts": request.forget | request.retain}
-        tuned, losses = run_descent(loss, optimizer, classifier, data, indices, key, extra_args)
-        return tuned, DescentInfo(losses)
+        counts = state.request.forget | state.request.retain
+        loss = _cross_entropy(state.classifier.apply)
+        return Course(loss, optimizer, data, indices, key, {"counts": counts})
 
-    return Unlearner(Sees.NOTHING, unlearn, Changes.ALL)
+    def keys(key: jax.Array) -> list[jax.Array]:
+        each = jax.random.split(key, 4)
+        return [each[:2], each[2:]]
+
+    return chain(Step("synthesis", noise), descend(course, sees=Sees.NOTHING), keys=keys)
 
 
-@dataclasses.dataclass(frozen=True)
-class _CrossEntropy:
-    """Mean over the inputs of a batch whose class counts, in training mode: a `descent.Loss`."""
+def _cross_entropy(apply: Apply) -> descent.Loss:
+    """Mean over the inputs of a batch whose class counts, in training mode."""
 
-    apply: Apply
-
-    def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
+    def loss(
+        params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        logits, state = self.apply(params, state, batch.images, train=True)
+        logits, state = apply(params, state, batch.images, train=True)
         losses = cross_entropy(logits.astype(jnp.float32), batch.labels)
         counts = extra_args["counts"][batch.labels]
         return jnp.sum(jnp.where(counts, losses, 0.0)) / jnp.maximum(jnp.sum(counts), 1), state
+
+    return loss

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from ignpx import edits, importance, targets
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
-from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.steps import Importance, State, Step, chain
+from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 # Those of the authors' code.
 _DAMPING = 1e-8
@@ -24,8 +23,8 @@ _FORGOTTEN_VARIANCE = 1e-4
 _BOOST = 10.0
 
 
-class FisherInfo(NamedTuple):
-    """Diagnostics of `fisher`.
+class Noised(NamedTuple):
+    """The report of `noise`.
 
     Attributes:
       deviation: root mean square of the noise's standard deviation, over all parameters.
@@ -35,9 +34,6 @@ class FisherInfo(NamedTuple):
 
     deviation: Any
     capped: Any
-
-    def check(self, request: Request) -> None:
-        """A draw cannot fail."""
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -68,23 +64,39 @@ def fisher(*, alpha: float = 1e-6) -> Unlearner:
     Raises:
       InvalidArgumentError: if alpha is not above zero.
     """
+    return chain(
+        Step("sensitivity", weigh_retained, sees=Sees.RETAIN, check=_check_head),
+        noise(alpha),
+        forgets=Forgets.ANY,
+        keys=lambda key: [key, key],
+    )
+
+
+def _check_head(classifier: Classifier) -> None:
+    classifier.head()
+
+
+def weigh_retained(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+    """Takes the Fisher information of the retained data."""
+    found = importance.fisher_information(state.classifier, state.retain_data.images)
+    return state.replace(importance=Importance(None, found)), None
+
+
+def noise(alpha: float) -> Step:
+    """Draws every parameter, with the less variance the more it matters; see `fisher`.
+
+    Raises:
+      InvalidArgumentError: if alpha is not above zero.
+    """
     checks.positive(alpha=alpha)
 
-    def weigh(classifier: Classifier, retain: Samples) -> PyTree:
-        return importance.fisher_information(classifier, retain.images)
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, Noised]:
+        information = state.need("importance", "a step that weighs").retain
+        head, forget = state.classifier.head(), state.request.forget
+        edited, report = _noised(state.classifier, information, forget, alpha, key, head=head)
+        return state.replace(classifier=edited), report
 
-    run_sensitivity = stage("sensitivity", weigh)
-    run_noise = stage("noise", _noised)
-
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, FisherInfo]:
-        assert request.retain_data is not None
-        head = classifier.head()
-        information = run_sensitivity(classifier, request.retain_data)
-        return run_noise(classifier, information, request.forget, alpha, key, head=head)
-
-    return Unlearner(Sees.RETAIN, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS, Forgets.ANY)
+    return Step("noise", run, changes=Changes.TARGETS | Changes.OTHER_LAYERS)
 
 
 @functools.partial(jax.jit, static_argnames="head")
@@ -96,7 +108,7 @@ def _noised(
     key: jax.Array,
     *,
     head: tuple[str, ...],
-) -> tuple[Classifier, FisherInfo]:
+) -> tuple[Classifier, Noised]:
     last, _ = targets.partition(classifier.params, head)
 
     def cap(last: jax.Array | None) -> float:
@@ -124,5 +136,5 @@ def _noised(
     count = targets.size(variances)
     total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(variances))
     at_cap = sum(jax.tree.leaves(over_leaves(capped, information)))
-    info = FisherInfo(jnp.sqrt(total / count), at_cap / count)
-    return classifier.replace(params=drawn), info
+    report = Noised(jnp.sqrt(total / count), at_cap / count)
+    return classifier.replace(params=drawn), report

@@ -6,7 +6,7 @@ from the old model. No data are seen.
 """
 
 import dataclasses
-import warnings
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,15 +19,15 @@ from ignpx import _xla, descent
 from ignpx._support import checks
 from ignpx.adapters import NnxApply, split_nnx
 from ignpx.classifier import Classifier, PyTree
-from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.losses import kl_divergence
 from ignpx.models.generator import Generator
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.steps import State, Step, chain, check_initialises
+from ignpx.unlearner import Changes, Request, Unlearner
 
 
-class GktInfo(NamedTuple):
-    """Diagnostics of `gkt`.
+class Transferred(NamedTuple):
+    """The report of `gkt`.
 
     Attributes:
       divergence: `(iterations,)` mean divergence of the student from the old model on the inputs
@@ -47,14 +47,16 @@ class GktInfo(NamedTuple):
             )
         if not np.all(np.isfinite(self.divergence)):
             raise UnlearningError("the student diverged; lower learning_rate")
+
+    def doubts(self, request: Request) -> list[str]:
+        """Whether the student saw little."""
         late = np.asarray(self.passed)[-max(1, len(self.passed) // 10) :].mean()
-        if late < 0.1:
-            warnings.warn(
-                f"only {late:.1%} of the late generated inputs passed the gate, so that the "
-                "student saw little",
-                UnlearningWarning,
-                stacklevel=3,
-            )
+        if late >= 0.1:
+            return []
+        return [
+            f"only {late:.1%} of the late generated inputs passed the gate, so that the student "
+            "saw little"
+        ]
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -155,68 +157,78 @@ def gkt(
         schedule = optax.cosine_decay_schedule(learning_rate, iterations * steps)
         return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
 
-    for_generator, for_student = optimizer(generator_steps), optimizer(student_steps)
+    pseudo_batch = functools.partial(
+        _pseudo_batch,
+        losses,
+        (generator_steps, optimizer(generator_steps)),
+        (student_steps, optimizer(student_steps)),
+        (batch_size, latent),
+    )
 
-    def pseudo_batch(generator_apply: NnxApply) -> _xla.Step[Any]:
-        """One latent batch: the generator's steps, then the student's."""
-        generator_step = _generator_step(losses, for_generator, generator_apply)
-        student_step = _student_step(losses, for_student)
-
-        @_xla.jit
-        def draw(key: jax.Array, index: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key, index), (batch_size, latent))
-
-        @_xla.jit
-        def teach(operands: PyTree, generator: descent.Descent, latents: jax.Array) -> PyTree:
-            teacher, forget, _ = operands
-            inputs, _ = generator_apply(generator.params, generator.state, latents, train=True)
-            logits, _, maps = teacher.observed(inputs, train=False)
-            return inputs, logits, maps, losses.gate(logits, forget)
-
-        def step(operands: PyTree, carry: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:
-            teacher, forget, key = operands
-            generator, student = carry
-            latents = draw(key, index)
-            generator, _ = _xla.iterate(
-                generator_step, (teacher, forget, latents, student), generator, generator_steps
-            )
-            lesson = teach(operands, generator, latents)
-            student, differences = _xla.iterate(
-                student_step, (teacher, lesson), student, student_steps
-            )
-            return (generator, student), (differences[-1], jnp.mean(lesson[-1]))
-
-        return step
-
-    def transfer(
-        teacher: Classifier, student: Classifier, forget: jax.Array, key: jax.Array
-    ) -> tuple[Classifier, GktInfo]:
+    def transfer(state: State, key: jax.Array, _: Any) -> tuple[State, Transferred]:
+        teacher, forget = state.classifier, state.request.forget
+        student_key, key = jax.random.split(key)
         generator_key, latent_key = jax.random.split(key)
+        student = teacher.fresh(student_key)
         generator = Generator(teacher.input_shape, latent=latent, rngs=nnx.Rngs(generator_key))
-        graphdef, params, state = split_nnx(generator)
+        graphdef, params, of_generator = split_nnx(generator)
         carry = (
-            descent.start(params, state, for_generator),
-            descent.start(student.params, student.state, for_student),
+            descent.start(params, of_generator, optimizer(generator_steps)),
+            descent.start(student.params, student.state, optimizer(student_steps)),
         )
         (_, learnt), (differences, passed) = _xla.repeat(
             pseudo_batch(NnxApply(graphdef)), (teacher, forget, latent_key), carry, iterations
         )
         edited = teacher.replace(params=learnt.params, state=learnt.state)
-        return edited, GktInfo(differences, passed)
+        return state.replace(classifier=edited), Transferred(differences, passed)
 
-    run = stage("descent", transfer)
+    return chain(Step("descent", transfer, changes=Changes.ALL, check=_check))
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, GktInfo]:
-        if len(classifier.input_shape) != 3:
-            raise InvalidArgumentError(
-                "classifier", classifier.input_shape, "gkt generates images (H, W, channels)"
-            )
-        student_key, key = jax.random.split(key)
-        return run(classifier, classifier.fresh(student_key), request.forget, key)
 
-    return Unlearner(Sees.NOTHING, unlearn, Changes.ALL)
+def _check(classifier: Classifier) -> None:
+    if len(classifier.input_shape) != 3:
+        raise InvalidArgumentError(
+            "classifier", classifier.input_shape, "gkt generates images (H, W, channels)"
+        )
+    check_initialises(classifier)
+
+
+def _pseudo_batch(
+    losses: _Losses,
+    of_generator: tuple[int, optax.GradientTransformation],
+    of_student: tuple[int, optax.GradientTransformation],
+    shape: tuple[int, int],
+    apply: NnxApply,
+) -> _xla.Step[Any]:
+    """One latent batch: so many steps of the generator, then so many of the student."""
+    generator_steps, for_generator = of_generator
+    student_steps, for_student = of_student
+    generator_step = _generator_step(losses, for_generator, apply)
+    student_step = _student_step(losses, for_student)
+
+    @_xla.jit
+    def draw(key: jax.Array, index: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, index), shape)
+
+    @_xla.jit
+    def teach(operands: PyTree, generator: descent.Descent, latents: jax.Array) -> PyTree:
+        teacher, forget, _ = operands
+        inputs, _ = apply(generator.params, generator.state, latents, train=True)
+        logits, _, maps = teacher.observed(inputs, train=False)
+        return inputs, logits, maps, losses.gate(logits, forget)
+
+    def step(operands: PyTree, carry: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:
+        teacher, forget, key = operands
+        generator, student = carry
+        latents = draw(key, index)
+        generator, _ = _xla.iterate(
+            generator_step, (teacher, forget, latents, student), generator, generator_steps
+        )
+        lesson = teach(operands, generator, latents)
+        student, differences = _xla.iterate(student_step, (teacher, lesson), student, student_steps)
+        return (generator, student), (differences[-1], jnp.mean(lesson[-1]))
+
+    return step
 
 
 @_xla.cached

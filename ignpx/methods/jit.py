@@ -8,8 +8,6 @@ over the forget set makes it flat there (Equation 1),
 on logits and preprocessed inputs. The public code calls it Lipschitz.
 """
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -19,10 +17,9 @@ import optax
 
 from ignpx import descent
 from ignpx._support import checks
-from ignpx.classifier import Apply, Classifier, PyTree
-from ignpx.descent import DescentInfo
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.classifier import Classifier, PyTree
+from ignpx.steps import Course, State, chain, descend
+from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 # The paper's, by model and by what is forgotten: a class, a part of one, samples at random. For
 # random samples and ViT the public code has a rate of 0.1.
@@ -88,73 +85,50 @@ def jit(
     checks.whole(perturbations=perturbations)
     if batch_size is not None:
         checks.whole(batch_size=batch_size)
-    run = stage("descent", descent.tune)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
-        samples = request.forget_data
-        assert samples is not None
-        asked = scenario or ("class" if request.asks == Forgets.CLASSES else "random")
+    def course(state: State, key: jax.Array) -> Course:
+        asked = scenario or ("class" if state.request.asks == Forgets.CLASSES else "random")
         preset = PRESETS[model, asked] | given
         # Gradients that are never cleared are a momentum that never decays.
         momentum = 1.0 if accumulate else 0.0
         optimizer = descent.optimizer("sgd", preset["learning_rate"], momentum=momentum)
         order_key, key = jax.random.split(key)
-        count = len(samples.labels)
+        count = len(state.forget_data.labels)
         rows = descent.batches(order_key, count, int(preset["batch_size"]), whole=True)
         # The loss is a sum: what only fills the last batch up must not count.
         real = (jnp.arange(rows.size) < count).reshape(rows.shape).astype(jnp.int32)
-        loss = _Steepness(
-            classifier.apply,
-            classifier.preprocess,
-            preset["sigma"],
-            perturbations,
-            through_noise,
-            clamp,
-        )
-        data = {"samples": samples, "weight": np.array([0.0, 1.0], np.float32)}
-        indices = {"samples": rows, "weight": real}
-        tuned, losses = run(loss, optimizer, classifier, data, indices, key)
-        return tuned, DescentInfo(losses)
+        loss = _steepness(state.classifier, preset["sigma"], perturbations, through_noise, clamp)
+        data = {"samples": state.forget_data, "weight": np.array([0.0, 1.0], np.float32)}
+        return Course(loss, optimizer, data, {"samples": rows, "weight": real}, key)
 
-    return Unlearner(Sees.FORGET, unlearn, Changes.TARGETS | Changes.OTHER_LAYERS, Forgets.ANY)
+    changes = Changes.TARGETS | Changes.OTHER_LAYERS
+    return chain(descend(course, sees=Sees.FORGET, changes=changes), forgets=Forgets.ANY)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Steepness:
-    """How much the logits change by noise on the inputs, relative to it: a `descent.Loss`."""
+def _steepness(
+    classifier: Classifier, sigma: float, perturbations: int, through_noise: bool, clamp: bool
+) -> descent.Loss:
+    """How much the logits change by noise on the inputs, relative to it."""
+    apply, preprocess = classifier.apply, classifier.preprocess
 
-    apply: Apply
-    preprocess: Callable[[jax.Array], jax.Array]
-    sigma: float
-    perturbations: int
-    through_noise: bool
-    clamp: bool
-
-    def __call__(
-        self,
-        params: PyTree,
-        state: PyTree,
-        batch: dict[str, Any],
-        key: jax.Array,
-        extra_args: PyTree,
+    def loss(
+        params: PyTree, state: PyTree, batch: dict[str, Any], key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        inputs, weight = self.preprocess(batch["samples"].images), batch["weight"]
-        noise = jax.random.normal(key, (self.perturbations, *inputs.shape), jnp.float32)
-        noised = inputs[None] + self.sigma * noise
-        if self.clamp:
+        inputs, weight = preprocess(batch["samples"].images), batch["weight"]
+        noise = jax.random.normal(key, (perturbations, *inputs.shape), jnp.float32)
+        noised = inputs[None] + sigma * noise
+        if clamp:
             real = (weight > 0).reshape(-1, *[1] * (inputs.ndim - 1))
             lowest = jnp.min(inputs, initial=jnp.inf, where=real)
             noised = jnp.clip(noised, lowest, jnp.max(inputs, initial=-jnp.inf, where=real))
 
         def logits(params: PyTree, inputs: jax.Array) -> jax.Array:
-            return self.apply(params, state, inputs, train=False)[0].astype(jnp.float32)
+            return apply(params, state, inputs, train=False)[0].astype(jnp.float32)
 
-        of_noise = params if self.through_noise else jax.lax.stop_gradient(params)
+        of_noise = params if through_noise else jax.lax.stop_gradient(params)
         around = logits(of_noise, noised.reshape(-1, *inputs.shape[1:]))
-        changes = logits(params, inputs)[None] - around.reshape(self.perturbations, len(inputs), -1)
-        distances = (noised - inputs[None]).reshape(self.perturbations, len(inputs), -1)
+        changes = logits(params, inputs)[None] - around.reshape(perturbations, len(inputs), -1)
+        distances = (noised - inputs[None]).reshape(perturbations, len(inputs), -1)
         # Norms that are safe where they are zero: there they have no gradient.
         rise = optax.safe_norm(changes, 0.0, axis=-1)
         run = optax.safe_norm(distances, 0.0, axis=-1)
@@ -164,3 +138,5 @@ class _Steepness:
         apart = run > jnp.finfo(run.dtype).eps * scale[None]
         steepness = jnp.where(apart, rise / jnp.where(apart, run, 1.0), 0.0)
         return jnp.sum(weight * jnp.mean(steepness, axis=0)), state
+
+    return loss

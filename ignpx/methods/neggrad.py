@@ -5,19 +5,16 @@ descends on that of the retained data in the same step, `alpha * CE_r - (1 - alp
 keeps the ascent from ruining the model.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from ignpx import descent
 from ignpx._support import checks
-from ignpx.classifier import Classifier, PyTree
-from ignpx.descent import DescentInfo
+from ignpx.classifier import PyTree
 from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.steps import Course, State, chain, descend
+from ignpx.unlearner import Forgets, Sees, Unlearner
 
 
 def neggrad(
@@ -86,56 +83,41 @@ def neggrad_plus(
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.whole(epochs=epochs, batch_size=batch_size)
-    checks.positive(learning_rate=learning_rate)
-    checks.not_negative(momentum=momentum, weight_decay=weight_decay)
     if not 0 <= alpha < 1:
         raise InvalidArgumentError("alpha", alpha, "must lie in [0, 1); 1 would forget nothing")
     optimizer = descent.optimizer(
         "sgd", learning_rate, momentum=momentum, weight_decay=weight_decay
     )
-    run = stage("descent", descent.tune)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
+    def batches(key: jax.Array, samples: Samples) -> jax.Array:
+        return descent.batches(key, len(samples.labels), batch_size, epochs, whole=True)
+
+    def course(state: State, key: jax.Array) -> Course:
         forget_key, retain_key, key = jax.random.split(key, 3)
-        data = {"forget": request.forget_data}
-        indices = {"forget": _batches(forget_key, request.forget_data, batch_size, epochs)}
+        data = {"forget": state.forget_data}
+        indices = {"forget": batches(forget_key, state.forget_data)}
         if not zero_shot:
-            data["retain"] = request.retain_data
-            indices["retain"] = _batches(retain_key, request.retain_data, batch_size, epochs)
+            data["retain"] = state.retain_data
+            indices["retain"] = batches(retain_key, state.retain_data)
             indices["forget"] = descent.cycled(indices["forget"], len(indices["retain"]))
-        loss = _Difference(descent.CrossEntropy.of(classifier), alpha)
-        tuned, losses = run(loss, optimizer, classifier, data, indices, key)
-        return tuned, DescentInfo(losses)
+        loss = _difference(descent.CrossEntropy.of(state.classifier), alpha)
+        return Course(loss, optimizer, data, indices, key)
 
     sees = Sees.FORGET if zero_shot else Sees.BOTH
-    return Unlearner(sees, unlearn, Changes.ALL, Forgets.ANY)
+    return chain(descend(course, sees=sees), forgets=Forgets.ANY)
 
 
-def _batches(key: jax.Array, samples: Samples | None, size: int, epochs: int) -> jax.Array:
-    assert samples is not None
-    return descent.batches(key, len(samples.labels), size, epochs, whole=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Difference:
+def _difference(cross_entropy: descent.CrossEntropy, alpha: float) -> descent.Loss:
     """`alpha * CE_r - (1 - alpha) * CE_f` of a batch of each, or of the latter alone."""
 
-    cross_entropy: descent.CrossEntropy
-    alpha: float
-
-    def __call__(
-        self,
-        params: PyTree,
-        state: PyTree,
-        batch: dict[str, Samples],
-        key: jax.Array,
-        extra_args: PyTree,
+    def loss(
+        params: PyTree, state: PyTree, batch: dict[str, Samples], key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         total = jnp.float32(0.0)
-        for name, weight in (("retain", self.alpha), ("forget", self.alpha - 1)):
+        for name, weight in (("retain", alpha), ("forget", alpha - 1)):
             if name in batch:
-                value, state = self.cross_entropy(params, state, batch[name], key, extra_args)
+                value, state = cross_entropy(params, state, batch[name], key, extra_args)
                 total += weight * value
         return total, state
+
+    return loss

@@ -5,19 +5,19 @@ under their own. This is the baseline as Fan et al. (SalUn, ICLR 2024) run it, a
 under its mask.
 """
 
-import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ignpx import descent
 from ignpx._support import checks
-from ignpx.classifier import Classifier, PyTree
+from ignpx.classifier import PyTree
 from ignpx.descent import DescentInfo
 from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.steps import State, Step, chain, under_mask
+from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 
 def random_labels(
@@ -50,97 +50,83 @@ def random_labels(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    settings = RandomLabels(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        mixed=mixed,
-        zero_shot=zero_shot,
+    return chain(
+        relabel(
+            epochs=epochs,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            mixed=mixed,
+            zero_shot=zero_shot,
+        ),
+        forgets=Forgets.ANY,
     )
-    return Unlearner(settings.sees, stage("descent", settings.tune), Changes.ALL, Forgets.ANY)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomLabels:
-    """The settings of `random_labels`, and its descent, which `salun` does under a mask."""
+def relabel(
+    *,
+    epochs: int,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    batch_size: int,
+    mixed: bool,
+    zero_shot: bool,
+    masked: bool = False,
+) -> Step:
+    """Fine-tunes under random labels, see `random_labels`; with `masked`, what was selected.
 
-    epochs: int
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    batch_size: int
-    mixed: bool
-    zero_shot: bool
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    checks.whole(epochs=epochs, batch_size=batch_size)
+    plain_sgd = descent.optimizer(
+        "sgd", learning_rate, momentum=momentum, weight_decay=weight_decay
+    )
 
-    def __post_init__(self) -> None:
-        checks.whole(epochs=self.epochs, batch_size=self.batch_size)
-        checks.positive(learning_rate=self.learning_rate)
-        checks.not_negative(momentum=self.momentum, weight_decay=self.weight_decay)
-
-    @property
-    def sees(self) -> Sees:
-        """The forget set, and unless it is withheld, the retained data."""
-        return Sees.FORGET if self.zero_shot else Sees.BOTH
-
-    def tune(
-        self,
-        classifier: Classifier,
-        request: Request,
-        key: jax.Array,
-        mask: PyTree | None = None,
-    ) -> tuple[Classifier, DescentInfo]:
-        """Fine-tunes; with a mask, only the parameters where it is set."""
-        optimizer = descent.optimizer(
-            "sgd",
-            self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            mask=mask is not None,
-        )
-        passes_key, step_key = jax.random.split(key)
-        passes = self._passes(classifier, request, passes_key)
-        extra_args = {} if mask is None else {"mask": mask}
-        tuned, losses = descent.in_turn(passes, optimizer, classifier, step_key, extra_args)
-        return tuned, DescentInfo(losses)
-
-    def _passes(
-        self, classifier: Classifier, request: Request, key: jax.Array
-    ) -> Iterator[descent.Pass]:
-        plain = descent.CrossEntropy.of(classifier)
-        relabelled = _Relabelled(plain, classifier.num_classes)
-        forget = jax.device_put(request.forget_data)
-        kept = [] if self.zero_shot else [jax.device_put(request.retain_data)]
-        images = jnp.concatenate([part.images for part in (forget, *kept)]) if self.mixed else None
-        for epoch_key in jax.random.split(key, self.epochs):
-            label_key, forget_key, retain_key = jax.random.split(epoch_key, 3)
-            if self.mixed:
-                drawn = _drawn(label_key, forget.labels.shape, classifier.num_classes)
-                labels = jnp.concatenate([drawn, *(part.labels for part in kept)])
-                yield self._pass(plain, Samples(images, labels), forget_key)
-            else:
-                yield self._pass(relabelled, forget, forget_key)
-                for part in kept:
-                    yield self._pass(plain, part, retain_key)
-
-    def _pass(self, loss: descent.Loss, samples: Samples, key: jax.Array) -> descent.Pass:
-        rows = descent.batches(key, len(samples.labels), self.batch_size, whole=True)
+    def a_pass(loss: descent.Loss, samples: Samples, key: jax.Array) -> descent.Pass:
+        rows = descent.batches(key, len(samples.labels), batch_size, whole=True)
         return descent.Pass(loss, samples, rows)
 
+    def passes(state: State, key: jax.Array) -> Iterator[descent.Pass]:
+        plain, classes = descent.CrossEntropy.of(state.classifier), state.classifier.num_classes
+        forget = jax.device_put(state.forget_data)
+        kept = [] if zero_shot else [jax.device_put(state.retain_data)]
+        images = jnp.concatenate([part.images for part in (forget, *kept)]) if mixed else None
+        for epoch_key in jax.random.split(key, epochs):
+            label_key, forget_key, retain_key = jax.random.split(epoch_key, 3)
+            if mixed:
+                drawn = _drawn(label_key, forget.labels.shape, classes)
+                labels = jnp.concatenate([drawn, *(part.labels for part in kept)])
+                yield a_pass(plain, Samples(images, labels), forget_key)
+            else:
+                yield a_pass(_relabelled(plain, classes), forget, forget_key)
+                for part in kept:
+                    yield a_pass(plain, part, retain_key)
 
-@dataclasses.dataclass(frozen=True)
-class _Relabelled:
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, DescentInfo]:
+        passes_key, step_key = jax.random.split(key)
+        optimizer, mask = under_mask(plain_sgd, state) if masked else (plain_sgd, {})
+        tuned, losses = descent.in_turn(
+            passes(state, passes_key), optimizer, state.classifier, step_key, mask
+        )
+        return state.replace(classifier=tuned), DescentInfo(losses)
+
+    sees = Sees.FORGET if zero_shot else Sees.BOTH
+    return Step("descent", run, sees=sees, changes=Changes.ALL)
+
+
+def _relabelled(cross_entropy: descent.Loss, num_classes: int) -> descent.Loss:
     """Cross-entropy under labels drawn anew for every batch."""
 
-    cross_entropy: descent.CrossEntropy
-    num_classes: int
-
-    def __call__(
-        self, params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
+    def loss(
+        params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        labels = _drawn(key, batch.labels.shape, self.num_classes)
-        return self.cross_entropy(params, state, batch._replace(labels=labels), key, extra_args)
+        labels = _drawn(key, batch.labels.shape, num_classes)
+        return cross_entropy(params, state, batch._replace(labels=labels), key, extra_args)
+
+    return loss
 
 
 def _drawn(key: jax.Array, shape: tuple[int, ...], num_classes: int) -> jax.Array:

@@ -5,18 +5,17 @@ forget set depends most, `|sum over the forget set of dCE/dtheta|`. The others s
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ignpx import importance, selection
 from ignpx._support import checks
-from ignpx.classifier import Classifier, PyTree
-from ignpx.descent import DescentInfo
-from ignpx.methods.random_labels import RandomLabels
-from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Unlearner
+from ignpx.classifier import PyTree
+from ignpx.methods.random_labels import relabel
+from ignpx.steps import Importance, State, Step, chain, select
+from ignpx.unlearner import Forgets, Sees, Unlearner
 
 
 def salun(
@@ -52,7 +51,7 @@ def salun(
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.share(share=share)
-    settings = RandomLabels(
+    fine_tune = relabel(
         epochs=epochs,
         learning_rate=learning_rate,
         momentum=momentum,
@@ -60,32 +59,26 @@ def salun(
         batch_size=batch_size,
         mixed=mixed,
         zero_shot=zero_shot,
+        masked=True,
     )
-    weigh = stage("saliency", partial(salient, share=share))
-    run = stage("descent", settings.tune)
-
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
-        assert request.forget_data is not None
-        return run(classifier, request, key, weigh(classifier, request.forget_data))
-
-    return Unlearner(settings.sees, unlearn, Changes.ALL, Forgets.ANY)
+    return chain(
+        Step("saliency", weigh_forget_set, sees=Sees.FORGET),
+        select(partial(most_salient, share)),
+        fine_tune,
+        forgets=Forgets.ANY,
+        keys=lambda key: [key, key, key],
+    )
 
 
-def salient(classifier: Classifier, samples: Samples, *, share: float) -> PyTree:
-    """Masks of the share of all parameters whose mean gradient is the largest, whatever its sign.
-
-    Args:
-      classifier: the model, in evaluation mode.
-      samples: images as its `preprocess` takes them.
-      share: in (0, 1].
-
-    Returns:
-      A pytree of booleans like `classifier.params`.
-    """
-    images, labels = jax.device_put(samples)
+def weigh_forget_set(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+    """Weighs each parameter by the size of the mean gradient on the forget set."""
+    images, labels = jax.device_put(state.forget_data)
     weights = jnp.full(len(labels), 1 / len(labels), jnp.float32)
-    inputs = classifier.preprocess(images)
-    gradient = importance.mean_gradient(classifier, inputs, labels, weights)
-    return selection.top_share(jax.tree.map(jnp.abs, gradient), share)
+    inputs = state.classifier.preprocess(images)
+    gradient = importance.mean_gradient(state.classifier, inputs, labels, weights)
+    return state.replace(importance=Importance(jax.tree.map(jnp.abs, gradient), None)), None
+
+
+def most_salient(share: float, saliency: PyTree, _: None) -> PyTree:
+    """Masks of the share of all parameters whose saliency is the largest."""
+    return selection.top_share(saliency, share)

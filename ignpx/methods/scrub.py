@@ -7,7 +7,9 @@ minimises `-KD`, in the first epochs only, and one over the retained data that m
 unseen samples like it: an error that is too high would tell them apart as well.
 """
 
-import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,8 +23,8 @@ from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import cross_entropy, kl_divergence
 from ignpx.samples import Samples
-from ignpx.stages import stage
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.steps import State, Step, chain
+from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 # SCRUB+R in the setting in which the authors attack it by membership inference.
 REWIND: dict[str, Any] = {
@@ -36,29 +38,22 @@ REWIND: dict[str, Any] = {
 }
 
 
-class RewindInfo(NamedTuple):
-    """Diagnostics of `scrub` with `rewind`.
+class Rewound(NamedTuple):
+    """The report of `rewound`.
 
     Attributes:
-      losses: `(steps,)` training losses.
       forget_errors: `(epochs,)` share of the forget samples that are misclassified after each.
       reference: share of the held-out forget samples that the last epoch's model misclassifies.
       epoch: the one that was chosen, from 1.
     """
 
-    losses: jax.Array
     forget_errors: jax.Array
     reference: jax.Array
     epoch: jax.Array
 
-    def check(self, request: Request) -> None:
-        """Raises if the descent diverged."""
-        DescentInfo(self.losses).check(request)
-
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
         return {
-            **DescentInfo(self.losses).summary(),
             "forget_errors": [float(error) for error in self.forget_errors],
             "reference_error": float(self.reference),
             "chosen_epoch": int(self.epoch),
@@ -119,81 +114,99 @@ def scrub(
         retain_batch_size=retain_batch_size,
         forget_batch_size=forget_batch_size,
     )
-    checks.not_negative(alpha=alpha, gamma=gamma, momentum=momentum, weight_decay=weight_decay)
-    checks.positive(temperature=temperature, learning_rate=learning_rate)
-    checks.one_of(("adam", "sgd"), optimizer=optimizer)
+    checks.not_negative(alpha=alpha, gamma=gamma)
+    checks.positive(temperature=temperature)
     checks.share(held_out=held_out)
     if held_out == 1:
         raise InvalidArgumentError("held_out", held_out, "leaves nothing to forget")
     for epoch in decay_epochs:
         checks.whole(decay_epochs=epoch)
-    depart = _Distillation(temperature, alpha=-1.0, gamma=0.0)
-    stay = _Distillation(temperature, alpha=alpha, gamma=gamma)
-    run = stage("descent", descent.in_turn)
+    depart = _distillation(temperature, alpha=-1.0, gamma=0.0)
+    stay = _distillation(temperature, alpha=alpha, gamma=gamma)
+    stepping = functools.partial(
+        descent.optimizer, optimizer, learning_rate, momentum=momentum, weight_decay=weight_decay
+    )
+    stepping()  # raises for what is out of its range
 
-    def unlearn(classifier: Classifier, request: Request, key: jax.Array) -> tuple[Classifier, Any]:
-        split_key, order_key, key = jax.random.split(key, 3)
-        forget, retain = jax.device_put((request.forget_data, request.retain_data))
-        if rewind:
-            forget, unseen = _split(split_key, forget, held_out)
-        passes: list[descent.Pass] = []
-        ends: list[int] = []
-        for epoch in range(epochs):
-            turns = [(depart, forget, forget_batch_size)] if epoch < forget_epochs else []
-            for loss, samples, size in [*turns, (stay, retain, retain_batch_size)]:
-                order = jax.random.fold_in(order_key, len(passes))
-                rows = descent.batches(order, len(samples.labels), size, whole=True)
-                passes.append(descent.Pass(loss, samples, rows))
-            ends.append(len(passes))
-        steps = [sum(len(one.indices) for one in passes[:end]) for end in ends]
-        stepping = descent.optimizer(
-            optimizer,
-            learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            drops=tuple(steps[epoch - 1] for epoch in decay_epochs if epoch < epochs),
-        )
+    def distil(state: State, keys: jax.Array, _: Any) -> tuple[State, DescentInfo]:
+        order_key, key = keys
+        forget, retain = jax.device_put((state.forget_data, state.retain_data))
+        turns = [(depart, forget, forget_batch_size), (stay, retain, retain_batch_size)]
+        by_epoch = [turns if epoch < forget_epochs else turns[1:] for epoch in range(epochs)]
+        passes = _passes(itertools.chain(*by_epoch), order_key)
+        ends = np.cumsum([len(turns) for turns in by_epoch]).tolist()
+        steps = np.cumsum([len(one.indices) for one in passes]).tolist()
+        drops = tuple(steps[ends[epoch - 1] - 1] for epoch in decay_epochs if epoch < epochs)
         models: list[Classifier] = []
 
         def after(number: int, tuned: Classifier) -> None:
             if rewind and number + 1 in ends:
                 models.append(tuned)
 
-        tuned, losses = run(passes, stepping, classifier, key, {"teacher": classifier}, after)
-        if not rewind:
-            return tuned, DescentInfo(losses)
-        errors = jnp.stack([_error(model, forget) for model in models])
-        reference = _error(tuned, unseen)
-        distances = np.abs(np.asarray(errors - reference))
-        chosen = int(np.flatnonzero(distances == distances.min())[-1])
-        return models[chosen], RewindInfo(losses, errors, reference, jnp.int32(chosen + 1))
+        teacher = state.classifier
+        tuned, losses = descent.in_turn(
+            passes, stepping(drops=drops), teacher, key, {"teacher": teacher}, after
+        )
+        extra = {**state.extra, "models": models}
+        return state.replace(classifier=tuned, extra=extra), DescentInfo(losses)
 
-    return Unlearner(Sees.BOTH, unlearn, Changes.ALL, Forgets.ANY)
+    distilling = Step("descent", distil, sees=Sees.BOTH, changes=Changes.ALL)
+    before = [Step("split", functools.partial(hold_out, held_out))] if rewind else []
+    after = [Step("rewind", rewound)] if rewind else []
+
+    def keys(key: jax.Array) -> list[jax.Array]:
+        split_key, *rest = jax.random.split(key, 3)
+        return [*[split_key] * len(before), jnp.stack(rest), *[key] * len(after)]
+
+    return chain(*before, distilling, *after, forgets=Forgets.ANY, keys=keys)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Distillation:
+def _passes(
+    turns: Iterable[tuple[descent.Loss, Samples, int]], key: jax.Array
+) -> list[descent.Pass]:
+    """The passes of turns: of a loss, its samples and its batch size."""
+    return [
+        descent.Pass(
+            loss,
+            samples,
+            descent.batches(jax.random.fold_in(key, number), len(samples.labels), size, whole=True),
+        )
+        for number, (loss, samples, size) in enumerate(turns)
+    ]
+
+
+def _distillation(temperature: float, *, alpha: float, gamma: float) -> descent.Loss:
     """`gamma * CE + alpha * KD` of a batch of `Samples`, the student in training mode."""
 
-    temperature: float
-    alpha: float
-    gamma: float
-
-    def __call__(
-        self,
-        params: PyTree,
-        state: PyTree,
-        batch: Samples,
-        key: jax.Array,
-        extra_args: dict[str, Classifier],
+    def loss(
+        params: PyTree, state: PyTree, batch: Samples, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
         teacher = extra_args["teacher"]
         inputs = teacher.preprocess(batch.images)
         student, state = teacher.apply(params, state, inputs, train=True)
-        divergence = kl_divergence(teacher.logits(inputs), student, self.temperature)
-        distance = self.temperature**2 * divergence
-        total = self.alpha * distance + self.gamma * cross_entropy(student, batch.labels)
+        distance = temperature**2 * kl_divergence(teacher.logits(inputs), student, temperature)
+        total = alpha * distance + gamma * cross_entropy(student, batch.labels)
         return total.mean(), state
+
+    return loss
+
+
+def hold_out(share: float, state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+    """Holds a share of the forget samples out of what follows."""
+    rest, unseen = _split(key, jax.device_put(state.forget_data), share)
+    state = state.replace(extra={**state.extra, "unseen": unseen})
+    return state.forgetting(rest), None
+
+
+def rewound(state: State, key: jax.Array, _: Any) -> tuple[State, Rewound]:
+    """Chooses the epoch whose error on the forget set is nearest to the held-out one at the end."""
+    forget, models = jax.device_put(state.forget_data), state.extra["models"]
+    errors = jnp.stack([_error(model, forget) for model in models])
+    reference = _error(state.classifier, state.extra["unseen"])
+    distances = np.abs(np.asarray(errors - reference))
+    chosen = int(np.flatnonzero(distances == distances.min())[-1])
+    report = Rewound(errors, reference, jnp.int32(chosen + 1))
+    return state.replace(classifier=models[chosen]), report
 
 
 def _split(key: jax.Array, samples: Samples, share: float) -> tuple[Samples, Samples]:

@@ -8,11 +8,10 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 
 from ignpx import importance
 from ignpx._support import checks
-from ignpx.samples import Samples
+from ignpx.samples import joined, taken
 from ignpx.steps import CappedDampen, Importance, State, Step, chain, edit, threshold
 from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
@@ -53,17 +52,11 @@ def ssd(
 def _weigh(
     batch_size: int, shuffle: bool, state: State, key: jax.Array, _: Any
 ) -> tuple[State, None]:
-    request = state.request
-    assert request is not None
-    forget, retain = request.forget_data, request.retain_data
-    assert forget is not None
-    assert retain is not None
-    everything = Samples(*(np.concatenate([r, f]) for r, f in zip(retain, forget, strict=True)))
+    everything = joined(state.retain_data, state.forget_data)
     if shuffle:
-        order = np.asarray(jax.random.permutation(key, len(everything.labels)))
-        everything = Samples(*(array[order] for array in everything))
+        everything = taken(everything, jax.random.permutation(key, len(everything.labels)))
     sides = (
         importance.squared_batch_gradients(state.classifier, samples, batch_size=batch_size)
-        for samples in (forget, everything)
+        for samples in (state.forget_data, everything)
     )
     return state.replace(importance=Importance(*sides)), None

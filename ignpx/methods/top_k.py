@@ -6,18 +6,18 @@ of the former (Random-TopK). A reference model may guide the training:
 `CE on D_r + lambda * JS(p, p_reference) on D_f`.
 """
 
-import dataclasses
 import functools
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 
 from ignpx import descent, edits, importance, losses, selection
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError
+from ignpx.samples import taken
 from ignpx.steps import (
     Counted,
     Course,
@@ -113,8 +113,7 @@ def top_k(
     count, share = 45 if count is None else count, 0.05 if share is None else share
     checks.whole(count=count)
     checks.share(share=share)
-    checks.positive(learning_rate=learning_rate)
-    guidance = Guidance.of(reference, weight)
+    weight = guidance(reference, weight)
     sizes = gradient_sizes(output, batch_size)
     if perturbed == "tensors":
         fewer = functools.partial(check_count, count)
@@ -123,12 +122,9 @@ def top_k(
         chosen = [sizes, select(functools.partial(largest_weights, share))]
     else:
         chosen = [any_weights(share)]
-    tuning = descend(
-        functools.partial(guided_course, guidance, epochs, batch_size),
-        descent.optimizer("adam", learning_rate),
-        sees=guidance.sees,
-        changes=Changes.ALL,
-    )
+    optimizer = descent.optimizer("adam", learning_rate)
+    course = functools.partial(guided_course, reference, weight, optimizer, epochs, batch_size)
+    tuning = descend(course, sees=Sees.BOTH if weight else Sees.RETAIN)
 
     def keys(key: jax.Array) -> list[jax.Array]:
         fresh_key, select_key, *_ = of_all = jax.random.split(key, 6)
@@ -147,11 +143,9 @@ def gradient_sizes(output: str, batch_size: int) -> Step:
     loss = losses.cross_entropy if output == "cross_entropy" else _sum_of_logits
 
     def run(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
-        assert state.request is not None
-        assert state.request.retain_data is not None
-        classifier, samples = state.classifier, state.request.retain_data
-        rows = np.asarray(descent.batches(key, len(samples.labels), batch_size)[0])
-        images, labels = (jnp.asarray(np.asarray(array)[rows]) for array in samples)
+        classifier, samples = state.classifier, state.retain_data
+        rows = descent.batches(key, len(samples.labels), batch_size)[0]
+        images, labels = map(jnp.asarray, taken(samples, rows))
         gradient = importance.mean_gradient(
             classifier,
             classifier.preprocess(images),
@@ -229,84 +223,70 @@ def _mixed(params: PyTree, fresh: PyTree, masks: PyTree, keep: float, scale: flo
     return edits.mix(params, fresh, masks, keep=keep, scale=scale)
 
 
-@dataclasses.dataclass(frozen=True)
-class Guidance:
-    """The reference model, and the weight of the divergence from it; 0 without one."""
+def guidance(reference: Reference, weight: float | None) -> float:
+    """Lambda, the weight of the divergence from the reference; 0 without one.
 
-    reference: Reference
-    weight: float
-
-    @classmethod
-    def of(cls, reference: Reference, weight: float | None) -> "Guidance":
-        """The guidance by the arguments of `top_k`.
-
-        Raises:
-          InvalidArgumentError: if an argument is out of its range.
-        """
-        if isinstance(reference, str):
-            checks.one_of(("incompetent",), reference=reference)
-        checks.not_negative(weight=weight or 0.0)
-        if weight and reference is None:
-            raise InvalidArgumentError(
-                "weight", weight, "is of the divergence from a reference; give a reference"
-            )
-        default = 0.0 if reference is None else 0.1
-        return cls(reference, default if weight is None else weight)
-
-    @property
-    def sees(self) -> Sees:
-        """The forget set, too, where there is a reference."""
-        return Sees.BOTH if self.weight else Sees.RETAIN
-
-    def model(self, classifier: Classifier, key: jax.Array) -> Classifier:
-        """The reference model itself."""
-        if isinstance(self.reference, Classifier):
-            return self.reference
-        return classifier.fresh(key)
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    if isinstance(reference, str):
+        checks.one_of(("incompetent",), reference=reference)
+    checks.not_negative(weight=weight or 0.0)
+    if weight and reference is None:
+        raise InvalidArgumentError(
+            "weight", weight, "is of the divergence from a reference; give a reference"
+        )
+    default = 0.0 if reference is None else 0.1
+    return default if weight is None else weight
 
 
 def guided_course(
-    guidance: Guidance, epochs: int, batch_size: int, state: State, keys: jax.Array
+    reference: Reference,
+    weight: float,
+    optimizer: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    state: State,
+    keys: jax.Array,
 ) -> Course:
     """The training on retained samples, with the forget set beside them where it is guided."""
-    assert state.request is not None
-    retain, forget = state.request.retain_data, state.request.forget_data
-    assert retain is not None
     retain_key, forget_key, reference_key, step_key = keys
-    rows = descent.batches(retain_key, len(retain.labels), batch_size, epochs, whole=True)
-    data, indices = {"retain": retain}, {"retain": rows}
-    loss = _Guided(descent.CrossEntropy.of(state.classifier), guidance.weight)
-    if not guidance.weight:
-        return Course(loss, data, indices, step_key)
-    assert forget is not None
+    count = len(state.retain_data.labels)
+    rows = descent.batches(retain_key, count, batch_size, epochs, whole=True)
+    data, indices = {"retain": state.retain_data}, {"retain": rows}
+    loss = _guided(descent.CrossEntropy.of(state.classifier), weight)
+    if not weight:
+        return Course(loss, optimizer, data, indices, step_key)
+    forget = state.forget_data
     once = descent.batches(forget_key, len(forget.labels), batch_size, whole=True)
+    guide = reference
+    if not isinstance(guide, Classifier):
+        guide = state.classifier.fresh(reference_key)
     return Course(
         loss,
+        optimizer,
         {**data, "forget": forget.images},
         {**indices, "forget": descent.cycled(once, len(rows))},
         step_key,
-        {"reference": guidance.model(state.classifier, reference_key)},
+        {"reference": guide},
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Guided:
+def _guided(model: descent.CrossEntropy, weight: float) -> descent.Loss:
     """Cross-entropy of retained samples, plus the divergence from a reference on forget images."""
 
-    cross_entropy: descent.CrossEntropy
-    weight: float
-
-    def __call__(
-        self, params: PyTree, state: PyTree, batch: PyTree, key: jax.Array, extra_args: PyTree
+    def loss(
+        params: PyTree, state: PyTree, batch: PyTree, key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        total, after = self.cross_entropy(params, state, batch["retain"], key, extra_args)
-        if self.weight:
-            model, reference = self.cross_entropy, extra_args["reference"]
-            inputs = model.preprocess(batch["forget"])
-            logits, _ = model.apply(params, state, inputs, train=False)
-            wanted = reference.logits(reference.preprocess(batch["forget"]))
+        total, after = model(params, state, batch["retain"], key, extra_args)
+        if weight:
+            reference, images = extra_args["reference"], batch["forget"]
+            logits, _ = model.apply(params, state, model.preprocess(images), train=False)
+            wanted = reference.logits(reference.preprocess(images))
             divergence = losses.jensen_shannon(
                 logits.astype(jnp.float32), wanted.astype(jnp.float32)
             )
-            total += self.weight * divergence.mean()
+            total += weight * divergence.mean()
         return total, after
+
+    return loss

@@ -5,8 +5,6 @@
 are, as there.
 """
 
-import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,12 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks
-from ignpx.classifier import identity
-from ignpx.methods.bad_teacher import BadTeacher
+from ignpx.methods.bad_teacher import Lessons, drawn, teach
 from ignpx.methods.uisps import flattened, invert, spare, weigh_both
-from ignpx.samples import Samples
-from ignpx.steps import Descended, State, Step, chain
-from ignpx.unlearner import Changes, Sees, Unlearner
+from ignpx.steps import State, chain
+from ignpx.unlearner import Sees, Unlearner
 
 # TTM+SPS: the suppression at UISPS's own threshold.
 SUPPRESSING: dict[str, Any] = {"alpha": 1.5}
@@ -73,14 +69,15 @@ def ttm(
     """
     if oversampling is not None:
         checks.whole(oversampling=oversampling)
-    teaching = BadTeacher(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        retain_share=retain_share,
-        temperature=temperature,
-    )
+    checks.share(retain_share=retain_share)
     sparing = [] if alpha is None else [weigh_both(importance_share), spare(alpha)]
+
+    def lessons(state: State, key: jax.Array) -> Lessons:
+        # There is no image that a synthetic input has been preprocessed from.
+        kept = state.classifier.preprocess(jnp.asarray(drawn(state.retain_data, retain_share, key)))
+        inputs, _ = flattened(state)
+        copies = oversampling or _as_many_as_retained(state)
+        return Lessons.joined(np.tile(inputs, (copies, *[1] * (inputs.ndim - 1))), kept)
 
     def keys(key: jax.Array) -> list[jax.Array]:
         made_key, drawn_key, key = jax.random.split(key, 3)
@@ -96,39 +93,22 @@ def ttm(
             entropy_share,
         ),
         *sparing,
-        Step(
-            "descent",
-            functools.partial(_teach, teaching, oversampling),
+        teach(
+            lessons,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            temperature=temperature,
             sees=Sees.RETAIN,
-            changes=Changes.ALL,
+            preprocessed=True,
+            masked=alpha is not None,
         ),
         keys=keys,
     )
 
 
-def _teach(
-    teaching: BadTeacher, oversampling: int | None, state: State, key: jax.Array, _: Any
-) -> tuple[State, Descended]:
-    request, classifier = state.request, state.classifier
-    assert request is not None
-    retain = request.retain_data
-    assert retain is not None
-    inputs, labels = flattened(state)
-    of_a_class = len(retain.labels) / len(np.unique(retain.labels))
-    samples = state.need("examples", "invert").inputs.shape[1]
-    copies = oversampling or max(1, round(of_a_class / samples))
-    images = Samples(
-        np.tile(inputs, (copies, *[1] * (inputs.ndim - 1))),
-        np.tile(labels, copies),
-    )
-
-    def preprocessed(drawn: np.ndarray) -> np.ndarray:
-        return np.asarray(classifier.preprocess(jnp.asarray(drawn)))
-
-    # There is no image that a synthetic input has been preprocessed from.
-    on_inputs = classifier.replace(preprocess=identity)
-    stood_in = dataclasses.replace(request, forget_data=images)
-    mask = None if state.selected is None else state.selected.masks
-    tuned, info = teaching.tune(on_inputs, stood_in, key, mask, preprocessed)
-    tuned = tuned.replace(preprocess=classifier.preprocess)
-    return state.replace(classifier=tuned), Descended(info.losses)
+def _as_many_as_retained(state: State) -> int:
+    """Copies of the images of a class that make about as many as a retained class has samples."""
+    labels = state.retain_data.labels
+    of_a_class = len(labels) / len(np.unique(labels))
+    return max(1, round(of_a_class / state.need("examples", "invert").inputs.shape[1]))

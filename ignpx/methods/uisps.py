@@ -7,19 +7,17 @@ epoch. Parameters that matter more to the retained data stay as they are in it: 
 `F_r > alpha * F_g`, the diagonals of the two Fisher informations, each normalised to 0 to 1.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ignpx import descent, importance, selection, synthesis
 from ignpx._support import checks
-from ignpx.classifier import Apply, Classifier, PyTree
+from ignpx.classifier import Classifier, PyTree, identity
+from ignpx.samples import Samples, taken
 from ignpx.steps import (
     Course,
     Examples,
@@ -128,21 +126,22 @@ def uisps(
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.whole(epochs=epochs, batch_size=batch_size)
-    checks.positive(learning_rate=learning_rate)
-    checks.not_negative(momentum=momentum, weight_decay=weight_decay)
     checks.one_of(("training", "evaluation"), mode=mode)
     if oversampling is not None:
         checks.whole(oversampling=oversampling)
     optimizer = descent.optimizer(
-        "sgd", learning_rate, momentum=momentum, weight_decay=weight_decay, mask=True
+        "sgd", learning_rate, momentum=momentum, weight_decay=weight_decay
     )
-    course = functools.partial(
-        mixed_course,
-        oversampling=oversampling,
-        epochs=epochs,
-        batch_size=batch_size,
-        train=mode == "training",
-    )
+
+    def course(state: State, keys: jax.Array) -> Course:
+        fresh_key, rows_key, step_key = keys
+        count, (made, _) = len(state.retain_data.labels), flattened(state)
+        of_a_class = state.need("examples", "invert").inputs.shape[1]
+        copies = oversampling or max(1, round(4 / batch_size * count / of_a_class))
+        rows = descent.batches(rows_key, count + copies * len(made), batch_size, epochs, whole=True)
+        loss = _soft_labels(state.classifier, train=mode == "training")
+        return Course(loss, optimizer, *mixture(state, made, fresh_key, rows), step_key)
+
     changes = Changes.ALL if mode == "training" else Changes.TARGETS | Changes.OTHER_LAYERS
 
     def keys(key: jax.Array) -> list[jax.Array]:
@@ -160,32 +159,27 @@ def uisps(
         ),
         weigh_both(importance_share),
         spare(alpha),
-        descend(course, optimizer, sees=Sees.RETAIN, changes=changes, masked=True),
+        descend(course, sees=Sees.RETAIN, changes=changes, masked=True),
         keys=keys,
     )
 
 
-def mixed_course(
-    state: State,
-    keys: jax.Array,
-    *,
-    oversampling: int | None,
-    epochs: int,
-    batch_size: int,
-    train: bool,
-) -> Course:
-    """Retained samples, and the images with the answers of a network that has learnt nothing."""
-    assert state.request is not None
-    retain, classifier = state.request.retain_data, state.classifier
-    assert retain is not None
-    fresh_key, rows_key, step_key = keys
-    made, _ = flattened(state)
-    samples, count, images = (
-        state.need("examples", "invert").inputs.shape[1],
-        len(retain.labels),
-        len(made),
-    )
-    copies = oversampling or max(1, round(4 / batch_size * count / samples))
+def mixture(
+    state: State, made: jax.Array, fresh_key: jax.Array, rows: jax.Array
+) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """Retained samples, and images with the answers of a network that has learnt nothing.
+
+    Args:
+      state: with N retained samples.
+      made: `(M, *input_shape)` the images.
+      fresh_key: of the network that answers.
+      rows: `(steps, batch)` below N for a retained sample, from N on for an image, over and over.
+
+    Returns:
+      Data and indices of a descent.
+    """
+    retain, classifier = state.retain_data, state.classifier
+    count = len(retain.labels)
     # Probabilities for all: what is retained keeps its labels, the images get new answers.
     labels = jax.nn.one_hot(retain.labels, classifier.num_classes)
     data = {
@@ -194,33 +188,14 @@ def mixed_course(
         "answers": jnp.concatenate([labels, _answers(classifier.fresh(fresh_key), made)]),
         "synthetic": np.array([False, True]),
     }
-    rows = descent.batches(rows_key, count + copies * images, batch_size, epochs, whole=True)
     # Copies are copies of indices, and what is retained is preprocessed batch by batch.
-    synthetic, place = rows >= count, (rows - count) % images
-    indices = {
+    synthetic, place = rows >= count, (rows - count) % len(made)
+    return data, {
         "retain": jnp.where(synthetic, 0, rows),
         "made": jnp.where(synthetic, place, 0),
         "answers": jnp.where(synthetic, count + place, rows),
         "synthetic": synthetic.astype(jnp.int32),
     }
-    loss = _SoftLabels(classifier.apply, classifier.preprocess, train)
-    return Course(loss, data, indices, step_key)
-
-
-class StandIns(NamedTuple):
-    """Synthetic images in place of the samples of the forget classes.
-
-    Attributes:
-      inputs: `(N, *input_shape)` float32, preprocessed.
-      labels: `(N,)` the classes that they stand in for.
-      recognised: share of them that the model takes for these.
-      norm_layers: batch-norm layers that the synthesis aimed at.
-    """
-
-    inputs: jax.Array
-    labels: jax.Array
-    recognised: jax.Array
-    norm_layers: int
 
 
 def invert(
@@ -241,22 +216,32 @@ def invert(
     checks.not_negative(statistics=statistics, entropy=entropy)
     checks.share(entropy_share=entropy_share)
 
+    terms = (
+        synthesis.cross_entropy(),
+        synthesis.batch_statistics(statistics),
+        synthesis.entropy(entropy, share=entropy_share),
+    )
+
     def run(state: State, key: jax.Array, _: Any) -> tuple[State, Inverted]:
-        assert state.request is not None
-        made = stand_ins(
-            state.classifier,
-            state.request,
-            key,
-            samples=samples,
-            steps=steps,
-            learning_rate=learning_rate,
-            statistics=statistics,
-            entropy=entropy,
-            entropy_share=entropy_share,
-        )
-        inputs = made.inputs.reshape(-1, samples, *made.inputs.shape[1:])
-        state = state.replace(examples=Examples(inputs, made.labels[::samples]))
-        return state, Inverted(made.recognised, made.norm_layers)
+        classifier, classes = state.classifier, np.flatnonzero(np.asarray(state.request.forget))
+        made = [
+            synthesis.synthesise(
+                classifier,
+                jax.random.fold_in(key, index),
+                terms=terms,
+                samples=samples,
+                steps=steps,
+                optimizer=descent.optimizer("adam", learning_rate),
+                bounds=classifier.bounds,
+                labels=jnp.array([index]),
+            )
+            for index in classes
+        ]
+        inputs = jnp.concatenate([one.inputs for one in made])
+        recognised = jnp.mean(jnp.stack([one.recognised for one in made]))
+        layers = len(jax.eval_shape(Classifier.with_statistics, classifier, inputs[0])[1])
+        state = state.replace(examples=Examples(inputs, jnp.asarray(classes)))
+        return state, Inverted(recognised, layers)
 
     return Step("synthesis", run, check=check_initialises)
 
@@ -269,47 +254,6 @@ def flattened(state: State) -> tuple[jax.Array, jax.Array]:
     return inputs.reshape(-1, *inputs.shape[2:]), labels
 
 
-def stand_ins(
-    classifier: Classifier,
-    request: Request,
-    key: jax.Array,
-    *,
-    samples: int,
-    steps: int,
-    learning_rate: float = 0.01,
-    statistics: float = 0.01,
-    entropy: float = 0.05,
-    entropy_share: float = 0.5,
-) -> StandIns:
-    """Synthesises images of the forget classes, each class for itself; see `uisps`."""
-    classes = np.flatnonzero(np.asarray(request.forget))
-    terms = (
-        synthesis.cross_entropy(),
-        synthesis.batch_statistics(statistics),
-        synthesis.entropy(entropy, share=entropy_share),
-    )
-    made = [
-        synthesis.synthesise(
-            classifier,
-            jax.random.fold_in(key, index),
-            terms=terms,
-            samples=samples,
-            steps=steps,
-            optimizer=descent.optimizer("adam", learning_rate),
-            bounds=classifier.bounds,
-            labels=jnp.array([index]),
-        )
-        for index in classes
-    ]
-    images = jax.ShapeDtypeStruct((samples, *classifier.input_shape), jnp.float32)
-    return StandIns(
-        jnp.concatenate([one.inputs[0] for one in made]),
-        jnp.asarray(np.repeat(classes, samples)),
-        jnp.mean(jnp.stack([one.recognised for one in made])),
-        len(jax.eval_shape(Classifier.with_statistics, classifier, images)[1]),
-    )
-
-
 def weigh_both(share: float) -> Step:
     """Weighs on the synthetic images and on a share of the retained samples, in evaluation mode.
 
@@ -319,12 +263,9 @@ def weigh_both(share: float) -> Step:
     checks.share(importance_share=share)
 
     def run(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
-        assert state.request is not None
-        retain, classifier = state.request.retain_data, state.classifier
-        assert retain is not None
-        count = max(1, round(share * len(retain.labels)))
-        rows = np.asarray(jax.random.permutation(key, len(retain.labels))[:count])
-        images, labels = (jnp.asarray(np.asarray(array)[rows]) for array in retain)
+        classifier, total = state.classifier, len(state.retain_data.labels)
+        rows = jax.random.permutation(key, total)[: max(1, round(share * total))]
+        images, labels = map(jnp.asarray, taken(state.retain_data, rows))
         of_retain = importance.sensitivity(classifier, classifier.preprocess(images), labels)
         of_forget = importance.sensitivity(classifier, *flattened(state))
         return state.replace(importance=Importance(of_forget, of_retain)), None
@@ -352,25 +293,17 @@ def _answers(classifier: Classifier, inputs: jax.Array) -> jax.Array:
     return jax.nn.softmax(classifier.logits(inputs).astype(jnp.float32))
 
 
-@dataclasses.dataclass(frozen=True)
-class _SoftLabels:
+def _soft_labels(classifier: Classifier, *, train: bool) -> descent.Loss:
     """Mean cross-entropy of retained and synthetic images with probabilities for labels."""
+    preprocess = classifier.preprocess
+    of_inputs = descent.CrossEntropy(classifier.apply, identity, train)
 
-    apply: Apply
-    preprocess: Callable[[jax.Array], jax.Array]
-    train: bool
-
-    def __call__(
-        self,
-        params: PyTree,
-        state: PyTree,
-        batch: dict[str, Any],
-        key: jax.Array,
-        extra_args: PyTree,
+    def loss(
+        params: PyTree, state: PyTree, batch: dict[str, Any], key: jax.Array, extra_args: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        retain = self.preprocess(batch["retain"])
+        retain = preprocess(batch["retain"])
         synthetic = batch["synthetic"].reshape(-1, *[1] * (retain.ndim - 1))
         inputs = jnp.where(synthetic, batch["made"], retain)
-        logits, state = self.apply(params, state, inputs, train=self.train)
-        losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), batch["answers"])
-        return losses.mean(), state
+        return of_inputs(params, state, Samples(inputs, batch["answers"]), key, extra_args)
+
+    return loss

@@ -4,6 +4,7 @@ Noise that maximises the loss of the forget classes impairs the model, the retai
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,10 @@ from ignpx import synthesis, training
 from ignpx._support import checks
 from ignpx.classifier import Classifier, identity
 from ignpx.descent import DescentInfo
-from ignpx.samples import Samples
-from ignpx.stages import stage
+from ignpx.samples import Samples, joined, taken
+from ignpx.steps import Examples, State, Step, chain
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Sees, Unlearner
 
 
 def unsir(
@@ -82,49 +83,50 @@ def unsir(
         )
         for rate in (impair_learning_rate, repair_learning_rate)
     )
-    run_synthesis = stage(
-        "synthesis",
-        functools.partial(
-            synthesis.synthesise,
-            terms=terms,
-            samples=noise_images,
-            steps=noise_steps,
-            optimizer=optimizer,
-        ),
+    synthesise = functools.partial(
+        synthesis.synthesise,
+        terms=terms,
+        samples=noise_images,
+        steps=noise_steps,
+        optimizer=optimizer,
     )
-    run_descent = stage("descent", training.fit)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
-        assert request.retain_data is not None
-        noise_key, draw_key, impair_key, repair_key = jax.random.split(key, 4)
-        classes = jnp.flatnonzero(request.forget)
-        noise = run_synthesis(classifier, noise_key, labels=classes).inputs
-        labels = np.asarray(classes)
+    def noise(state: State, key: jax.Array, _: Any) -> tuple[State, None]:
+        classes = jnp.flatnonzero(state.request.forget)
+        inputs = synthesise(state.classifier, key, labels=classes).inputs
         if faithful:
-            noise, labels = noise[:, :3], np.zeros_like(labels)
-        labels = np.repeat(labels, noise.shape[1])
-        kept = _drawn(request.retain_data, retain_per_class, draw_key)
+            inputs, classes = inputs[:, :3], jnp.zeros_like(classes)
+        return state.replace(examples=Examples(inputs, classes)), None
+
+    def impair_and_repair(state: State, keys: jax.Array, _: Any) -> tuple[State, DescentInfo]:
+        classifier, (draw_key, impair_key, repair_key) = state.classifier, keys
+        kept = _drawn(state.retain_data, retain_per_class, draw_key)
+        repair = Samples(np.asarray(_preprocessed(classifier, kept.images)), kept.labels)
+        impair = joined(*[_noise_samples(state)] * copies, repair)
         # Noise has no image to be preprocessed from, so the model is trained on inputs here.
         on_inputs = classifier.replace(preprocess=identity)
-        repair = Samples(np.asarray(_preprocessed(classifier, kept.images)), kept.labels)
-        impair = Samples(
-            np.concatenate(
-                [np.tile(_flat(noise), (copies,) + (1,) * (noise.ndim - 2)), repair.images]
-            ),
-            np.concatenate([np.tile(labels, copies), repair.labels]),
-        )
-        impaired, first = run_descent(on_inputs, impair, impairing, impair_key)
-        repaired, second = run_descent(impaired, repair, repairing, repair_key)
-        info = DescentInfo(jnp.concatenate([first.ravel(), second.ravel()]))
-        return repaired.replace(preprocess=classifier.preprocess), info
+        impaired, first = training.fit(on_inputs, impair, impairing, impair_key)
+        repaired, second = training.fit(impaired, repair, repairing, repair_key)
+        tuned = repaired.replace(preprocess=classifier.preprocess)
+        losses = jnp.concatenate([first.ravel(), second.ravel()])
+        return state.replace(classifier=tuned), DescentInfo(losses)
 
-    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL)
+    def keys(key: jax.Array) -> list[jax.Array]:
+        each = jax.random.split(key, 4)
+        return [each[0], each[1:]]
+
+    return chain(
+        Step("synthesis", noise),
+        Step("descent", impair_and_repair, sees=Sees.RETAIN, changes=Changes.ALL),
+        keys=keys,
+    )
 
 
-def _flat(noise: jax.Array) -> np.ndarray:
-    return np.asarray(noise).reshape(-1, *noise.shape[2:])
+def _noise_samples(state: State) -> Samples:
+    examples = state.need("examples", "noise")
+    inputs = np.asarray(examples.inputs)
+    labels = np.repeat(np.asarray(examples.labels), inputs.shape[1])
+    return Samples(inputs.reshape(-1, *inputs.shape[2:]), labels)
 
 
 @jax.jit
@@ -137,5 +139,4 @@ def _drawn(samples: Samples, per_class: int, key: jax.Array) -> Samples:
     order = np.asarray(jax.random.permutation(key, len(samples.labels)))
     labels = np.asarray(samples.labels)[order]
     chosen = [order[labels == label][:per_class] for label in np.unique(labels)]
-    picked = np.concatenate(chosen)
-    return Samples(np.asarray(samples.images)[picked], np.asarray(samples.labels)[picked])
+    return taken(samples, np.concatenate(chosen))

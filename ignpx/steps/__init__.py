@@ -23,8 +23,8 @@ from ignpx.steps.contract import Step as Step
 from ignpx.steps.contract import chain as chain
 from ignpx.steps.contract import check_initialises as check_initialises
 from ignpx.steps.descending import Course as Course
-from ignpx.steps.descending import Descended as Descended
 from ignpx.steps.descending import descend as descend
+from ignpx.steps.descending import under_mask as under_mask
 from ignpx.steps.editing import CappedDampen as CappedDampen
 from ignpx.steps.editing import Dampen as Dampen
 from ignpx.steps.editing import Editing as Editing
@@ -47,7 +47,6 @@ __all__ = [
     "Counted",
     "Course",
     "Dampen",
-    "Descended",
     "Editing",
     "Examples",
     "Importance",
@@ -69,6 +68,7 @@ __all__ = [
     "select",
     "synthesise",
     "threshold",
+    "under_mask",
     "weigh",
 ]
 

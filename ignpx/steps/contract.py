@@ -4,14 +4,16 @@ import dataclasses
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
-from ignpx._support import checks
+from ignpx._support import checks, description
 from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningWarning
+from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
@@ -50,9 +52,9 @@ class Importance(NamedTuple):
     """One number per parameter for each side; pytrees like the parameters, None outside targets.
 
     Attributes:
-      forget: how much what is to be forgotten depends on each parameter, not negative. None where
-        one side alone is weighed.
-      retain: how much what is to be kept does.
+      forget: how much what is to be forgotten depends on each parameter, not negative.
+      retain: how much what is to be kept does. None, as `forget` is, where the other side alone is
+        weighed.
     """
 
     forget: PyTree
@@ -76,7 +78,7 @@ class Selected(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["classifier", "request", "examples", "importance", "selected"],
+    data_fields=["classifier", "request", "examples", "importance", "selected", "extra"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +91,15 @@ class State:
       examples: see `Examples`; None before they are made.
       importance: see `Importance`; None before it is taken.
       selected: see `Selected`; None before a selection.
+      extra: named pytrees that a method's own steps hand on to its later ones.
     """
 
     classifier: Classifier
-    request: Request | None
+    request: Request
     examples: Examples | None = None
     importance: Importance | None = None
     selected: Selected | None = None
+    extra: dict[str, PyTree] = dataclasses.field(default_factory=dict)
 
     def replace(self, **fields: Any) -> "State":
         """A copy with other fields."""
@@ -113,9 +117,37 @@ class State:
             )
         return value
 
+    @property
+    def forget_data(self) -> Samples:
+        """The samples to forget, for a step that `sees` them."""
+        return self._granted("forget_data")
+
+    @property
+    def retain_data(self) -> Samples:
+        """The samples to keep, for a step that `sees` them."""
+        return self._granted("retain_data")
+
+    def forgetting(self, samples: Samples) -> "State":
+        """A copy with other samples to forget."""
+        return self.replace(request=dataclasses.replace(self.request, forget_data=samples))
+
+    def relabelled(self, labels: Any) -> "State":
+        """A copy with other labels of the samples to forget."""
+        return self.forgetting(self.forget_data._replace(labels=labels))
+
+    def _granted(self, name: str) -> Samples:
+        if (data := getattr(self.request, name, None)) is None:
+            raise InvalidArgumentError(
+                name, None, "a step sees these samples; put them into the request"
+            )
+        return data
+
 
 class Report(Protocol):
-    """Diagnostics of a step: a NamedTuple of arrays that can judge itself."""
+    """Diagnostics of a step: a NamedTuple of arrays that can judge itself.
+
+    A method that has nothing to say may be left out.
+    """
 
     def check(self, request: Request) -> None:
         """Raises `UnlearningError` with the figures if the step failed."""
@@ -139,6 +171,8 @@ class Step(NamedTuple):
       check: raises `InvalidArgumentError` for a classifier that the step cannot serve; called
         before the first step runs.
       prepare: a pure function `(state, key) -> prepared` of what does not depend on the request.
+      settings: by name, those that `prepare` depends on: what was prepared with other values is
+        refused. One whose value shows in the shapes, such as the target layers, need not be here.
       prepares_all: whether a run with what was prepared does nothing else, and counts as no stage.
     """
 
@@ -148,6 +182,7 @@ class Step(NamedTuple):
     changes: Changes = Changes(0)
     check: Callable[[Classifier], None] | None = None
     prepare: Callable[[State, jax.Array], Any] | None = None
+    settings: Mapping[str, Any] = {}
     prepares_all: bool = False
 
 
@@ -157,10 +192,12 @@ class Prepared(NamedTuple):
     Attributes:
       parts: of each step that prepares, in their order.
       made_of: the fingerprint of the classifier, by which `ignpx.unlearn` tells it from others.
+      made_with: `(N,)` uint32, a checksum of each setting that the steps prepared with.
     """
 
     parts: tuple[Any, ...]
     made_of: jax.Array | None = None
+    made_with: Any = None
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["reports"], meta_fields=[])
@@ -184,18 +221,25 @@ class Chained:
 
     def check(self, request: Request) -> None:
         """Raises `UnlearningError` if a step failed; warns of doubts."""
-        for report in self.reports:
-            report.check(request)
+        self._each("check", request)
         for doubt in self.doubts(request):
             warnings.warn(doubt, UnlearningWarning, stacklevel=3)
 
     def doubts(self, request: Request) -> list[str]:
         """What speaks against trusting the result, as far as that shows without data."""
-        return [doubt for report in self.reports for doubt in report.doubts(request)]
+        return [doubt for doubts in self._each("doubts", request) for doubt in doubts]
 
     def summary(self) -> dict[str, Any]:
         """The figures of all steps as JSON values."""
-        return functools.reduce(operator.or_, (one.summary() for one in self.reports), {})
+        return functools.reduce(operator.or_, self._each("summary"), {})
+
+    def _each(self, method: str, *arguments: Any) -> list[Any]:
+        """What the reports that have this method return."""
+        return [
+            getattr(report, method)(*arguments)
+            for report in self.reports
+            if hasattr(report, method)
+        ]
 
 
 Keys = Callable[[jax.Array], Sequence[jax.Array]]
@@ -232,6 +276,7 @@ def chain(
             "steps", late, "comes before a step that prepares; put those that prepare first"
         )
     draw = functools.partial(_folded, len(chained)) if keys is None else keys
+    checksums = functools.cache(functools.partial(_checksums, preparing))
 
     def check(classifier: Classifier) -> None:
         for step in chained:
@@ -241,13 +286,14 @@ def chain(
     def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
         check_handle(classifier)
         check(classifier)
-        state, parts = State(classifier, None), []
+        made_with = np.array([crc for _, crc in checksums()], np.uint32)
+        state, parts = State(classifier, None), []  # type: ignore[arg-type]
         for step, one in zip(preparing, draw(checks.prng_key(key=key)), strict=False):
             assert step.prepare is not None
             parts.append(stage(step.name, step.prepare)(state, one))
             if len(parts) < len(preparing):
                 state, _ = step.run(state, one, parts[-1])
-        return Prepared(tuple(parts), classifier.fingerprint())
+        return Prepared(tuple(parts), classifier.fingerprint(), made_with)
 
     def unlearn(
         classifier: Classifier,
@@ -256,7 +302,9 @@ def chain(
         prepared: Prepared | None = None,
     ) -> tuple[Classifier, Chained]:
         check(classifier)
-        parts = (None,) * len(chained) if prepared is None else prepared.parts
+        if prepared is not None:
+            _check_made_with(checksums(), prepared.made_with)
+        parts = () if prepared is None else prepared.parts
         parts = (*parts, *[None] * (len(chained) - len(parts)))
         state, reports = State(classifier, request), []
         for step, one, part in zip(chained, draw(key), parts, strict=True):
@@ -273,6 +321,24 @@ def chain(
         forgets,
         prepare if preparing else None,
     )
+
+
+def _checksums(preparing: Sequence[Step]) -> list[tuple[str, int]]:
+    """Of each setting that the steps prepare with."""
+    settings = [pair for step in preparing for pair in step.settings.items()]
+    return [(name, description.crc(value)) for name, value in settings]
+
+
+def _check_made_with(own: list[tuple[str, int]], found: Any) -> None:
+    """Raises unless what was prepared has these checksums, as far as they can be looked at."""
+    if isinstance(found, jax.core.Tracer):
+        return
+    if np.shape(found) != (len(own),):
+        raise InvalidArgumentError("prepared", checks.shortened(found), "is of another chain")
+    if names := [name for (name, crc), one in zip(own, found, strict=True) if crc != one]:
+        raise InvalidArgumentError(
+            "prepared", names, "was prepared with other values of these; prepare with yours"
+        )
 
 
 def _as_step(given: Any) -> Step:

@@ -9,29 +9,7 @@ import optax
 from ignpx import descent
 from ignpx.classifier import PyTree
 from ignpx.steps.contract import State, Step
-from ignpx.unlearner import Changes, Request, Sees
-
-
-class Descended(NamedTuple):
-    """The report of `descend`.
-
-    Attributes:
-      losses: `(steps,)` training losses.
-    """
-
-    losses: jax.Array
-
-    def check(self, request: Request) -> None:
-        """Raises if the descent diverged."""
-        descent.DescentInfo(self.losses).check(request)
-
-    def doubts(self, request: Request) -> list[str]:
-        """None."""
-        return []
-
-    def summary(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return descent.DescentInfo(self.losses).summary()
+from ignpx.unlearner import Changes, Sees
 
 
 class Course(NamedTuple):
@@ -39,6 +17,7 @@ class Course(NamedTuple):
 
     Attributes:
       loss: of a batch.
+      optimizer: an optax transformation.
       data: a pytree of arrays.
       indices: which of them each step takes.
       key: PRNG key of the steps.
@@ -46,6 +25,7 @@ class Course(NamedTuple):
     """
 
     loss: descent.Loss
+    optimizer: optax.GradientTransformation
     data: PyTree
     indices: PyTree
     key: jax.Array
@@ -54,30 +34,36 @@ class Course(NamedTuple):
 
 def descend(
     course: Callable[[State, jax.Array], Course],
-    optimizer: optax.GradientTransformation,
     *,
     sees: Sees,
-    changes: Changes,
+    changes: Changes = Changes.ALL,
     masked: bool = False,
 ) -> Step:
-    """Trains the classifier.
+    """Trains the classifier. The step reports a `ignpx.descent.DescentInfo`.
 
     Args:
       course: maps the state and a key to what the descent goes by.
-      optimizer: an optax transformation.
       sees: the data of the request that the course takes.
       changes: what the training may change.
-      masked: hands the selected parameters to the optimiser as its `mask`, see
-        `ignpx.descent.masked`.
+      masked: changes the selected parameters alone.
     """
 
-    def run(state: State, key: jax.Array, _: Any) -> tuple[State, Descended]:
-        loss, data, indices, step_key, extra_args = course(state, key)
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, descent.DescentInfo]:
+        loss, optimizer, data, indices, step_key, extra_args = course(state, key)
         if masked:
-            extra_args = {**extra_args, "mask": state.need("selected", "steps.select").masks}
+            optimizer, mask = under_mask(optimizer, state)
+            extra_args = {**extra_args, **mask}
         tuned, losses = descent.tune(
             loss, optimizer, state.classifier, data, indices, step_key, extra_args
         )
-        return state.replace(classifier=tuned), Descended(losses)
+        return state.replace(classifier=tuned), descent.DescentInfo(losses)
 
     return Step("descent", run, sees=sees, changes=changes)
+
+
+def under_mask(
+    optimizer: optax.GradientTransformation, state: State
+) -> tuple[optax.GradientTransformation, dict[str, PyTree]]:
+    """An optimiser of the selected parameters alone, and the `extra_args` that it takes."""
+    masks = state.need("selected", "steps.select").masks
+    return optax.chain(optimizer, descent.masked()), {"mask": masks}

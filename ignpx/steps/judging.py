@@ -23,9 +23,6 @@ class Judged(NamedTuple):
 
     held_out: jax.Array
 
-    def check(self, request: Request) -> None:
-        """It cannot fail."""
-
     def doubts(self, request: Request) -> list[str]:
         """Whether something is left of what was to be forgotten, or lost of the rest."""
         forget, retain = np.asarray(request.forget), np.asarray(request.retain)

@@ -40,10 +40,6 @@ class Counted(NamedTuple):
                 "it is a threshold of forget over retain importance, and raise it where it spares"
             )
 
-    def doubts(self, request: Request) -> list[str]:
-        """None."""
-        return []
-
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
         return {"coverage": float(self.coverage), "selected_by_parameter": _numbers(self.selected)}
@@ -205,7 +201,7 @@ def auto_coverage(num_classes: int) -> tuple[float, float]:
 
 def _by_rule(by: Callable[[PyTree, PyTree], PyTree], found: Importance) -> tuple[Selected, Counted]:
     masks = by(*found)
-    ratios = None if found.forget is None else selection.log_ratio(*found)
+    ratios = None if None in found else selection.log_ratio(*found)
     return Selected(masks, ratios), counted(masks)
 
 

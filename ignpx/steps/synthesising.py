@@ -116,10 +116,19 @@ def synthesise(
             raise InvalidArgumentError(
                 "prepared",
                 f"{found} prototypes of each class",
-                "was prepared with other samples, held_out or targets; prepare with these",
+                "was prepared with other samples or held_out; prepare with these",
             )
         return state.replace(
             examples=Examples(prototypes.inputs, prototypes.labels, held_out)
         ), Synthesised(prototypes)
 
-    return Step("synthesis", run, prepare=prepare, prepares_all=True)
+    settings = {
+        "terms": terms,
+        "samples": samples,
+        "held_out": held_out,
+        "steps": steps,
+        "optimizer": optimizer,
+        "pixel_range": pixel_range,
+        "precision": precision,
+    }
+    return Step("synthesis", run, prepare=prepare, settings=settings, prepares_all=True)

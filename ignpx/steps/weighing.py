@@ -42,14 +42,6 @@ class Weighed(NamedTuple):
                 "squared; guard the operation that uses them, or leave them out of targets"
             )
 
-    def doubts(self, request: Request) -> list[str]:
-        """None."""
-        return []
-
-    def summary(self) -> dict[str, Any]:
-        """None."""
-        return {}
-
 
 class Weighing(Protocol):
     """One number per parameter for weighted samples, such as `ignpx.importance.sensitivity`."""
@@ -73,7 +65,7 @@ class Weighing(Protocol):
 def weigh(
     by: Weighing | None = None,
     *,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.negative_log_odds,
+    loss: losses.SampleLoss = losses.negative_log_odds,
     supporting: bool = True,
     targets: tuple[str, ...] | None = None,
     microbatch: int | None = None,
@@ -85,7 +77,8 @@ def weigh(
         default, the mean squared per-sample gradients of both in one pass (Equations 3 and 4 of
         the IGNP paper), which can be prepared.
       loss: what is differentiated by default, of logits `(num_classes,)` and a label. Several
-        classes that are forgotten at once are one class to `negative_log_odds`.
+        classes that are forgotten at once are one class to a loss that `joins_classes`, as
+        `negative_log_odds` does.
       supporting: leaves forget importance only to parameters that support what is forgotten, see
         `ignpx.selection.supporting`. By default only.
       targets: patterns of the layers to weigh; the classifier's own `targets` by default.
@@ -126,12 +119,12 @@ def weigh(
             raise InvalidArgumentError(
                 "prepared",
                 paths(total),
-                "was prepared with other samples, held_out or targets; prepare with these",
+                "was prepared with other targets; prepare with these",
             )
         found = squares.sides(state, total, chosen)
         return state.replace(importance=found), _weighed(found)
 
-    return Step("sensitivity", run, check=check, prepare=prepare)
+    return Step("sensitivity", run, check=check, prepare=prepare, settings={"loss": loss})
 
 
 def reweigh(by: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) -> Step:
@@ -155,7 +148,6 @@ def _weighed(found: Importance) -> Weighed:
 
 def _each_side(by: Weighing, state: State, patterns: tuple[str, ...]) -> Importance:
     request, examples = state.request, state.need("examples", "steps.synthesise")
-    assert request is not None
     inputs = examples.weighed
     labels = jnp.repeat(examples.labels, inputs.shape[1])
     sides = []
@@ -169,30 +161,34 @@ def _each_side(by: Weighing, state: State, patterns: tuple[str, ...]) -> Importa
 class _Squares(NamedTuple):
     """Mean squared gradients of both sides, by settings that are in their range."""
 
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    loss: losses.SampleLoss
     supporting: bool
     microbatch: int | None
+
+    @property
+    def joins_classes(self) -> bool:
+        """Whether labels are booleans, of all classes that are right."""
+        return getattr(self.loss, "joins_classes", False)
 
     def total(self, state: State, patterns: tuple[str, ...]) -> PyTree:
         """The sum over all classes."""
         examples = state.need("examples", "steps.synthesise")
         every = np.arange(state.classifier.num_classes)
-        right = np.eye(len(every), dtype=bool)
+        labels = np.eye(len(every), dtype=bool) if self.joins_classes else every
         weights = jnp.full(len(every), 1.0 / examples.weighed.shape[1])
-        return self.moments(state.classifier, patterns, examples, every, right, weights).square
+        return self.moments(state.classifier, patterns, examples, every, labels, weights).square
 
     def sides(self, state: State, total: PyTree | None, patterns: tuple[str, ...]) -> Importance:
         """Of what is forgotten and of what is retained, by the total where that is enough."""
         request, examples = state.request, state.need("examples", "steps.synthesise")
-        assert request is not None
         parts = None if total is None else _parts_of(request)
         if parts is None:
             total, every = None, np.arange(state.classifier.num_classes)
             parts = every, np.ones(len(every), bool), np.ones(len(every), bool)
-        right, *weights = self.labelled(
+        labels, *weights = self.labelled(
             request, *parts, total is not None, examples.weighed.shape[1]
         )
-        found = self.moments(state.classifier, patterns, examples, parts[0], right, *weights)
+        found = self.moments(state.classifier, patterns, examples, parts[0], labels, *weights)
         chosen, _ = partition(state.classifier.params, patterns)
         return self.balanced(found, chosen, total, request.retain)
 
@@ -202,17 +198,17 @@ class _Squares(NamedTuple):
         patterns: tuple[str, ...],
         examples: Examples,
         classes: Any,
-        right: Any,
+        labels: Any,
         weights: jax.Array,
         mean_weights: jax.Array | None = None,
     ) -> Moments:
         """Of the examples of some classes `(M,)`, with weights `(..., M)`.
 
-        `right` is `(M, num_classes)`, the classes that those examples may be taken for.
+        `labels` are `(M,)`, or `(M, num_classes)` of all classes that are right.
         """
         return importance.sensitivity_moments(
             classifier,
-            *_each_sample(examples, classes, right, weights, mean_weights),
+            *_each_sample(examples, classes, labels, weights, mean_weights),
             loss=self.loss,
             patterns=patterns,
             microbatch=self.microbatch,
@@ -228,11 +224,11 @@ class _Squares(NamedTuple):
         from_total: bool,
         samples: int,
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """The right classes, the weights of the squares, and those of the gradients."""
-        forget = request.forget[classes] & together
-        right = jax.nn.one_hot(classes, len(request.forget), dtype=bool)
-        if self.loss is losses.negative_log_odds:
-            right = jnp.where(forget[:, None], request.forget[None], right)
+        """The labels, the weights of the squares, and those of the gradients."""
+        forget, labels = request.forget[classes] & together, classes
+        if self.joins_classes:
+            alone_right = jax.nn.one_hot(classes, len(request.forget), dtype=bool)
+            labels = jnp.where(forget[:, None], request.forget[None], alone_right)
         forgets = _share(forget, request.forget) / samples
         others = (
             alone.astype(jnp.float32)
@@ -240,7 +236,7 @@ class _Squares(NamedTuple):
             else _share(request.retain[classes], request.retain)
         )
         weights = jnp.stack([forgets, others / samples])
-        return right, weights, forgets if self.supporting else None
+        return labels, weights, forgets if self.supporting else None
 
     @functools.partial(jax.jit, static_argnums=0)
     def balanced(
@@ -268,14 +264,14 @@ class _Squares(NamedTuple):
 def _each_sample(
     examples: Examples,
     classes: jax.Array,
-    right: jax.Array,
+    labels: jax.Array,
     *weights: jax.Array | None,
 ) -> tuple[Any, ...]:
     inputs = examples.weighed[classes]
     samples = inputs.shape[1]
     return (
         inputs.reshape(-1, *inputs.shape[2:]),
-        jnp.repeat(right, samples, axis=0),
+        jnp.repeat(labels, samples, axis=0),
         *jax.tree.map(lambda each: jnp.repeat(each, samples, axis=-1), weights),
     )
 

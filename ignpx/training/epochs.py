@@ -163,4 +163,4 @@ class _Loss(descent.CrossEntropy):
 
 def loss_of(classifier: Classifier, recipe: Recipe) -> _Loss:
     lower = classifier.computing_in(recipe.precision)
-    return _Loss(lower.apply, lower.preprocess, recipe)
+    return _Loss(lower.apply, lower.preprocess, train=True, recipe=recipe)
