@@ -139,7 +139,8 @@ def test_what_was_prepared_of_something_else(mlp):
 
 def test_settings_that_nothing_was_prepared_with_are_free(mlp):
     key, request = jax.random.key(0), Request.classes([0], 4)
-    prepared = ignp(**QUICK).prepare(mlp, key)
+    # As it is when it was read from a file.
+    prepared = jax.device_put(ignp(**QUICK).prepare(mlp, key))
     free = {
         "coverage": (0.1, 0.2),
         "within": "middle",

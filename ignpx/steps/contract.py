@@ -335,7 +335,8 @@ def _check_made_with(own: list[tuple[str, int]], found: Any) -> None:
         return
     if np.shape(found) != (len(own),):
         raise InvalidArgumentError("prepared", checks.shortened(found), "is of another chain")
-    if names := [name for (name, crc), one in zip(own, found, strict=True) if crc != one]:
+    each = zip(own, np.asarray(found).tolist(), strict=True)
+    if names := [name for (name, crc), one in each if crc != one]:
         raise InvalidArgumentError(
             "prepared", names, "was prepared with other values of these; prepare with yours"
         )
