@@ -1,12 +1,18 @@
 """Convolutions with faster gradients on a CPU.
 
-XLA's CPU backend computes two kinds of convolutions slowly (`scripts/bench_layers.py`). One is a
-convolution of few channels: its value and its gradients, in the images for synthesis and attacks
-and in the kernel for training, take several times as long as their products and shifts. The other
-is the gradient in a kernel, for any number of channels: XLA computes it as a convolution whose
-window is the whole image. `fast` evaluates the jaxpr of a function and replaces these convolutions
-by equivalent operations. It works for every model, because it reads jaxprs and not layers. On an
-accelerator nothing is replaced.
+XLA's CPU backend has fast code for one order of axes: images `NHWC`, a kernel `HWIO`, a result
+`NHWC`, and the same with one or three spatial axes. It transposes the operands of a convolution to
+that order, but only outside of loops (its pass `ConvCanonicalization` visits the entry computation
+alone). Within a compiled loop, a convolution in another order, as most gradients are, is many times
+slower (`scripts/bench_loops.py`). `fast` evaluates the jaxpr of a function and gives every
+convolution and its gradients that order, whatever its rank, dtype, strides, dilation and groups,
+also in a `lax.scan` of the function.
+
+A convolution of few channels is slow in that order, too: its value and its gradients take several
+times as long as their products and shifts (`scripts/bench_layers.py`). `fast` replaces it by them.
+
+It works for every model, because it reads jaxprs and not layers. On an accelerator nothing is
+replaced.
 """
 
 import functools
@@ -29,9 +35,7 @@ MOST_TERMS = 160
 # and at most this many channels. Its value is replaced up to the smaller number.
 MOST_CHANNELS = 8
 IMAGE_CHANNELS = 4
-# With a stride, the gradient in a kernel is replaced up to this many window positions.
-MOST_PLACES = 25
-# The gradient in a kernel is a product of patches above this many features a channel.
+# The gradient in their kernel is a product of shifted rows up to this many features a channel.
 MANY_FEATURES = 8
 # The gradient in images is a sum of shifted planes up to this many features.
 MOST_PLANES = 8
@@ -158,9 +162,8 @@ def _is_plain(equation: jaxprs.Equation) -> bool:
 def _in_order(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution in the only order of axes for which XLA's CPU backend has fast code.
 
-    XLA transposes the operands itself outside of loops, but not within them, and computes a
-    convolution in any other order 3 to 40 times slower. It has no fast code for groups of images
-    either: they become groups of channels.
+    XLA transposes the operands itself outside of loops, but not within them. It has no fast code for
+    groups of images either: they become groups of channels.
     """
     params, rank = equation.params, images.ndim - 2
     into, _, out = params["dimension_numbers"]
@@ -213,10 +216,7 @@ def _of_few_channels(equation: jaxprs.Equation, images: jax.Array, kernel: jax.A
 
 
 def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The convolution and its gradients in the fast order of axes.
-
-    A product of matrices gives the gradient in the kernel where it is faster.
-    """
+    """The convolution and its gradients in the fast order of axes."""
 
     def value(images: jax.Array, kernel: jax.Array) -> jax.Array:
         return _in_order(equation, images, kernel)
@@ -225,15 +225,15 @@ def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Arr
         return value(images, kernel), (images, kernel)
 
     def backward(saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, kernel = saved
-        (in_images,) = _transposed(lambda one: jaxprs.bind(equation, [one, kernel])[0], images)(
-            cotangent
-        )
-        if _has_product(equation):
-            return in_images, _by_product(equation, images, kernel, cotangent)
-        (in_kernel,) = _transposed(lambda one: jaxprs.bind(equation, [images, one])[0], kernel)(
-            cotangent
-        )
+        gradients: list[jax.Array] = []
+        for place in (0, 1):
+
+            def linear(operand: jax.Array, place: int = place) -> jax.Array:
+                operands = [*saved[:place], operand, *saved[place + 1 :]]
+                return jaxprs.bind(equation, operands)[0]
+
+            gradients += _transposed(linear, saved[place])(cotangent)
+        in_images, in_kernel = gradients
         return in_images, in_kernel
 
     convolution = jax.custom_vjp(value)
@@ -242,27 +242,10 @@ def _of_many_channels(equation: jaxprs.Equation) -> Callable[[jax.Array, jax.Arr
 
 
 def _transposed(
-    linear: Callable[[jax.Array], jax.Array], operand: jax.Array
+    linear: Callable[[jax.Array], jax.Array], operand: jax.Array | jax.ShapeDtypeStruct
 ) -> Callable[[jax.Array], Sequence[jax.Array]]:
     """The transpose of a linear function, with its convolutions in the fast order of axes."""
     return _evaluated(jax.linear_transpose(linear, operand), _order)
-
-
-def _has_product(equation: jaxprs.Equation) -> bool:
-    spec = equation.params["dimension_numbers"][1]
-    window = [equation.invars[1].aval.shape[axis] for axis in spec[2:]]
-    return _is_plain(equation) and (
-        equation.params["window_strides"][0] == 1 or math.prod(window) <= MOST_PLACES
-    )
-
-
-def _by_product(
-    equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array, cotangent: jax.Array
-) -> jax.Array:
-    _, spec, out = equation.params["dimension_numbers"]
-    strides, shape = tuple(equation.params["window_strides"]), _window(equation, kernel).shape
-    gradient = _in_kernel(_padded(equation, images), _to_nhwc(out, cotangent), shape, strides)
-    return gradient.transpose(_inverse((*spec[2:], spec[1], spec[0])))
 
 
 def _padded(equation: jaxprs.Equation, images: jax.Array) -> jax.Array:
@@ -415,33 +398,17 @@ def _put(
 def _in_kernel(
     images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
 ) -> jax.Array:
-    # `_by_rows` multiplies the rows that a stride leaves out, and shifts all features: patches are
-    # faster for strides and for many features.
-    if strides[0] > 1 or shape[3] > MANY_FEATURES * shape[2]:
-        return _by_patches(images, cotangents, shape, strides)
-    return _by_rows(images, cotangents, shape, strides[1])
+    # `_by_rows` multiplies the rows that a stride leaves out, and shifts all features.
+    if strides[0] == 1 and shape[3] <= MANY_FEATURES * shape[2]:
+        return _by_rows(images, cotangents, shape, strides[1])
 
+    def linear(kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            images, kernel, strides, "VALID", dimension_numbers=NUMBERS
+        )
 
-def _by_patches(
-    images: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Strides
-) -> jax.Array:
-    """The gradient in the kernel: the matrix product of the patches and the cotangents."""
-    *window, channels, features = shape
-
-    def product(images: jax.Array, cotangents: jax.Array) -> jax.Array:
-        return _patches(images, tuple(window), strides) @ cotangents.reshape(-1, features)
-
-    each = math.prod(cotangents.shape[1:3]) * channels * math.prod(window)
-    return _in_chunks(product, images, cotangents, each).reshape(shape)
-
-
-@functools.partial(noinline, static=(1, 2))
-def _patches(images: jax.Array, window: tuple[int, ...], strides: Strides) -> jax.Array:
-    """The pixels of each window position, `(positions * channels, N * rows * columns)`."""
-    # Channels come first, so that whole rows of an image are copied into patches.
-    planes = [_strided(images, place, window, strides) for place in _places(window)]
-    patches = jnp.stack([plane.transpose(3, 0, 1, 2) for plane in planes])
-    return patches.reshape(len(planes) * images.shape[-1], -1)
+    (gradient,) = _transposed(linear, jax.ShapeDtypeStruct(shape, images.dtype))(cotangents)
+    return gradient
 
 
 def _by_rows(

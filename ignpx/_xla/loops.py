@@ -2,8 +2,8 @@
 
 The memory of a step is then allocated once for all steps. On a CPU, a Python loop over a compiled
 step takes up to 1.3 times as long. That holds for steps whose convolutions are replaced by
-`convolutions.fast`: in a compiled loop, the gradients of XLA's own convolutions take 3 to 31 times
-as long (`scripts/bench_loops.py`).
+`convolutions.fast`: in a compiled loop, most gradients of XLA's own convolutions take many times as
+long (`scripts/bench_loops.py`).
 """
 
 import functools
