@@ -162,8 +162,8 @@ def _is_plain(equation: jaxprs.Equation) -> bool:
 def _in_order(equation: jaxprs.Equation, images: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution in the only order of axes for which XLA's CPU backend has fast code.
 
-    XLA transposes the operands itself outside of loops, but not within them. It has no fast code for
-    groups of images either: they become groups of channels.
+    XLA transposes the operands itself outside of loops, but not within them. It has no fast code
+    for groups of images either: they become groups of channels.
     """
     params, rank = equation.params, images.ndim - 2
     into, _, out = params["dimension_numbers"]
