@@ -21,6 +21,7 @@ extensions = [
     "repository_pages",
     "reference_pages",
     "method_pages",
+    "measure_pages",
 ]
 exclude_patterns = ["_build", "_ext"]
 

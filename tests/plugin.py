@@ -1,4 +1,4 @@
-"""Another package, with a method, a model and a dataset: its files and its entry points."""
+"""Another package, with a method, a model, a dataset and a measurement: its files and its entry points."""
 
 import pathlib
 import textwrap
@@ -105,10 +105,25 @@ def stripes():
     )
 """
 
+MEASURE = """
+from ignpx.audit import Finding, Measure
+
+
+def margin(scale: float = 1.0):
+    def measure(evidence):
+        logits = evidence.logits("model", "forget_test")
+        return Finding(scale * float((logits.max(axis=-1) - logits.min(axis=-1)).mean()))
+
+    return Measure(
+        measure, "Margin", "Not published", ("forget_test",), "distance", 0.0, 1e9, "lower", 0.0
+    )
+"""
+
 POINTS = {
     "ignpx.methods": {"drop-logit": "their_package.method:drop_logit"},
     "ignpx.models": {"linear": "their_package.model:linear"},
     "ignpx.datasets": {"stripes": "their_package.dataset:stripes"},
+    "ignpx.measures": {"margin": "their_package.measure:margin"},
 }
 
 
@@ -119,7 +134,8 @@ def install(
     package = folder / name
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    for module, text in (("method", METHOD), ("model", MODEL), ("dataset", DATASET)):
+    texts = {"method": METHOD, "model": MODEL, "dataset": DATASET, "measure": MEASURE}
+    for module, text in texts.items():
         (package / f"{module}.py").write_text(textwrap.dedent(text))
     about = folder / f"{name}-1.0.dist-info"
     about.mkdir()

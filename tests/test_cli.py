@@ -550,7 +550,11 @@ def test_every_command_is_a_call_with_its_row_in_the_table():
 
 def test_completion_knows_the_commands_and_the_methods(monkeypatch):
     monkeypatch.setenv("_IGNPX_COMPLETE", "complete_bash")
-    for words, found in (("unl", ["unlearn"]), ("unlearn --method ss", ["ssd"])):
+    for words, found in (
+        ("unl", ["unlearn"]),
+        ("unlearn --method ss", ["ssd"]),
+        ("measures zr", ["zrf"]),
+    ):
         monkeypatch.setenv("COMP_WORDS", f"ignpx {words}")
         monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
         status, printed = run()
@@ -625,6 +629,23 @@ def test_methods():
     assert "Foster, Schoepf and Brintrup" in described[list(METHODS).index("ssd")]["paper"]
     assert [one["name"] for one in described] == list(METHODS)
     assert all(one["paper"] and one["defaults"] for one in described)
+
+
+def test_measures():
+    status, printed = run("measures")
+    assert status == 0
+    listed = [line for line in printed.splitlines() if line and line[0] != " "]
+    assert listed == ignpx.list_measures()
+    status, printed = run("measures", "--json")
+    assert status == 0
+    assert "Infinity" not in printed
+    assert [one["name"] for one in json.loads(printed)] == listed
+    status, printed = run("measures", "activation-distance")
+    assert status == 0
+    assert "distance of the predictions" in printed
+    status, printed = run("measures", "activation-distnce")
+    assert status == 2
+    assert "did you mean activation-distance" in printed
 
 
 def test_retrain_takes_the_recipe_of_the_run(trained_run, tmp_path):

@@ -25,6 +25,7 @@ title: Theirs
 models: [{config: theirs.yaml}]
 methods: {original: null, drop-logit: null, finetune: {method: finetune, settings: {epochs: 1}}}
 forget: [0]
+measures: [{margin: {scale: 2.0}}]
 """
 
 
@@ -93,6 +94,10 @@ def test_from_the_command_line(installed):
     status, printed = run("bench", installed / "bench.yaml", "--workdir", installed / "results")
     assert status == 0, printed
     assert "3 of 3 cells are finished, 0 failed" in printed
+    assert "Margin (↓ 0)" in (installed / "results" / "report.md").read_text()
+    status, printed = run("measures", "margin", "--json")
+    assert status == 0, printed
+    assert json.loads(printed)[0]["settings"] == {"scale": 1.0}
 
 
 def test_by_one_call(own, monkeypatch):
