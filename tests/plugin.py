@@ -1,4 +1,4 @@
-"""Another package, with a method, a model, a dataset and a measurement: its files and its entry points."""
+"""Another package, with a method, a model, a dataset and a measurement, and its entry points."""
 
 import pathlib
 import textwrap
