@@ -6,7 +6,7 @@ after: the updates of the steps that saw the forget classes are subtracted from 
 `theta <- theta - sum over those steps of their update`.
 """
 
-import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +17,9 @@ from ignpx import descent, training
 from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
-from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.samples import Samples, joined
-from ignpx.stages import stage
-from ignpx.steps import Course, State, chain, descend
+from ignpx.steps import Course, State, Step, chain, descend
 from ignpx.training.recipe import Recipe
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
@@ -59,34 +58,33 @@ def amnesiac(*, epochs: int = 3, learning_rate: float = 1e-4, batch_size: int = 
     return chain(descend(course, sees=Sees.BOTH), forgets=Forgets.ANY)
 
 
-class SubtractionInfo(NamedTuple):
-    """Diagnostics of `amnesiac_subtract`.
+class Subtracted(NamedTuple):
+    """The report of the subtraction.
 
     Attributes:
-      losses: of all steps of the training that was replayed; none with a ledger.
       known: whether the ledger has the classes of the request as one of its sets.
       share: of all training steps, those that were taken back.
     """
 
-    losses: jax.Array
     known: jax.Array
     share: jax.Array
 
     def check(self, request: Request) -> None:
-        """Raises if the ledger has no such set; warns if most of the training was taken back."""
-        DescentInfo(self.losses).check(request)
+        """Raises if the ledger has no such set."""
         if not self.known:
             raise UnlearningError(
                 f"the ledger keeps no account of the classes {np.flatnonzero(request.forget)} "
                 "together; name them among the sets of `training.fit_with_ledger`"
             )
-        if self.share > 0.5:
-            warnings.warn(
-                f"{float(self.share):.0%} of the training steps saw the forget classes and were "
-                "taken back; smaller batches, or batches by class, would spare some",
-                UnlearningWarning,
-                stacklevel=3,
-            )
+
+    def doubts(self, request: Request) -> list[str]:
+        """Whether most of the training was taken back."""
+        if self.share <= 0.5:
+            return []
+        return [
+            f"{float(self.share):.0%} of the training steps saw the forget classes and were taken "
+            "back; smaller batches, or batches by class, would spare some"
+        ]
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -136,42 +134,42 @@ def amnesiac_subtract(
                 "must be what `training.fit_with_ledger` returns; without one, "
                 "leave it out to replay a training",
             )
-        return Unlearner(Sees.NOTHING, _subtraction(ledger), Changes.TARGETS | Changes.OTHER_LAYERS)
+        return chain(subtract(lambda state: ledger))
     if recipe is None:
         recipe = Recipe(epochs=200)
     recipe = Recipe.of(recipe)
     training.check_needs_no_validation(recipe)
-    fit = stage("descent", training.fit_with_ledger)
 
-    def replay(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, SubtractionInfo]:
-        assert request.forget_data is not None
-        assert request.retain_data is not None
+    def replay(state: State, key: jax.Array, _: Any) -> tuple[State, DescentInfo]:
         init_key, key = jax.random.split(key)
-        samples = joined(request.forget_data, request.retain_data)
-        sets = request.forget[None]
-        trained, losses, kept = fit(classifier.fresh(init_key), samples, recipe, key, sets)
-        edited, info = _subtraction(kept)(trained, request, key)
-        return edited, info._replace(losses=losses.ravel())
+        samples = joined(state.forget_data, state.retain_data)
+        fresh, sets = state.classifier.fresh(init_key), state.request.forget[None]
+        trained, losses, kept = training.fit_with_ledger(fresh, samples, recipe, key, sets)
+        extra = {**state.extra, "ledger": kept}
+        return state.replace(classifier=trained, extra=extra), DescentInfo(losses.ravel())
 
-    return Unlearner(Sees.BOTH, replay, Changes.ALL)
+    return chain(
+        Step("descent", replay, sees=Sees.BOTH, changes=Changes.ALL),
+        subtract(lambda state: state.extra["ledger"]),
+    )
 
 
-def _subtraction(ledger: training.Ledger) -> Any:
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, SubtractionInfo]:
-        _check_fits(ledger, classifier)
-        return _subtract(ledger, classifier, request.forget)
+def subtract(ledger_of: Callable[[State], training.Ledger]) -> Step:
+    """Takes back the updates that a ledger keeps account of, see `amnesiac_subtract`."""
 
-    return stage("subtraction", unlearn)
+    def run(state: State, key: jax.Array, _: Any) -> tuple[State, Subtracted]:
+        ledger = ledger_of(state)
+        _check_fits(ledger, state.classifier)
+        edited, report = _subtract(ledger, state.classifier, state.request.forget)
+        return state.replace(classifier=edited), report
+
+    return Step("subtraction", run, changes=Changes.TARGETS | Changes.OTHER_LAYERS)
 
 
 @jax.jit
 def _subtract(
     ledger: training.Ledger, classifier: Classifier, forget: jax.Array
-) -> tuple[Classifier, SubtractionInfo]:
+) -> tuple[Classifier, Subtracted]:
     same = (ledger.sets == forget[None]).all(axis=1)
     known, which = jnp.any(same), jnp.argmax(same)
 
@@ -181,7 +179,7 @@ def _subtract(
 
     edited = classifier.replace(params=jax.tree.map(leaf, classifier.params, ledger.updates))
     share = ledger.steps[which] / ledger.total
-    return edited, SubtractionInfo(jnp.zeros(0), known, share)
+    return edited, Subtracted(known, share)
 
 
 def _check_fits(ledger: training.Ledger, classifier: Classifier) -> None:

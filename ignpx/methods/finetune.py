@@ -1,16 +1,14 @@
 """Finetune: go on training on the retained data, and hope that the rest is forgotten."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
 from ignpx import training
-from ignpx._support import checks
-from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
-from ignpx.stages import stage
+from ignpx.steps import State, Step, chain
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 
 def finetune(
@@ -44,10 +42,6 @@ def finetune(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.whole(epochs=epochs, batch_size=batch_size)
-    checks.positive(learning_rate=learning_rate)
-    checks.not_negative(weight_decay=weight_decay, momentum=momentum)
-    checks.one_of(("adam", "sgd"), optimizer=optimizer)
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -59,12 +53,10 @@ def finetune(
         crop_padding=crop_padding,
         flip=flip,
     )
-    run = stage("descent", training.fit)
 
-    def unlearn(
-        classifier: Classifier, request: Request, key: jax.Array
-    ) -> tuple[Classifier, DescentInfo]:
-        tuned, losses = run(classifier, request.retain_data, recipe, key)
-        return tuned, DescentInfo(losses.mean(axis=1))
+    def fit(state: State, key: jax.Array, _: Any) -> tuple[State, DescentInfo]:
+        tuned, losses = training.fit(state.classifier, state.retain_data, recipe, key)
+        return state.replace(classifier=tuned), DescentInfo(losses.mean(axis=1))
 
-    return Unlearner(Sees.RETAIN, unlearn, Changes.ALL, Forgets.ANY)
+    fitting = Step("descent", fit, sees=Sees.RETAIN, changes=Changes.ALL)
+    return chain(fitting, forgets=Forgets.ANY)

@@ -131,12 +131,8 @@ def eu_k(
         tail = last_layers(classifier, k, unit)
         fresh = classifier.fresh(init_key)
         reset = classifier.replace(
-            params=targets.combine(
-                _split(fresh.params, tail.params)[0], _split(classifier.params, tail.params)[1]
-            ),
-            state=targets.combine(
-                _split(fresh.state, tail.state)[0], _split(classifier.state, tail.state)[1]
-            ),
+            params=_where(tail.params, fresh.params, classifier.params),
+            state=_where(tail.state, fresh.state, classifier.state),
         )
         trained, info = train(_opened(reset, tail), request.retain_data, split_key, train_key)
         return _closed(classifier, trained), info
@@ -179,14 +175,12 @@ def last_layers(classifier: Classifier, k: int, unit: Unit) -> Tail:
     )
 
 
-def _split(tree: PyTree, chosen: frozenset[str]) -> tuple[PyTree, PyTree]:
-    """The leaves of these paths and the others, with None in place of what went into the other."""
+def _where(chosen: frozenset[str], tree: PyTree, other: PyTree) -> PyTree:
+    """The leaves of a tree at these paths, and those of another, or None, elsewhere."""
     leaves, structure = jax.tree.flatten(tree)
-    named = list(zip(leaves, targets.paths(tree), strict=True))
-    return (
-        jax.tree.unflatten(structure, [leaf if path in chosen else None for leaf, path in named]),
-        jax.tree.unflatten(structure, [None if path in chosen else leaf for leaf, path in named]),
-    )
+    others = [None] * len(leaves) if other is None else jax.tree.leaves(other)
+    each = zip(targets.paths(tree), leaves, others, strict=True)
+    return jax.tree.unflatten(structure, [a if path in chosen else b for path, a, b in each])
 
 
 def _opened(classifier: Classifier, tail: Tail) -> Classifier:
@@ -194,7 +188,8 @@ def _opened(classifier: Classifier, tail: Tail) -> Classifier:
 
     Nothing that trains a classifier changes them, differentiates them or decays them then.
     """
-    chosen, frozen = _split(classifier.params, tail.params)
+    rest = frozenset(targets.paths(classifier.params)) - tail.params
+    chosen, frozen = (_where(side, classifier.params, None) for side in (tail.params, rest))
     apply: Any = classifier.apply
     if held := frozenset(targets.paths(classifier.state)) - tail.state:
         if not hasattr(apply, "holding"):
