@@ -93,7 +93,7 @@ def test_links_hold_in_the_repository_and_on_the_site(text, origin, page, expect
     assert repository_pages.relinked(text, origin, page) == expected
 
 
-# Meshes are used in tests/test_sharding.py; the method of CONTRIBUTING.md is in
+# Meshes are used in tests/test_sharding.py; the examples of CONTRIBUTING.md are in
 # tests/test_contributing.py; the architecture has sketches.
 ELSEWHERE = {
     *repository_pages.pages(),
@@ -115,7 +115,7 @@ def given(trained, monkeypatch):
     few = partial(ignpx.methods.ignp, steps=20, samples=4, held_out=4)
     monkeypatch.setattr(ignpx.methods, "ignp", few)
     monkeypatch.setattr(ignpx.steps, "synthesise", _brief)
-    for module in (ignpx.methods, ignpx.models, ignpx.data.sources):
+    for module in (ignpx.methods, ignpx.models, ignpx.data.sources, ignpx.audit.registry):
         monkeypatch.setattr(module._REGISTRY, "_added", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ignpx.UnlearningWarning)

@@ -1,5 +1,6 @@
 """Measurements of a classifier, before and after unlearning."""
 
+from ignpx.audit import intervals
 from ignpx.audit.accuracy import ClassCounts, count_correct
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.forgetting_rate import ForgettingRates, forgetting_rates
@@ -39,6 +40,7 @@ __all__ = [
     "entropies",
     "explain",
     "forgetting_rates",
+    "intervals",
     "invert",
     "list_measures",
     "measure",
