@@ -9,11 +9,18 @@ from sphinx.application import Sphinx
 from ignpx import audit
 
 FOLDER = DOCS / "measures"
-READ = {
-    "lower": "lower is better",
-    "higher": "higher is better",
-    "retrained": "nearest to a retrained model's is best",
-}
+READ = {"lower": "↓", "higher": "↑", "retrained": "≈\N{NO-BREAK SPACE}retrain"}
+INTRODUCTION = """
+``ignpx measures`` prints this list, and a benchmark takes any of it by name (``measures: [mia,
+zrf]``). A value says little alone: read it beside the row of retrain, which a benchmark compares
+with a retraining of another seed. What two retrainings differ by is noise. A value that needs a
+retrained model is not compared where there is none. :doc:`/guides/measuring` explains how to read a
+value, and what some of them cannot tell.
+
+↓: lower is better. ↑: higher is better. ≈ retrain: the value to reach is that of a retrained model.
+"Nothing found" is the value where there is nothing to find; where it is empty, that is the value of
+a retrained model, too.
+"""
 
 
 def page() -> str:
@@ -22,31 +29,30 @@ def page() -> str:
     lines = [
         "Measurements",
         "============",
-        "",
-        "``ignpx measures`` prints this list, and a benchmark takes any of it by name "
-        "(``measures: [mia, zrf]``). A value says little alone: read it beside the row of "
-        "retrain, which a benchmark compares with a retraining of another seed. What two "
-        "retrainings differ by is noise. A value that needs a retrained model is not compared "
-        "where there is none.",
-        "",
+        INTRODUCTION,
         ".. list-table::",
         "   :header-rows: 1",
         "",
     ]
-    rows = [["Name", "Measures", "Needs", "Unit", "Range", "Better", "Nothing found"]]
-    for one in described:
-        low, high = one.range
-        null = "" if one.null is None else f"{one.null:g}"
-        needs = ", ".join(one.needs) or "the model alone"
-        ends = f"{low:g} to {high:g}"
-        rows.append([f"``{one.name}``", one.title, needs, one.unit, ends, READ[one.better], null])
-    for row in rows:
+    head = ["Name", "Measures", "Needs", "Unit", "Range", "Better", "Nothing found"]
+    for row in [head, *map(_row, described)]:
         lines += [f"   {'* -' if place == 0 else '  -'} {cell}" for place, cell in enumerate(row)]
     lines.append("")
     for one in described:
-        lines += [one.name, "-" * len(one.name), "", f"{one.paper}.", ""]
+        lines += [one.name, "-" * len(one.name), "", f"{one.paper.rstrip('.')}.", ""]
         lines += [audit.explain(one.name).split("Args:")[0].strip(), ""]
+        if one.settings:
+            given = ", ".join(f"``{name}={value}``" for name, value in one.settings.items())
+            lines += [f"Settings: {given}.", ""]
     return "\n".join(lines)
+
+
+def _row(one: audit.Described) -> list[str]:
+    """What the table says of a measurement."""
+    ends = " to ".join(f"{end:.4g}".replace("inf", "∞") for end in one.range)
+    needs = ", ".join(one.needs) or "the model alone"
+    null = "" if one.null is None else f"{one.null:g}"
+    return [f"`{one.name}`_", one.title, needs, one.unit, ends, READ[one.better], null]
 
 
 def _write(app: Sphinx) -> None:
