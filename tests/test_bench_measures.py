@@ -34,7 +34,7 @@ def test_each_has_a_value_or_says_why_not(bench, tmp_path, monkeypatch):
     found, noise = (result["measured"]["measures"] for result in (first, second))
     assert found[distance]["low"] <= found[distance]["value"] <= found[distance]["high"]
     assert found[distance]["value"] > noise[distance]["value"] > 0
-    assert "not compared: there is no seconds" in found["acceleration"]["reason"]
+    assert "not compared: needs seconds" in found["acceleration"]["reason"]
     assert found["fails"]["reason"] == "failed: ZeroDivisionError: no"
     assert retrain.twin == 1000
     assert "reference" in original.models
@@ -50,7 +50,7 @@ def test_each_has_a_value_or_says_why_not(bench, tmp_path, monkeypatch):
         assert "Activation distance" in text
         assert "↓ 0" in text
         assert "One seed; results of a single seed can mislead" in text
-        assert "Fails: failed: ZeroDivisionError: no (original; retrain)" in text
+        assert "Fails: failed: ZeroDivisionError: no (every row)" in text
         assert "not compared" in text
     # Nothing is run again.
     monkeypatch.setattr(run, "_run", None)
@@ -70,7 +70,7 @@ def test_a_reference_that_cannot_be_trained_is_no_guess(bench, tmp_path, monkeyp
     warnings = []
     [(_, result)] = run.run(path, tmp_path / "out", warn=warnings.append).results
     measures = result["measured"]["measures"]
-    assert measures["agreement"] == {"reason": "not compared: there is no retrained"}
+    assert measures["agreement"] == {"reason": "not compared: needs retrained"}
     assert 0 <= measures["mia"]["value"] <= 1
     assert "the loss is not finite" in warnings[0]
 

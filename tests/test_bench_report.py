@@ -9,7 +9,7 @@ import re
 import pandas as pd
 import pytest
 
-from ignpx.bench import report
+from ignpx.bench import report, results
 from small_report import HUNDRED, cell, class_rows, failing, figure_of
 
 
@@ -70,7 +70,7 @@ class TestWrite:
         write(tmp_path, cells=pd.DataFrame([cell(inversion=0.125)]), config=config)
         for name in ("report.md", "report.html"):
             text = (tmp_path / name).read_text()
-            assert "Inverted as the class, %" in text
+            assert "Model inversion, %" in text
             assert "12.50" in text
 
     def test_says_what_ran(self, tmp_path):
@@ -94,6 +94,20 @@ class TestWrite:
         assert kinds == ["data:image/svg+xml", "data:image/png"]
         assert base64.b64decode(page.images[1].split(",")[1]) == b"\x89PNG"
         assert b"<svg" in base64.b64decode(page.images[0].split(",")[1])
+
+    def test_pictures_stand_in_the_order_of_cells_and_of_one_seed(self, tmp_path):
+        (tmp_path / "pictures").mkdir()
+        rows = [cell(method=method, seed=seed) for method in ("retrain", "ignp") for seed in (0, 1)]
+        for row in rows:
+            (tmp_path / "pictures" / results.picture("mia", row)).write_bytes(b"\x89PNG")
+        write(tmp_path, cells=pd.DataFrame(rows), config={"title": "x", "measures": ["mia"]})
+        page = (tmp_path / "report.html").read_text()
+        shown = re.findall(r"<figcaption>(mia.*?)</figcaption>", page)
+        assert [caption.split(", ")[2:] for caption in shown] == [
+            ["retrain", "forget 0", "seed 0"],
+            ["ignp", "forget 0", "seed 0"],
+        ]
+        assert "2 of other seeds are in the folder" in page
 
     def test_values_are_escaped_and_failures_shown(self, tmp_path):
         write(tmp_path)

@@ -125,7 +125,7 @@ def found(
     try:
         measure = build(name, settings)
         if missing := evidence.missing(measure.needs):
-            return _without(f"not compared: there is no {' and no '.join(missing)}")
+            return _without(f"not compared: needs {', '.join(missing)}")
         result = measure(evidence)
     except InvalidArgumentError as error:
         return _without(f"not measured: {error}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ignpx import data, stages
 from ignpx.audit import Evidence, count_correct
-from ignpx.bench import measuring
+from ignpx.bench import measuring, results
 from ignpx.bench.cells import Cell
 from ignpx.bench.config import ORIGINAL, RETRAIN, Steps
 from ignpx.classifier import Classifier
@@ -226,12 +226,7 @@ def _draw(
         return
     figure = PICTURES[name](arrays, class_names, cell.classes)
     (directory / "pictures").mkdir(exist_ok=True)
-    seeds = f"seed {cell.seed}"
-    if cell.training.seed != cell.seed:
-        seeds = f"training seed {cell.training.seed}, {seeds}"
-    forget = cell.described()["forget"]
-    file = f"{name}, {cell.run}, {cell.label}, forget {forget}, {seeds}.png"
-    figure.savefig(directory / "pictures" / file.replace("/", "-"), dpi=120)
+    figure.savefig(directory / "pictures" / results.picture(name, cell.described()), dpi=120)
 
 
 # The same object for all classes and seeds, which then share what it has compiled.

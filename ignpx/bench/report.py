@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jinja2
@@ -13,8 +14,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ignpx.bench import charts, measuring, published, tables
-from ignpx.bench.summary import failures, over_classes, quantities, reasons, summarise
+from ignpx.bench import charts, measuring, published, results, tables
+from ignpx.bench.summary import GROUP, failures, over_classes, quantities, reasons, summarise
 from ignpx.experiments import workdir
 
 
@@ -30,7 +31,8 @@ def write(
     """Writes results.csv, summary.csv, classes.csv, report.md and report.html into `directory`.
 
     Each file is either the old one or the new one, never half of it, and none is touched before
-    all are made. Pictures that lie in `directory/pictures` as PNG become part of the page.
+    all are made. Pictures that lie in `directory/pictures` as PNG become part of the page; of cells
+    that differ in their seeds alone, that of the first.
 
     Args:
       directory: where to; it exists.
@@ -151,7 +153,8 @@ def _html(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    found = sorted((directory / "pictures").glob("*.png"))
+    known = quantities(measuring.named(config.get("measures", [])))
+    found, left_out = _drawn(directory / "pictures", cells, known)
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         title=config["title"],
         notes=NOTES,
@@ -161,10 +164,26 @@ def _html(
         failures=failures(cells).to_dict("records"),
         charts=[(caption, _svg(figure)) for caption, figure in charts.pictures(compared, cells)],
         pictures=[(path.stem, _data_uri("image/png", path.read_bytes())) for path in found],
+        left_out=left_out,
         columns=[(name, pd.api.types.is_numeric_dtype(cells[name])) for name in cells.columns],
         cells=cells.map(_written).to_numpy().tolist(),
         config=json.dumps(config, indent=2, default=str),
     )
+
+
+def _drawn(
+    directory: pathlib.Path, cells: pd.DataFrame, measures: Iterable[str]
+) -> tuple[list[pathlib.Path], int]:
+    """Pictures in the order of measurements and cells, and how many are left out.
+
+    Of cells that differ in their seeds alone there is the picture of the first.
+    """
+    found = {path.name: path for path in sorted(directory.glob("*.png"))}
+    first = cells.drop_duplicates(GROUP).to_dict("records")
+    names = [results.picture(name, row) for name in measures for row in first]
+    every = {results.picture(name, row) for name in measures for row in cells.to_dict("records")}
+    shown = [found[name] for name in [*sorted(found.keys() - every), *names] if name in found]
+    return shown, len(found) - len(shown)
 
 
 def _written(value: Any) -> str:

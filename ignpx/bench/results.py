@@ -4,7 +4,7 @@ import contextlib
 import math
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import filelock
@@ -139,6 +139,20 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     ]
     numbers = {*BASE, *(name for cell, _ in results for name in cell.measures)}
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float) if rows else {})
+
+
+def picture(measure: str, described: Mapping[str, Any]) -> str:
+    """The name of the file that has the picture of a measurement of a cell.
+
+    Args:
+      measure: the name of the measurement.
+      described: `Cell.described`, or a row of `table`.
+    """
+    seeds = f"seed {described['seed']}"
+    if described["training_seed"] != described["seed"]:
+        seeds = f"training seed {described['training_seed']}, {seeds}"
+    where = f"{described['run']}, {described['label']}, forget {described['forget']}"
+    return f"{measure}, {where}, {seeds}.png".replace("/", "-")
 
 
 def class_table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:

@@ -285,7 +285,10 @@ def _table(
         columns,
         values,
         _alone(rows),
-        [f"{note} ({'; '.join(where)})" for note, where in notes.items()],
+        [
+            f"{note} ({'; '.join(where) if len(where) < len(names) else 'every row'})"
+            for note, where in notes.items()
+        ],
     )
 
 

@@ -84,9 +84,9 @@ def grad_cam(
                     interpolation="bilinear",
                 )
     for axis, name in zip(axes[:, 0], ["image", *maps], strict=True):
-        axis.set_ylabel(name, fontsize=8)
+        axis.set_ylabel(name, fontsize=13)
     for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title, fontsize=13)
     return figure
 
 
@@ -131,7 +131,7 @@ def embedding(
     axis.set(xticks=[], yticks=[])
     axis.spines[["top", "right"]].set_visible(False)
     columns = 1 if len(present) <= 20 else -(-len(present) // 20)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8, ncols=columns)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=11, ncols=columns)
     return figure
 
 
