@@ -1,5 +1,6 @@
 """The contract of all measurements, and each beside a value that was found otherwise."""
 
+import dataclasses
 import math
 
 import jax
@@ -118,6 +119,8 @@ def test_unknown_names_and_settings():
         audit.build("activation-distance", {"parts": "forget_test"})
     with pytest.raises(InvalidArgumentError, match="must be"):
         audit.build("activation-distance", {"part": "all"})
+    with pytest.raises(InvalidArgumentError, match="did you mean retrained"):
+        dataclasses.replace(audit.build("activation-distance"), needs=("retrain",))
 
 
 def test_activation_distance_by_hand():

@@ -202,6 +202,22 @@ def test_what_was_left_of_what_is_in_place_is_tidied(old):
     assert (folder / "new").is_dir()
 
 
+def test_what_is_written_while_a_folder_is_removed_goes_as_well(old, monkeypatch):
+    """Threads of Orbax may write for a moment after a save has failed."""
+    folder, late = old.with_name(".run.ignpx"), [1, 2]
+    remove = os.rmdir
+
+    def rmdir(path, *arguments, **named):
+        if str(path).endswith(folder.name) and late:
+            (folder / f"late {late.pop()}").touch()
+        remove(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    replaced(old)
+    assert not late
+    assert not folder.exists()
+
+
 def test_killed_between_the_renames(old):
     killed(old, between=True, text="killed")
     with pytest.warns(RecoveryWarning, match="killed while it replaced .*run; the new one is in"):

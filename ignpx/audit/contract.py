@@ -23,7 +23,7 @@ from ignpx._support import checks
 from ignpx.audit.batches import in_batches
 from ignpx.classifier import Classifier, check_handle
 from ignpx.data import Backdoor
-from ignpx.errors import InvalidArgumentError
+from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.samples import Samples, check
 
 Model = Literal["model", "original", "retrained", "judge"]
@@ -243,6 +243,11 @@ class Measure:
     high: float
     better: Literal["lower", "higher", "retrained"]
     null: float | None = None
+
+    def __post_init__(self) -> None:
+        for need in self.needs:
+            if need not in get_args(Need):
+                raise InvalidArgumentError("needs", need, near_names(str(need), get_args(Need)))
 
     def __call__(self, evidence: Evidence) -> Finding:
         """Measures the model.

@@ -19,6 +19,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,9 @@ OURS |= {PREPARED, f".{PREPARED}.ignpx", f".{PREPARED}.ignpx.lock"}
 
 RUN, DEMO = "run", "demo"  # kinds of runs; one is replaced by its own kind only
 FORMAT = 1
+
+# How often a folder that others still write into is removed, a moment after each other.
+_ATTEMPTS, _PAUSE_SECONDS = 20, 0.05
 
 # For whoever calls the library and whoever types a command.
 OVERWRITE = "or overwrite it (overwrite=True, --overwrite)"
@@ -303,10 +307,22 @@ def _settle(path: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _remove(path: pathlib.Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    """Removes a file or a folder, as far as it can be removed.
+
+    Threads of Orbax may write into a folder for a moment after a save has failed.
+    """
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    for _ in range(_ATTEMPTS):
+        try:
+            shutil.rmtree(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or not path.exists():
+                break
+        time.sleep(_PAUSE_SECONDS)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _folder(path: pathlib.Path) -> pathlib.Path:
