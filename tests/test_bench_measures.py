@@ -1,7 +1,10 @@
 """Measurements in a benchmark: by name and setting, without what they need, resumed."""
 
+import warnings
+
 import pytest
 
+import small_bench
 from ignpx import audit
 from ignpx.audit import Evidence, Finding, Measure
 from ignpx.bench import results, run, summary, trained
@@ -143,3 +146,14 @@ def test_how_a_measurement_is_printed():
     assert known["mia"].hint == "≈ retrain"
     assert (known["agreement"].group, known["mia"].group) == (summary.APART, summary.BESIDE)
     assert known["gone"].heading == "gone"
+
+
+def test_a_table_of_many_columns_is_written_without_a_warning(tmp_path):
+    (cell, *_) = cells_of(small_bench.write(tmp_path))
+    many = {f"measure {number}": float(number) for number in range(120)}
+    cell = cell._replace(measures={name: {} for name in many})
+    result = {"measured": many, "error": None, "versions": {}}
+    table = results.table([(cell, result)] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table.assign(config_hash="")

@@ -138,7 +138,8 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
         for cell, result in results
     ]
     numbers = {*BASE, *(name for cell, _ in results for name in cell.measures)}
-    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float) if rows else {})
+    # Copied, because pandas keeps each converted column by itself and warns of a hundred of them.
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float) if rows else {}).copy()
 
 
 def picture(measure: str, described: Mapping[str, Any]) -> str:
