@@ -2,8 +2,7 @@
 
 `TV(h, r) = 1/2 sum_k |h_k - r_k|` of the shares h of samples that the model gives to each class,
 and r that a retrained one gives. Two models can have the same distribution and disagree on every
-sample: `agreement` says so. UISPS shows such
-histograms (Figures 4 and 5).
+sample: `agreement` says so. UISPS shows such histograms (Figures 4 and 5).
 """
 
 import numpy as np
