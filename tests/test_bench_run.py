@@ -8,6 +8,7 @@ import filelock
 import jax
 import pandas as pd
 import pytest
+import yaml
 
 import small_bench
 from ignpx import data
@@ -71,6 +72,47 @@ def test_benchmarks_share_models(undisturbed, bench, tmp_path, monkeypatch):
     ran = run.run(path, tmp_path / "other", models=here)
     assert ran.failed == 0
     assert not (tmp_path / "other" / "models").exists()
+
+
+@pytest.fixture(scope="module")
+def kept(few, tmp_path_factory):
+    """The unlearned models of `few`, and the results that came with them."""
+    path, out, _ = few
+    here = tmp_path_factory.mktemp("kept")
+    return here / "unlearned", run.run(
+        path, here / "out", models=out / "models", unlearned=here / "unlearned"
+    )
+
+
+def test_unlearned_models_are_kept_for_other_measurements(kept, few, tmp_path, monkeypatch):
+    unlearned, before = kept
+    path, out, _ = few
+    assert len(list(unlearned.iterdir())) == 2  # those of SSD; the others are trained models
+    monkeypatch.setattr(outcome, "unlearn", None)  # nothing is unlearned again
+    other = small_bench.write(tmp_path, **{**yaml.safe_load(path.read_text()), "measures": ["mia"]})
+    ran = run.run(other, tmp_path / "out", models=out / "models", unlearned=unlearned)
+    assert ran.failed == 0
+    assert results.table(ran.results)["mia"].notna().all()
+    for (_, one), (_, had) in zip(ran.results, before.results, strict=True):
+        for name in ("retain_accuracy", "class_accuracy", "seconds", "doubts"):
+            assert one["measured"].get(name) == had["measured"].get(name)
+
+
+def test_a_damaged_unlearned_model_is_computed_again(kept, few, tmp_path):
+    unlearned, before = kept
+    path, out, _ = few
+    here = pathlib.Path(shutil.copytree(unlearned, tmp_path / "unlearned"))
+    shutil.rmtree(next(here.iterdir()) / "arrays")
+    said = []
+    ran = run.run(path, tmp_path / "out", models=out / "models", unlearned=here, warn=said.append)
+    assert len(said) == 1
+    assert "is damaged; it is computed again" in said[0]
+    pd.testing.assert_frame_equal(without_clocks(ran), without_clocks(before))
+    again = run.run(
+        path, tmp_path / "more", models=out / "models", unlearned=here, warn=said.append
+    )
+    assert len(said) == 1
+    pd.testing.assert_frame_equal(without_clocks(again), without_clocks(before))
 
 
 def test_benchmarks_that_run_at_once_train_a_shared_model_once(bench, tmp_path, monkeypatch):

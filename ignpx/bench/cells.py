@@ -53,9 +53,20 @@ class Cell(NamedTuple):
     def id(self) -> str:
         """A hash of all that the result depends on, defaults included; the name of its file."""
         depends = {n: v for n, v in self.stored().items() if n not in ("run", "label")}
-        settled = {} if self.method == ORIGINAL else defaults(self.method)
-        settings, measures = {**settled, **self.settings}, measuring.settled(self.measures)
-        return digest({**depends, "settings": settings, "measures": measures})
+        measures = measuring.settled(self.measures)
+        return digest({**depends, "settings": self._settled, "measures": measures})
+
+    @property
+    def unlearning(self) -> str:
+        """The name of its unlearned model, by all that this depends on: no measurement does."""
+        depends = {"settings": self._settled, "steps": self.steps, "seed": self.seed}
+        original = Model(self.run, self.training)
+        return f"{original.id}-{self.method}-{digest({**depends, 'model': original.id})[:8]}"
+
+    @property
+    def _settled(self) -> dict[str, Any]:
+        """All settings of the method, defaults included."""
+        return {**({} if self.method == ORIGINAL else defaults(self.method)), **self.settings}
 
     def stored(self) -> dict[str, Any]:
         """The cell as JSON values."""

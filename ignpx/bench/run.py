@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ignpx.bench import cells as expansion
-from ignpx.bench import outcome, results, trained
+from ignpx.bench import kept, outcome, results, trained
 from ignpx.bench import report as reports
 from ignpx.bench.cells import Cell
 from ignpx.bench.config import BenchConfig, training_config
@@ -46,6 +46,7 @@ class _Work(NamedTuple):
 
     directory: pathlib.Path
     models: pathlib.Path
+    unlearned: pathlib.Path | None
     where: Where
     tell: Callable[[str], None]
     warn: Callable[[str], None]
@@ -56,6 +57,7 @@ def run(
     directory: pathlib.Path,
     *,
     models: pathlib.Path | None = None,
+    unlearned: pathlib.Path | None = None,
     where: Where = TFDS_DEFAULT,
     shard: tuple[int, int] = (1, 1),
     retry: bool = False,
@@ -70,6 +72,8 @@ def run(
       directory: of the results; made, or continued.
       models: directory of the trained models, which several benchmarks may share that read the
         same datasets with the same version; by default `models` in that of the results.
+      unlearned: directory of the unlearned models, which several benchmarks may share, so that
+        other measurements of them need no unlearning again; by default they are not kept.
       where: the datasets.
       shard: `(i, n)` takes the i-th of n parts of the cells, from 1.
       retry: runs the cells again that ended in an error.
@@ -89,7 +93,7 @@ def run(
     described = describe(config, config_path.parent)
     try:
         results.claim(directory, described, every, warn)
-        work = _Work(directory, models or directory / MODELS, where, tell, warn)
+        work = _Work(directory, models or directory / MODELS, unlearned, where, tell, warn)
         _run_missing(every[part - 1 :: parts], work, retry, advance)
     except OSError as error:
         raise IgnpxError(
@@ -235,12 +239,14 @@ def _run_missing(
 
 def _run(cell: Cell, work: _Work) -> dict[str, Any]:
     """The result of a cell; an error that is its own becomes part of the result."""
-    directory, _, where, tell, _ = work
+    directory, where = work.directory, work.where
     result: dict[str, Any] = {"measured": {}, "error": None, "versions": runs.versions()}
     try:
         needed = _trained(cell, work)
-        tell(f"{cell.run}: {cell.label}, forget {cell.described()['forget']}, seed {cell.seed}")
-        edited, result["measured"] = outcome.unlearned(cell, needed, where)
+        work.tell(
+            f"{cell.run}: {cell.label}, forget {cell.described()['forget']}, seed {cell.seed}"
+        )
+        edited, result["measured"] = kept.unlearned(cell, needed, where, work.unlearned, work.warn)
         told = result["measured"]
         result["measured"] = told | outcome.measured(cell, needed, edited, told, directory, where)
     except (OSError, trained.BusyError):
@@ -257,15 +263,16 @@ def _trained(cell: Cell, work: _Work) -> dict[str, pathlib.Path]:
 
     One that the outcome is merely compared with is left out, with a warning, if its training fails.
     """
-    _, directory, where, tell, warn = work
     found = {}
     for role, model in cell.models.items():
         try:
-            found[role] = trained.trained(model, directory, where, tell, warn)
+            found[role] = trained.trained(model, work.models, work.where, work.tell, work.warn)
         except (OSError, trained.BusyError):
             raise
         except Exception as error:  # of any kind, as in `_run`
             if role in ("original", "retrained") or workdir.storage_error(error) is not None:
                 raise
-            warn(f"{cell.run}: nothing is compared with {model.id}, whose training failed: {error}")
+            work.warn(
+                f"{cell.run}: nothing is compared with {model.id}, whose training failed: {error}"
+            )
     return found

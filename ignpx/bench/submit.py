@@ -33,6 +33,7 @@ def submit(
     parameters: dict[str, Any],
     *,
     models: pathlib.Path | None = None,
+    unlearned: pathlib.Path | None = None,
     retry: bool = False,
 ) -> list[Any]:
     """Submits a job for each shard; they share the folder, which any of them may find occupied.
@@ -46,6 +47,7 @@ def submit(
       parameters: of the jobs, as submitit names them: `timeout_min`, `slurm_partition`,
         `gpus_per_node`.
       models: directory of the trained models, as for `ignpx.bench.run.run`.
+      unlearned: directory of the unlearned models, likewise.
       retry: runs the cells again that ended in an error.
 
     Returns:
@@ -74,6 +76,7 @@ def submit(
         raise InvalidArgumentError("parameters", parameters, str(error)) from error
     shared = {
         "models": None if models is None else models.absolute(),
+        "unlearned": None if unlearned is None else unlearned.absolute(),
         "where": where,
         "retry": retry,
     }

@@ -313,6 +313,12 @@ def bench(
             help="Folder of the trained models, which benchmarks may share; default WORKDIR/models."
         ),
     ] = None,
+    unlearned: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Folder that keeps the unlearned models, for benchmarks with other measurements."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     download: Download = False,
     shard: Annotated[str, typer.Option(help="i/n: run the i-th of n parts of the cells.")] = "1/1",
@@ -344,7 +350,15 @@ def bench(
             )
         parameters = configuration.parse_overrides(job or ())
         handles = submission.submit(
-            config, workdir, where, submit, jobs, parameters, models=models, retry=retry
+            config,
+            workdir,
+            where,
+            submit,
+            jobs,
+            parameters,
+            models=models,
+            unlearned=unlearned,
+            retry=retry,
         )
         names = ", ".join(handle.job_id for handle in handles)
         _say(f"{len(handles)} jobs: {names}")
@@ -356,6 +370,7 @@ def bench(
             config,
             workdir,
             models=models,
+            unlearned=unlearned,
             where=where,
             shard=submission.parse_shard(shard),
             retry=retry,

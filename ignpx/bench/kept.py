@@ -1,0 +1,46 @@
+"""Unlearned models that are kept, so that other measurements of them need no unlearning again."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from ignpx.bench import outcome
+from ignpx.bench.cells import Cell
+from ignpx.bench.config import ORIGINAL, RETRAIN
+from ignpx.classifier import Classifier
+from ignpx.errors import InvalidArgumentError
+from ignpx.experiments import checkpoint, workdir
+from ignpx.experiments.runs import Where
+
+
+def unlearned(
+    cell: Cell,
+    models: dict[str, pathlib.Path],
+    where: Where,
+    directory: pathlib.Path | None,
+    warn: Callable[[str], None],
+) -> tuple[Classifier, dict[str, Any]]:
+    """As `ignpx.bench.outcome.unlearned`, from a folder if the model is there.
+
+    Args:
+      cell: the cell.
+      models: directories of its trained models, as in `Cell.models`.
+      where: the datasets, for methods that see any.
+      directory: of the unlearned models; what is missing is added. None keeps nothing.
+      warn: told if a model is damaged; it is computed again.
+    """
+    if directory is None or cell.method in (ORIGINAL, RETRAIN):  # trained models, kept as such
+        return outcome.unlearned(cell, models, where)
+    path = directory / cell.unlearning
+    if path.is_dir():
+        try:
+            edited, config = checkpoint.load(path, model=cell.training.model.name)
+            return edited, config["told"]
+        except InvalidArgumentError as error:
+            if (fault := workdir.storage_error(error)) is not None:
+                raise fault from error
+            warn(f"{path} is damaged; it is computed again")
+    edited, told = outcome.unlearned(cell, models, where)
+    model = cell.training.model.model_dump(mode="json")
+    checkpoint.save(path, edited, {"model": model, "told": told}, overwrite=True)
+    return edited, told
