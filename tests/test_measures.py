@@ -28,6 +28,7 @@ COMPARING = {
     "forgetting-rate": 0.1,
     "interclass-confusion": 0.5,
     "js-similarity": 0.2,
+    "logit-ranking": 0.3,
     "membership-confidence": 0.1,
     "membership-correctness": 0.1,
     "membership-entropy": 0.5,

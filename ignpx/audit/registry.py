@@ -21,6 +21,7 @@ from ignpx.audit.accuracy import forget_accuracy, retain_accuracy
 from ignpx.audit.activation_distance import activation_distance
 from ignpx.audit.agreement import agreement, completeness
 from ignpx.audit.anamnesis_index import anamnesis_index
+from ignpx.audit.attacks.logit_ranking import logit_ranking
 from ignpx.audit.backdoor import backdoor
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.entropy_test import entropy_test
@@ -63,6 +64,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "inversion": inversion,
     "js-similarity": js_similarity,
     "layer-distance": layer_distance,
+    "logit-ranking": logit_ranking,
     "membership-confidence": membership_confidence,
     "membership-correctness": membership_correctness,
     "membership-entropy": membership_entropy,
