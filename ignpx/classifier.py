@@ -154,10 +154,25 @@ class Classifier:
         Raises:
           InvalidArgumentError: if the model applies no kernel to its inputs outside of loops.
         """
-        found = _xla.input_of_last_kernel(
+        return self.read_by_layers(inputs)[-1].values
+
+    def read_by_layers(self, inputs: jax.Array) -> list[_xla.Read]:
+        """What each layer with a kernel reads, in order; the last one is the head.
+
+        Args:
+          inputs: `(N, *input_shape)`, preprocessed; evaluation mode.
+
+        Returns:
+          For each use of a kernel, its path in the parameters and the array `(N, ...)` that it is
+          applied to. Layers in loops are left out.
+
+        Raises:
+          InvalidArgumentError: if the model applies no kernel to its inputs outside of loops.
+        """
+        found = _xla.inputs_of_kernels(
             lambda params, x: self.replace(params=params).logits(x), self.params, inputs
         )
-        if found is None:
+        if not found:
             raise InvalidArgumentError(
                 "classifier", type(self.apply), "has no layer with a kernel that features go into"
             )

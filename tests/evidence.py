@@ -46,6 +46,13 @@ def models_of_digits() -> tuple[Classifier, Classifier, Classifier]:
     return original, first, second
 
 
+def lowered(model: Classifier) -> Classifier:
+    """The LeNet whose logit of the class is lowered until no image is given to the class."""
+    fc = dict(model.params["fc"])
+    bias = fc[2]["bias"].at[FORGOTTEN].add(-100.0)
+    return model.replace(params={**model.params, "fc": {**fc, 2: {**fc[2], "bias": bias}}})
+
+
 def of_digits(model: Classifier, retrained: Classifier | None, **others) -> Evidence:
     """What there is to know about a model of the digits."""
     splits = data.load_splits("digits")

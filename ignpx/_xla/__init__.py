@@ -13,7 +13,8 @@ from ignpx._xla.convolutions import fast as fast
 from ignpx._xla.convolutions import grad as grad
 from ignpx._xla.convolutions import value_and_grad as value_and_grad
 from ignpx._xla.layers import Maps as Maps
-from ignpx._xla.layers import input_of_last_kernel as input_of_last_kernel
+from ignpx._xla.layers import Read as Read
+from ignpx._xla.layers import inputs_of_kernels as inputs_of_kernels
 from ignpx._xla.layers import last_maps as last_maps
 from ignpx._xla.loops import Step as Step
 from ignpx._xla.loops import iterate as iterate

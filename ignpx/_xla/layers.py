@@ -1,4 +1,4 @@
-"""Values within a model that are found in its jaxpr: the input of the head, the last feature map.
+"""Values within a model that are found in its jaxpr: what layers read, the last feature map.
 
 Linen modules, NNX modules and plain functions therefore need no code of their own.
 """
@@ -11,24 +11,36 @@ import jax.numpy as jnp
 
 from ignpx._xla import jaxprs
 from ignpx._xla.jaxprs import Equation
-from ignpx.targets import PyTree
+from ignpx.targets import PyTree, paths
 
 # A value that depends on the inputs, or on the last convolution, where nothing is computed.
 _DEPENDS = object()
 
 
+class Read(NamedTuple):
+    """What a layer reads.
+
+    Attributes:
+      path: path of the layer's kernel in the parameters, as `targets.paths` returns it.
+      values: `(N, ...)`, its features last if the layer is a convolution.
+    """
+
+    path: str
+    values: jax.Array
+
+
 class _Traced(NamedTuple):
-    """A value, and whether it depends on the parameters and on the inputs."""
+    """A value, the path of a parameter that it depends on, and whether it depends on the inputs."""
 
     value: Any
-    of_params: bool = False
+    of_params: str | None = None
     of_inputs: bool = False
 
 
-def input_of_last_kernel(
+def inputs_of_kernels(
     function: Callable[[PyTree, jax.Array], jax.Array], params: PyTree, inputs: jax.Array
-) -> jax.Array | None:
-    """The input of the last matrix product or convolution of the inputs by parameters.
+) -> list[Read]:
+    """The inputs of all matrix products and convolutions of the inputs by parameters.
 
     Args:
       function: maps parameters and inputs to outputs.
@@ -36,10 +48,11 @@ def input_of_last_kernel(
       inputs: `(N, ...)`.
 
     Returns:
-      That operand; None if there is no such operation outside of loops.
+      These operands, in the order of the operations; those within loops are left out. Several
+      operations may read the same array.
     """
     closed = jax.make_jaxpr(function)(params, inputs)
-    found: list[jax.Array] = []
+    found: list[Read] = []
 
     def rule(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
         operands = [one if isinstance(one, _Traced) else _Traced(one) for one in values]
@@ -47,21 +60,27 @@ def input_of_last_kernel(
             x = [one for one in operands if one.of_inputs]
             kernel = [one for one in operands if one.of_params and not one.of_inputs]
             if x and kernel:
-                found.append(x[0].value)
+                path = str(kernel[0].of_params)
+                found.append(Read(path, _features_last(equation, x[0].value)))
+        of_params = next((one.of_params for one in operands if one.of_params), None)
+        of_inputs = any(one.of_inputs for one in operands)
         outputs = jaxprs.bind(equation, [one.value for one in operands])
-        return [
-            _Traced(
-                output,
-                any(one.of_params for one in operands),
-                any(one.of_inputs for one in operands),
-            )
-            for output in outputs
-        ]
+        return [_Traced(output, of_params, of_inputs) for output in outputs]
 
-    leaves = [_Traced(leaf, of_params=True) for leaf in jax.tree.leaves(params)]
+    names = zip(jax.tree.leaves(params), paths(params), strict=True)
+    leaves = [_Traced(leaf, of_params=path) for leaf, path in names]
     consts = [_Traced(const) for const in closed.consts]
     jaxprs.walk(closed.jaxpr, consts, [*leaves, _Traced(inputs, of_inputs=True)], rule)
-    return found[-1] if found else None
+    return found
+
+
+def _features_last(equation: Equation, values: jax.Array) -> jax.Array:
+    """The images of a convolution as `(N, *positions, features)`; other operands as they are."""
+    if equation.primitive.name != jaxprs.CONVOLUTION:
+        return values
+    batch, features, *positions = equation.params["dimension_numbers"].lhs_spec
+    order = (batch, *positions, features)
+    return values if order == tuple(range(values.ndim)) else values.transpose(order)
 
 
 class Maps(NamedTuple):

@@ -87,7 +87,7 @@ def invert(
     key = checks.prng_key(key=key)
     check_handle(classifier)
     check_handle(judge, "judge")
-    conversion = _conversion(classifier, judge)
+    conversion = conversion_between(classifier, judge)
     made = synthesis.synthesise(
         classifier,
         key,
@@ -98,7 +98,7 @@ def invert(
         bounds=classifier.bounds,
         labels=_labels(classes, classifier.num_classes),
     )
-    judged = _judged(judge, made.inputs, made.labels, conversion)
+    judged = judged_shares(judge, made.inputs, made.labels, conversion)
     return Inversion(*(np.asarray(part) for part in (made.inputs, made.confidence, judged)))
 
 
@@ -135,7 +135,7 @@ class _Conversion(NamedTuple):
         return (self.source.inverse(inputs) - mean) / std
 
 
-def _conversion(classifier: Classifier, judge: Classifier) -> _Conversion | None:
+def conversion_between(classifier: Classifier, judge: Classifier) -> _Conversion | None:
     for field in ("input_shape", "num_classes"):
         theirs, ours = getattr(judge, field), getattr(classifier, field)
         if theirs != ours:
@@ -156,7 +156,7 @@ def _conversion(classifier: Classifier, judge: Classifier) -> _Conversion | None
 
 
 @functools.partial(jax.jit, static_argnames="conversion")
-def _judged(
+def judged_shares(
     judge: Classifier,
     inputs: jax.Array,
     labels: jax.Array,

@@ -22,6 +22,9 @@ from ignpx.audit.activation_distance import activation_distance
 from ignpx.audit.agreement import agreement, completeness
 from ignpx.audit.anamnesis_index import anamnesis_index
 from ignpx.audit.attacks.logit_ranking import logit_ranking
+from ignpx.audit.attacks.neighbours import neighbours
+from ignpx.audit.attacks.probe import probe
+from ignpx.audit.attacks.representation import representation, representation_retrained
 from ignpx.audit.backdoor import backdoor
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.entropy_test import entropy_test
@@ -71,8 +74,12 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "membership-loss": membership_loss,
     "membership-modified-entropy": membership_modified_entropy,
     "mia": mia,
+    "neighbours": neighbours,
     "predictions": predictions,
+    "probe": probe,
     "relearning-time": relearning_time,
+    "representation": representation,
+    "representation-retrained": representation_retrained,
     "retain-accuracy": retain_accuracy,
     "retention-rate": retention_rate,
     "total-variation": total_variation,
