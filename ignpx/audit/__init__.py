@@ -2,6 +2,8 @@
 
 from ignpx.audit import intervals
 from ignpx.audit.accuracy import ClassCounts, count_correct
+from ignpx.audit.auditing import ATTACKS, QUICK, Attack, Audit, audit
+from ignpx.audit.comparison import Comparison, compare
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.forgetting_rate import ForgettingRates, forgetting_rates
 from ignpx.audit.inversion import Inversion, invert
@@ -21,7 +23,12 @@ from ignpx.audit.unlearning_degree import Parting, UnlearningDegree, unlearning_
 from ignpx.audit.verdict import doubts
 
 __all__ = [
+    "ATTACKS",
+    "QUICK",
+    "Attack",
+    "Audit",
     "ClassCounts",
+    "Comparison",
     "Described",
     "Evidence",
     "Finding",
@@ -32,7 +39,9 @@ __all__ = [
     "NotMeasuredError",
     "Parting",
     "UnlearningDegree",
+    "audit",
     "build",
+    "compare",
     "count_correct",
     "describe",
     "describe_all",

@@ -20,10 +20,10 @@ from rich.text import Text
 
 import ignpx
 from ignpx._support import logs
+from ignpx.audit import ATTACKS, QUICK, list_measures, sentences
 from ignpx.audit import describe as describe_measure
 from ignpx.audit import describe_all as describe_measures
 from ignpx.audit import explain as explain_measure
-from ignpx.audit import list_measures
 from ignpx.cli import display
 from ignpx.errors import (
     IgnpxError,
@@ -32,8 +32,8 @@ from ignpx.errors import (
     RecoveryWarning,
     UnlearningWarning,
 )
+from ignpx.experiments import audit_page, audits, demonstration, memory, preparation, runs
 from ignpx.experiments import config as configuration
-from ignpx.experiments import demonstration, memory, preparation, runs
 from ignpx.experiments import workdir as directories
 from ignpx.experiments.scenarios import Poisoned, Random, Scenario, Subclass
 from ignpx.methods import METHODS, describe_all, list_methods
@@ -41,6 +41,7 @@ from ignpx.training import Progress as Epoch
 
 if TYPE_CHECKING:
     from ignpx.bench.run import Report
+    from ignpx.experiments.records import StoredAudit
 
 app = typer.Typer(
     help="Forgets classes from trained classifiers, and shows how well it did.",
@@ -252,6 +253,83 @@ def prepare(
         f"{spent:.1f} s after {seconds['compile']:.1f} s of compilation; "
         f"written to {directory / preparation.PREPARED}"
     )
+
+
+@app.command()
+def audit(
+    directory: Annotated[pathlib.Path, typer.Argument(help="A run that has forgotten something.")],
+    original: Annotated[pathlib.Path, typer.Option(help="The run that it was unlearned from.")],
+    retrain: Annotated[
+        list[pathlib.Path] | None,
+        typer.Option(
+            help="A run that was retrained without the same, by another seed each. Repeatable; "
+            "two or more for a verdict on retraining."
+        ),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A measurement to attack with. Repeatable; default all of ignpx.audit.ATTACKS.",
+            autocompletion=lambda incomplete: list_measures(f"{incomplete}*"),
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Attacks that train nothing.")] = False,
+    judge: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="A run of another seed that knows all classes, for attacks with a judge."
+        ),
+    ] = None,
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Folder of audit.json and audit.html.", show_default="the run's own"),
+    ] = None,
+    model: OwnModel = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Attack an unlearned model beside the original and retrained ones, and write a page of it.
+
+    Replaces an earlier audit in the same folder.
+    """
+    if quick and attack:
+        raise InvalidArgumentError("--quick", attack, "does not go with --attack; give one of them")
+    with display.counted(console, "measurement") as progress:
+        task = progress.add_task("loading", total=None)
+
+        def show(done: int, total: int, text: str) -> None:
+            progress.update(task, completed=done, total=total)
+            display.tell(progress, task, text)
+
+        found = audits.audit(
+            directory,
+            original=original,
+            retrained=retrain or (),
+            judge=judge,
+            attacks=attack or (QUICK if quick else ATTACKS),
+            out=out,
+            model=model,
+            where=runs.Where(data_dir, download),
+            on_step=show,
+        )
+    console.print(_attacks(found))
+    for one in found.attacks:
+        _say(f"{one.title}: {one.verdict}")
+    _say(found.verdict)
+    for name in (directories.AUDIT, directories.AUDIT_PAGE):
+        _say(f"  {(out or directory) / name}")
+
+
+def _attacks(found: "StoredAudit") -> Table:
+    table = Table("attack", "original", "unlearned", "retrained", "outcome")
+    for one in found.attacks:
+        values = (one.original, one.model, one.expected)
+        table.add_row(
+            escape(one.title),
+            *("" if value is None else audit_page.written(one, value.value) for value in values),
+            sentences.SHORT[one.outcome],
+        )
+    return table
 
 
 @app.command()

@@ -8,6 +8,7 @@
 | `... --forget-subclass 3`          | `unlearn(run, directory, Subclass(3), ...)`               |
 | `... --forget-random 100 --seed 0` | `unlearn(run, directory, Random(100, seed=0), ...)`       |
 | `ignpx prepare RUN`                | `prepare(run, method=..., settings={...})`                |
+| `ignpx audit RUN --original RUN`   | `audit(run, original=..., retrained=[...])`               |
 | `ignpx methods`                    | `methods()`                                               |
 | `ignpx measures`                   | `measures()`                                              |
 | `ignpx bench CONFIG`               | `bench(config, directory, shard=(1, 1), retry=...)`       |
@@ -25,6 +26,7 @@ from ignpx._support.lazy import attach
 if TYPE_CHECKING:
     from ignpx.audit import describe_all as measures
     from ignpx.experiments import (
+        audits,
         checkpoint,
         config,
         memory,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         structures,
         workdir,
     )
+    from ignpx.experiments.audits import audit
     from ignpx.experiments.demonstration import demo
     from ignpx.experiments.preparation import prepare
     from ignpx.experiments.runs import Where, train, unlearn
@@ -46,6 +49,8 @@ __all__ = [
     "Random",
     "Subclass",
     "Where",
+    "audit",
+    "audits",
     "bench",
     "checkpoint",
     "config",
@@ -73,6 +78,7 @@ _HOMES = {
     "Random": "ignpx.experiments.scenarios",
     "Subclass": "ignpx.experiments.scenarios",
     "Where": "ignpx.experiments.runs",
+    "audit": "ignpx.experiments.audits",
     "bench": "ignpx.bench.run",
     "demo": "ignpx.experiments.demonstration",
     "measures": "ignpx.audit:describe_all",

@@ -177,6 +177,84 @@ class StoredResult(_Record):
     checksum: str
 
 
+Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+
+
+class StoredFinding(_Record):
+    """A value with the ends of its interval over samples, None where there is none."""
+
+    value: Number
+    low: Number | None
+    high: Number | None
+    details: dict[str, Number | None] = {}
+
+
+class StoredAttack(_Record):
+    """One attack of an audit, see `ignpx.audit.Attack`; `range` has None for an open end."""
+
+    name: str
+    title: str
+    what: str
+    unit: str
+    range: tuple[Number | None, Number | None]
+    original: StoredFinding | None
+    model: StoredFinding | None
+    retrained: tuple[StoredFinding, ...]
+    reasons: dict[str, str]
+    outcome: Literal["told", "not told", "changed", "blind", "withheld"]
+    compared_with: int
+    expected: StoredFinding | None
+    share: Number | None
+    verdict: str
+
+
+class StoredStep(_Record):
+    """How something was forgotten; `sees` is None if the method is not known here."""
+
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    sees: Literal["nothing", "forget", "retain", "both"] | None
+
+
+class StoredRun(_Record):
+    """A run that an audit compares; the digest is that of its parameters and state."""
+
+    path: str
+    sha256: str
+    seed: int
+    versions: dict[str, str] = {}
+
+
+class StoredAudit(_Record):
+    """`audit.json`."""
+
+    written: str
+    title: str
+    forgotten: str
+    scenario: dict[str, Any]
+    classes: dict[str, str]
+    steps: Annotated[tuple[StoredStep, ...], pydantic.Field(min_length=1)]
+    doubts: tuple[str, ...]
+    dataset: dict[str, Any]
+    architecture: dict[str, Any]
+    samples: dict[str, int]
+    run: StoredRun
+    original: StoredRun
+    retrained: tuple[StoredRun, ...]
+    attacks: Annotated[tuple[StoredAttack, ...], pydantic.Field(min_length=1)]
+    left_out: tuple[str, ...]
+    verdict: str
+    versions: dict[str, str]
+
+
+class Unlearned(_Record):
+    """What an audit reads of the metrics of a run; one of `train` has no doubts."""
+
+    versions: dict[str, str] = {}
+    doubts: tuple[str, ...] = ()
+
+
 def read_json(name: str, path: pathlib.Path) -> Any:
     """Reads a JSON file.
 

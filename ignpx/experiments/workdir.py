@@ -34,10 +34,12 @@ METRICS = "metrics.json"
 EPOCHS = "epochs.jsonl"
 PREPARED = "prepared"
 RESUME = "resume"
+AUDIT, AUDIT_PAGE = "audit.json", "audit.html"
 PICTURES = ("class_accuracies.png", "prototypes.png")
 
 # What a run may consist of, a killed `prepare` of it included. Nothing else is ever removed.
 OURS = {CHECKPOINT, CONFIG, METRICS, EPOCHS, *PICTURES}
+OURS |= {AUDIT, AUDIT_PAGE}
 OURS |= {PREPARED, f".{PREPARED}.ignpx", f".{PREPARED}.ignpx.lock"}
 
 RUN, DEMO = "run", "demo"  # kinds of runs; one is replaced by its own kind only

@@ -1,0 +1,113 @@
+"""Can a model be told from a retrained one? The test of each attack of an audit, and its words.
+
+Retraining is random. With values `r_1 ... r_k` of k >= 2 retrained models, their mean m and their
+standard deviation s, the value of one further retrained model lies within
+
+    m ± t_{k-1, 0.975} s sqrt(1 + 1/k)
+
+with a probability of 95 %, if the values follow a normal distribution. This is the prediction
+interval of Student's t. `s^2` is at least the mean sampling variance that the intervals of the
+values state (the square of half an interval / 1.96), so that k values which happen to agree do not
+make the interval empty. A model whose value lies outside can be told from a retrained one. A model
+that is itself a retraining lies outside in at most 5 % of cases: of twenty comparisons, one may
+differ by chance. Nothing is corrected for the number of comparisons; whoever reads them has to be
+told how many were made.
+
+With one retrained model nothing is known of how retrained models differ. The interval is then that
+of the difference of two values over the samples, `sqrt` of the sum of the squares of half their
+intervals, and a second retrained model may lie outside of it as well.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ignpx.audit.contract import Finding
+from ignpx.audit.intervals import CONFIDENCE, Interval
+
+Outcome = Literal["told", "not told", "changed", "blind", "withheld"]
+
+
+class Comparison(NamedTuple):
+    """What the value of a model says beside those of retrained models, and of the original.
+
+    Attributes:
+      outcome: `told`: the model can be told from a retrained one, and so can the original.
+        `not told`: the original can, the model cannot. `changed`: the model can, the original
+        cannot. `blind`: neither can, the attack says nothing here. `withheld`: there is no verdict.
+        Without an original, the attack is taken for one that can tell.
+      retrained: number of the retrained models that it is compared with.
+      expected: the mean value of the retrained models, and where one more of them would lie; of one
+        retrained model, its value, and what the samples allow.
+      share: of the way from retraining (0) to the original (1); nan if the attack does not tell
+        these two apart.
+      reason: why the verdict is withheld; empty otherwise.
+    """
+
+    outcome: Outcome
+    retrained: int = 0
+    expected: Interval = Interval(math.nan, math.nan, math.nan)
+    share: float = math.nan
+    reason: str = ""
+
+
+def compare(
+    model: Finding, retrained: Sequence[Finding], original: Finding | None = None
+) -> Comparison:
+    """Compares the value of a model with those of retrained models.
+
+    Args:
+      model: of the model.
+      retrained: of the retrained models, each of another seed.
+      original: of the model before unlearning.
+    """
+    count = len(retrained)
+    if not count:
+        return Comparison("withheld", reason="no retrained model was measured")
+    expected = expectation(model, retrained)
+    if expected.low == expected.high:
+        return Comparison(
+            "withheld",
+            count,
+            expected,
+            reason="the retrained models have one value, and it has no interval over samples",
+        )
+    differs = _outside(model, expected)
+    if original is None:
+        return Comparison("told" if differs else "not told", count, expected)
+    if not _outside(original, expectation(original, retrained)):
+        return Comparison("changed" if differs else "blind", count, expected)
+    share = (model.value - expected.value) / (original.value - expected.value)
+    return Comparison("told" if differs else "not told", count, expected, share)
+
+
+def expectation(model: Finding, retrained: Sequence[Finding]) -> Interval:
+    """The mean value of retrained models, and where the model's lies if it is another one of them.
+
+    Args:
+      model: what is compared; its interval counts if there is one retrained model only.
+      retrained: of the retrained models, at least one.
+    """
+    from scipy.stats import norm, t
+
+    values = np.asarray([one.value for one in retrained])
+    mean, count = float(values.mean()), len(values)
+    if count == 1:
+        reach = math.hypot(half(model), half(retrained[0]))
+    else:
+        errors = np.asarray([half(one) for one in retrained]) / norm.ppf((1 + CONFIDENCE) / 2)
+        spread = math.sqrt(max(values.var(ddof=1), np.mean(errors**2)))
+        reach = t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread * math.sqrt(1 + 1 / count)
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def half(finding: Finding) -> float:
+    """Half the width of the interval over samples; 0 where there is none."""
+    width = (finding.high - finding.low) / 2
+    return width if math.isfinite(width) else 0.0
+
+
+def _outside(finding: Finding, expected: Interval) -> bool:
+    return not expected.low <= finding.value <= expected.high
