@@ -29,21 +29,25 @@ def logits(values, labels=None) -> Samples:
     return Samples(values, np.asarray(labels, np.int32))
 
 
-@functools.cache
 def models_of_digits() -> tuple[Classifier, Classifier, Classifier]:
     """A LeNet on the digits, and two that were trained without the class, by two seeds."""
+    return _of_digits(0, ()), retrained_on_digits(0), retrained_on_digits(1)
+
+
+def retrained_on_digits(seed: int) -> Classifier:
+    """A LeNet that was trained on the digits without the class."""
+    return _of_digits(seed, (FORGOTTEN,))
+
+
+@functools.cache
+def _of_digits(seed: int, without: tuple[int, ...]) -> Classifier:
     splits = data.load_splits("digits")
     fresh = models.create(
         "lenet", input_shape=(32, 32, 1), num_classes=10, preprocess=splits.preprocess
     )
     recipe = Recipe(epochs=15, batch_size=64, optimizer="adam", learning_rate=2e-3)
-    rest = data.retained(splits.train, [FORGOTTEN])
-    original = training.train(fresh, splits.train, splits.validation, recipe, seed=0)
-    first, second = (
-        training.train(fresh, rest, data.retained(splits.validation, [FORGOTTEN]), recipe, seed=n)
-        for n in (0, 1)
-    )
-    return original, first, second
+    train, validation = (data.retained(part, without) for part in (splits.train, splits.validation))
+    return training.train(fresh, train, validation, recipe, seed=seed)
 
 
 def lowered(model: Classifier) -> Classifier:

@@ -18,7 +18,7 @@ from ignpx.errors import InvalidArgumentError
 
 # The attacks of an audit by their names as measurements, in the order of its page. Those of `QUICK`
 # train nothing.
-QUICK: tuple[str, ...] = ("forget-accuracy", "total-variation", "agreement", "mia")
+QUICK: tuple[str, ...] = ("forget-accuracy", "logit-ranking", "total-variation", "mia")
 ATTACKS: tuple[str, ...] = (*QUICK, "relearning-time")
 
 

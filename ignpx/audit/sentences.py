@@ -56,6 +56,8 @@ def of_one(
     else:
         text += f"; the samples explain {ends} ({CONFIDENCE:.0%}) around the retrained model. A "
         text += "further retrained model may differ as much; give more of them."
+    if several and compared.outcome in ("blind", "changed"):
+        text += f" {compared.retrained} retrained models were compared; more of them may narrow it."
     if original is None:
         return f"{text} Whether this attack tells the original from it is not known."
     return text + (_way(compared.share) if compared.outcome == "told" else "")
