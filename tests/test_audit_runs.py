@@ -172,7 +172,7 @@ def others(runs):
     return runs
 
 
-BAD = {
+BAD: dict[str, tuple[str, str, list[int | str], str]] = {
     "nothing forgotten": ("seed5", "original", [], "directory=.*has forgotten nothing"),
     "no run": ("nothing", "original", [], "directory=.*nothing"),
     "the run itself as original": ("run", "run", [], "original=.*is given twice"),
@@ -202,7 +202,7 @@ def test_what_cannot_be_audited(named, others, tmp_path):
 
 
 def test_a_judge_knows_all_classes(others):
-    with pytest.raises(InvalidArgumentError, match="judge=.*has forgotten class 4"):
+    with pytest.raises(InvalidArgumentError, match=r"judge=.*has forgotten class 4"):
         audits.audit(others / "run", original=others / "original", judge=others / "without4")
 
 
