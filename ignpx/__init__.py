@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         experiments,
         gradients,
         importance,
+        interop,
         losses,
         methods,
         models,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ignpx.audit import list_measures
     from ignpx.classifier import Classifier
     from ignpx.errors import (
+        ConversionWarning,
         IgnpxError,
         InvalidArgumentError,
         PluginWarning,
@@ -50,6 +52,7 @@ __version__ = version("ignpx")
 # The module of each name.
 _HOMES = {
     "Classifier": "classifier",
+    "ConversionWarning": "errors",
     "IgnpxError": "errors",
     "InvalidArgumentError": "errors",
     "PluginWarning": "errors",
@@ -83,6 +86,7 @@ _MOVED = {
 __all__ = [
     "Changes",
     "Classifier",
+    "ConversionWarning",
     "Forgets",
     "IgnpxError",
     "Info",
@@ -104,6 +108,7 @@ __all__ = [
     "experiments",
     "gradients",
     "importance",
+    "interop",
     "list_measures",
     "list_methods",
     "losses",

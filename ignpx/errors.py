@@ -38,6 +38,10 @@ class RecoveryWarning(UserWarning):
     """What was damaged, or left by a process that was killed, has been put right or left out."""
 
 
+class ConversionWarning(UserWarning):
+    """A model of PyTorch is taken or written back, and something of it is not as it came."""
+
+
 class PluginWarning(UserWarning):
     """Something that another package brings cannot be used, and is left out."""
 

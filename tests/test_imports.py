@@ -30,7 +30,7 @@ LAYERS = [
     ["audit", "steps"],
     ["training"],
     ["methods"],
-    ["experiments"],
+    ["experiments", "interop"],
     ["bench"],
     ["cli"],
     ["__main__"],

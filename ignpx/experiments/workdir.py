@@ -22,7 +22,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -186,15 +186,24 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file in UTF-8, see `write_file`."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_file(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file so that it is either the old one or the new one, never half of it.
 
     Several processes may write the same one, in turn. What a killed one left is written over.
+
+    Args:
+      path: of the file.
+      write: writes the content to an open file.
     """
     new, lock = (path.with_name(f".{path.name}.ignpx.{part}") for part in ("new", "lock"))
     with filelock.FileLock(lock):
         try:
-            with new.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with new.open("wb") as file:
+                write(file)
                 file.flush()
                 # Or a file system may rename it before it holds anything, and lose power.
                 os.fsync(file.fileno())

@@ -1,0 +1,39 @@
+"""Models of PyTorch, in and out: state dicts, files of them, and modules of any architecture.
+
+    from ignpx import interop
+
+    classifier, origin = interop.load("model.pt", arch="cifar_resnet18", input_shape=(32, 32, 3))
+    forgetful, info = ignpx.unlearn(ignpx.methods.ignp(), classifier, request, jax.random.key(0))
+    interop.save("forgetful.pt", forgetful, origin)
+
+PyTorch is needed where tensors or its files are (`pip install 'ignpx[torch]'`). It is imported when
+a function here is first given any.
+"""
+
+from typing import TYPE_CHECKING
+
+from ignpx._support.lazy import attach
+
+if TYPE_CHECKING:
+    from ignpx.interop.files import load, save
+    from ignpx.interop.state_dicts import (
+        Origin,
+        from_state_dict,
+        list_architectures,
+        to_state_dict,
+    )
+
+__all__ = [
+    "Origin",
+    "from_state_dict",
+    "list_architectures",
+    "load",
+    "save",
+    "to_state_dict",
+]
+
+_HOMES = {"load": "files", "save": "files"}
+
+__getattr__, __dir__ = attach(
+    __name__, {name: f"ignpx.interop.{_HOMES.get(name, 'state_dicts')}" for name in __all__}
+)
