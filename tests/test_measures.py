@@ -22,6 +22,7 @@ COMPARING = {
     "activation-distance": 0.3,
     "agreement": 0.3,
     "anamnesis-index": 0.3,
+    "bias-repair": 0.3,
     "completeness": 0.3,
     "entropy-test": 0.6,
     "forget-accuracy": 0.1,
@@ -34,9 +35,12 @@ COMPARING = {
     "membership-entropy": 0.5,
     "membership-modified-entropy": 0.1,
     "mia": 0.5,
+    "output-neighbours": 0.3,
     "predictions": 0.3,
     "relearning-time": 0.3,
+    "rounding": 0.1,
     "total-variation": 0.3,
+    "weight-noise": 0.1,
     "zrf": 0.5,
 }
 
@@ -44,6 +48,8 @@ COMPARING = {
 BRIEF = {
     "features": {"images": 120, "synthetic": 1, "steps": 5},
     "inversion": {"samples": 2, "steps": 20},
+    "relearning": {"draws": 2, "images": 30},
+    "retained-finetune": {"draws": 2, "images": 30},
     "unlearning-degree": {"width": 2, "epochs": 3, "batch_size": 32},
 }
 

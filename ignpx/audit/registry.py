@@ -21,10 +21,18 @@ from ignpx.audit.accuracy import forget_accuracy, retain_accuracy
 from ignpx.audit.activation_distance import activation_distance
 from ignpx.audit.agreement import agreement, completeness
 from ignpx.audit.anamnesis_index import anamnesis_index
+from ignpx.audit.attacks.bias_repair import bias_repair
+from ignpx.audit.attacks.class_means import class_means
+from ignpx.audit.attacks.head_repair import head_repair
 from ignpx.audit.attacks.logit_ranking import logit_ranking
 from ignpx.audit.attacks.neighbours import neighbours
+from ignpx.audit.attacks.output_neighbours import output_neighbours
 from ignpx.audit.attacks.probe import probe
+from ignpx.audit.attacks.relearning import relearning
 from ignpx.audit.attacks.representation import representation, representation_retrained
+from ignpx.audit.attacks.retained_finetune import retained_finetune
+from ignpx.audit.attacks.rounding import rounding
+from ignpx.audit.attacks.weight_noise import weight_noise
 from ignpx.audit.backdoor import backdoor
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
 from ignpx.audit.entropy_test import entropy_test
@@ -57,12 +65,15 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "agreement": agreement,
     "anamnesis-index": anamnesis_index,
     "backdoor": backdoor,
+    "bias-repair": bias_repair,
+    "class-means": class_means,
     "completeness": completeness,
     "entropy-test": entropy_test,
     "features": separability,
     "forget-accuracy": forget_accuracy,
     "forgetting-rate": forgetting_rate,
     "grad-cam": grad_cam_agreement,
+    "head-repair": head_repair,
     "interclass-confusion": interclass_confusion,
     "inversion": inversion,
     "js-similarity": js_similarity,
@@ -75,15 +86,20 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "membership-modified-entropy": membership_modified_entropy,
     "mia": mia,
     "neighbours": neighbours,
+    "output-neighbours": output_neighbours,
     "predictions": predictions,
     "probe": probe,
+    "relearning": relearning,
     "relearning-time": relearning_time,
     "representation": representation,
     "representation-retrained": representation_retrained,
     "retain-accuracy": retain_accuracy,
+    "retained-finetune": retained_finetune,
     "retention-rate": retention_rate,
+    "rounding": rounding,
     "total-variation": total_variation,
     "unlearning-degree": degree,
+    "weight-noise": weight_noise,
     "zrf": zrf,
 }
 

@@ -1,11 +1,16 @@
-"""What the attacks share: the forgotten classes, samples drawn of a part, answers and features."""
+"""What the attacks share: the forgotten classes, labelled samples of each class, and accuracies."""
 
 from typing import Any
 
 import numpy as np
 
+from ignpx.audit import features as before_head
+from ignpx.audit import intervals
+from ignpx.audit.accuracy import predicted
 from ignpx.audit.contract import Evidence, NotMeasuredError, Part, at_least
-from ignpx.samples import Samples, taken
+from ignpx.classifier import Classifier
+from ignpx.errors import InvalidArgumentError
+from ignpx.samples import Samples, joined, taken
 
 
 def classes(evidence: Evidence) -> tuple[int, ...]:
@@ -35,6 +40,24 @@ def drawn(samples: Samples, most: int, rng: np.random.Generator) -> Samples:
     return taken(samples, rng.permutation(len(samples.labels))[:most])
 
 
+def of_each_class(evidence: Evidence, count: int, rng: np.random.Generator) -> Samples:
+    """So many labelled training samples of each class, forgotten and retained, drawn at random.
+
+    Raises:
+      NotMeasuredError: if there are fewer of a class.
+    """
+    known: dict[Part, Any] = {
+        "forget_train": classes(evidence),
+        "retain_train": np.unique(evidence.labels("retain_train")),
+    }
+    found = []
+    for part, labels in known.items():
+        for label in labels:
+            order = rng.permutation(places(evidence, part, int(label), needed=count))
+            found.append(taken(evidence.samples(part), order[:count]))
+    return joined(*found)
+
+
 def of_parts(evidence: Evidence, **parts: Any) -> Evidence:
     """The evidence of the model and of these samples alone."""
     return Evidence(
@@ -44,3 +67,46 @@ def of_parts(evidence: Evidence, **parts: Any) -> Evidence:
         batch_size=evidence.batch_size,
         **parts,
     )
+
+
+def features(evidence: Evidence, samples: Samples) -> np.ndarray:
+    """The features before the head of the model (`Classifier.features`), `(N, F)` float64.
+
+    Raises:
+      NotMeasuredError: if the model has no head that features go into.
+    """
+    try:
+        found = before_head.features(evidence.model, samples.images, batch_size=evidence.batch_size)
+    except InvalidArgumentError as error:
+        raise NotMeasuredError(
+            "model", error.value, f"{error.advice}; the attack replaces that layer"
+        ) from None
+    return found.astype(np.float64)
+
+
+def features_of(evidence: Evidence, part: Part) -> np.ndarray:
+    """`features` of a part, computed once."""
+    key = ("features before the head", evidence.model, part)
+    return evidence.once(key, lambda: features(evidence, evidence.samples(part)))
+
+
+def accuracy(evidence: Evidence, classifier: Classifier, part: Part, images: int) -> float:
+    """The accuracy of a changed model on so many samples of a part at most, the same every time."""
+    chosen = drawn(evidence.samples(part), images, np.random.default_rng(evidence.seed))
+    return right(predicted(classifier, chosen.images, evidence.batch_size), chosen.labels)
+
+
+def right(answers: np.ndarray, labels: np.ndarray) -> float:
+    """The share of answers `(N,)` that are the labels `(N,)`."""
+    return float(np.mean(answers == labels))
+
+
+def of_samples(answers: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """The share of answers that are right, with Wilson's interval over the samples."""
+    count = int(np.sum(answers == labels))
+    return count / len(labels), *intervals.of_share(count, len(labels))
+
+
+def of_draws(values: Any) -> tuple[float, float, float]:
+    """The mean of shares `(N,)` of several draws, with Student's interval over these."""
+    return float(np.mean(values)), *intervals.of_runs(np.asarray(values, float), 0.0, 1.0)
