@@ -60,7 +60,7 @@ def test_with_one_retrained_model_the_words_say_so():
     assert attacks["logit-ranking"].comparison.outcome == "told"
     assert "the one retrained model" in attacks["logit-ranking"].verdict
     assert "further retrained model may differ as much" in attacks["logit-ranking"].verdict
-    assert "single retrained model: 2" in found.verdict
+    assert "single retrained model: 2 of 2" in found.verdict
     assert attacks["agreement"].comparison.outcome == "withheld"
     assert "a second one is needed" in attacks["agreement"].verdict
 

@@ -35,6 +35,31 @@ def test_one_retrained_model_has_the_interval_of_a_difference():
     assert interval == pytest.approx((0.5, 0.45, 0.55))
 
 
+def test_shares_are_compared_by_the_arcsine_of_their_root():
+    # arcsin(sqrt(p)) of sin(x)^2 is x: 0.2, 0.4 and 0.6, with the deviation 0.2.
+    shares = [math.sin(x) ** 2 for x in (0.2, 0.4, 0.6)]
+    exact = [Finding(share, share, share) for share in shares]
+    interval = expectation(found(0.9), exact, (0.0, 1.0))
+    assert interval.value == pytest.approx(np.mean(shares))
+    assert interval.low == 0.0  # 0.4 - 0.99 is below the scale
+    assert interval.high == pytest.approx(math.sin(0.4 + 4.3027 * 0.2 * math.sqrt(4 / 3)) ** 2, abs=1e-4)
+    doubled = [Finding(2 * share, 2 * share, 2 * share) for share in shares]
+    assert expectation(found(0.9), doubled, (0.0, 2.0)).high == pytest.approx(2 * interval.high)
+
+
+def test_shares_at_the_end_of_their_range_have_an_interval():
+    # Wilson's of no success in 100.
+    nought = Finding(0.0, 0.0, 0.037)
+    interval = expectation(nought, [nought, nought, nought], (0.0, 1.0))
+    error = math.asin(math.sqrt(0.037)) / 2 / BOUND
+    assert interval.low == 0
+    assert interval.high == pytest.approx(
+        math.sin(4.3027 * error * math.sqrt(4 / 3)) ** 2, rel=1e-4
+    )
+    steps = expectation(Finding(0), [Finding(0), Finding(3), Finding(6)], (0.0, math.inf))
+    assert steps.low == 0
+
+
 RETRAINED = [found(0.48), found(0.50), found(0.52)]
 
 
@@ -85,6 +110,21 @@ def test_a_retraining_is_told_from_others_in_one_of_twenty_cases_at_most(count, 
     assert told <= 0.05 * runs + 3 * math.sqrt(0.05 * 0.95 * runs)
     if spread == 100:  # the error over samples is nothing beside it
         assert told >= 0.05 * runs - 3 * math.sqrt(0.05 * 0.95 * runs)
+
+
+def test_shares_near_an_end_are_told_apart_no_more_often():
+    """Where the plain scale tells them apart in 7 % of cases."""
+    runs = 4000
+    values = np.random.default_rng(0).beta(9, 1, (runs, 4))
+
+    def told(bounds):
+        ends = [[Finding(x, x, x) for x in row] for row in values]
+        compared = [compare(one, others, bounds=bounds) for one, *others in ends]
+        return sum(one.outcome == "told" for one in compared) / runs
+
+    slack = 3 * math.sqrt(0.05 * 0.95 / runs)
+    assert told((0.0, 1.0)) <= 0.05 + slack
+    assert told((-math.inf, math.inf)) > 0.05 + slack
 
 
 def test_one_retrained_model_covers_the_samples_alone():

@@ -7,7 +7,7 @@ import pytest
 import small_bench
 from ignpx import audit
 from ignpx.audit import Evidence, Finding, Measure
-from ignpx.bench import results, run, summary, trained
+from ignpx.bench import measuring, results, run, summary, trained
 from ignpx.errors import InvalidArgumentError
 from small_bench import cells_of
 
@@ -157,3 +157,13 @@ def test_a_table_of_many_columns_is_written_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         table.assign(config_hash="")
+
+
+def test_one_word_for_all_attacks():
+    entries = ["attacks", "agreement", {"mia": {"attack": "svc"}}]
+    found = measuring.named(entries)
+    assert set(found) == {*audit.ATTACKS, "agreement", "mia"}
+    assert found["mia"] == {"attack": "svc"}
+    measuring.check(["attacks"])
+    with pytest.raises(InvalidArgumentError, match="is there twice"):
+        measuring.named(["attacks", "attacks"])

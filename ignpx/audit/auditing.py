@@ -18,8 +18,20 @@ from ignpx.errors import InvalidArgumentError
 
 # The attacks of an audit by their names as measurements, in the order of its page. Those of `QUICK`
 # train nothing.
-QUICK: tuple[str, ...] = ("forget-accuracy", "logit-ranking", "total-variation", "mia")
-ATTACKS: tuple[str, ...] = (*QUICK, "relearning-time")
+QUICK: tuple[str, ...] = (
+    "forget-accuracy",
+    "logit-ranking",
+    "bias-repair",
+    "class-means",
+    "total-variation",
+    "output-neighbours",
+    "neighbours",
+    "representation",
+    "representation-retrained",
+    "rounding",
+    "weight-noise",
+)
+ATTACKS: tuple[str, ...] = (*QUICK, "head-repair", "probe", "relearning", "retained-finetune")
 
 
 class Attack(NamedTuple):
@@ -62,8 +74,9 @@ class Audit(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """How many attacks tell the model from retrained ones, in words."""
-        return sentences.of_all([one.comparison for one in self.attacks], self.retrained)
+        """Which attacks tell the model from retrained ones, in words."""
+        compared = [(one.measure.title, one.comparison) for one in self.attacks]
+        return sentences.of_all(compared, self.retrained)
 
 
 def audit(
@@ -199,12 +212,7 @@ def _compared(
     original: Finding | None,
     reasons: Mapping[str, str],
 ) -> Comparison:
-    if model is None:
-        return Comparison(
-            "withheld", reason=f"the unlearned model has no value: {reasons['model']}"
-        )
-    if not retrained and "retrained" in reasons:
-        return Comparison(
-            "withheld", reason=f"no retrained model has a value: {reasons['retrained']}"
-        )
-    return compare(model, retrained, original)
+    if model is not None and (retrained or "retrained" not in reasons):
+        return compare(model, retrained, original, bounds=(measure.low, measure.high))
+    role, named = ("model", "unlearned") if model is None else ("retrained", "retrained")
+    return Comparison("withheld", reason=f"the {named} model has no value, {reasons[role]}")

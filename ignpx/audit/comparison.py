@@ -1,4 +1,4 @@
-"""Can a model be told from a retrained one? The test of each attack of an audit, and its words.
+"""Can a model be told from a retrained one? The test of each attack of an audit.
 
 Retraining is random. With values `r_1 ... r_k` of k >= 2 retrained models, their mean m and their
 standard deviation s, the value of one further retrained model lies within
@@ -12,6 +12,12 @@ make the interval empty. A model whose value lies outside can be told from a ret
 that is itself a retraining lies outside in at most 5 % of cases: of twenty comparisons, one may
 differ by chance. Nothing is corrected for the number of comparisons; whoever reads them has to be
 told how many were made.
+
+Values with a smallest and a largest possible value are compared as `arcsin(sqrt(p))` of their share
+p of that range, and the ends of the interval are transformed back. On this scale the error of a
+share does not depend on the share, and the interval does not leave the range. On the plain scale, a
+retraining is told from others too often where values are near an end: in 7 % of cases for values
+of the Beta(9, 1) distribution and k = 3, against 5 % so.
 
 With one retrained model nothing is known of how retrained models differ. The interval is then that
 of the difference of two values over the samples, `sqrt` of the sum of the squares of half their
@@ -54,7 +60,11 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    model: Finding, retrained: Sequence[Finding], original: Finding | None = None
+    model: Finding,
+    retrained: Sequence[Finding],
+    original: Finding | None = None,
+    *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Comparison:
     """Compares the value of a model with those of retrained models.
 
@@ -62,11 +72,12 @@ def compare(
       model: of the model.
       retrained: of the retrained models, each of another seed.
       original: of the model before unlearning.
+      bounds: the smallest and the largest possible value.
     """
     count = len(retrained)
     if not count:
         return Comparison("withheld", reason="no retrained model was measured")
-    expected = expectation(model, retrained)
+    expected = expectation(model, retrained, bounds)
     if expected.low == expected.high:
         return Comparison(
             "withheld",
@@ -77,36 +88,61 @@ def compare(
     differs = _outside(model, expected)
     if original is None:
         return Comparison("told" if differs else "not told", count, expected)
-    if not _outside(original, expectation(original, retrained)):
+    if not _outside(original, expectation(original, retrained, bounds)):
         return Comparison("changed" if differs else "blind", count, expected)
     share = (model.value - expected.value) / (original.value - expected.value)
     return Comparison("told" if differs else "not told", count, expected, share)
 
 
-def expectation(model: Finding, retrained: Sequence[Finding]) -> Interval:
+def expectation(
+    model: Finding,
+    retrained: Sequence[Finding],
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
     """The mean value of retrained models, and where the model's lies if it is another one of them.
 
     Args:
       model: what is compared; its interval counts if there is one retrained model only.
       retrained: of the retrained models, at least one.
+      bounds: the smallest and the largest possible value.
     """
     from scipy.stats import norm, t
 
-    values = np.asarray([one.value for one in retrained])
-    mean, count = float(values.mean()), len(values)
+    scaled = np.asarray([[_scaled(x, bounds) for x in _ends(one)] for one in retrained])
+    values, halves = scaled[:, 1], (scaled[:, 2] - scaled[:, 0]) / 2
+    count = len(values)
     if count == 1:
-        reach = math.hypot(half(model), half(retrained[0]))
+        low, _, high = (_scaled(x, bounds) for x in _ends(model))
+        reach = math.hypot((high - low) / 2, halves[0])
     else:
-        errors = np.asarray([half(one) for one in retrained]) / norm.ppf((1 + CONFIDENCE) / 2)
+        errors = halves / norm.ppf((1 + CONFIDENCE) / 2)
         spread = math.sqrt(max(values.var(ddof=1), np.mean(errors**2)))
         reach = t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread * math.sqrt(1 + 1 / count)
-    return Interval(mean, mean - reach, mean + reach)
+    mean = float(values.mean())
+    low, high = (_unscaled(end, bounds) for end in (mean - reach, mean + reach))
+    return Interval(float(np.mean([one.value for one in retrained])), low, high)
 
 
-def half(finding: Finding) -> float:
-    """Half the width of the interval over samples; 0 where there is none."""
-    width = (finding.high - finding.low) / 2
-    return width if math.isfinite(width) else 0.0
+def _ends(finding: Finding) -> tuple[float, float, float]:
+    """The interval over samples around a value, with no width where there is none."""
+    low, high = (
+        end if math.isfinite(end) else finding.value for end in (finding.low, finding.high)
+    )
+    return low, finding.value, high
+
+
+def _scaled(value: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return value
+    return math.asin(math.sqrt(min(max((value - low) / (high - low), 0.0), 1.0)))
+
+
+def _unscaled(value: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return min(max(value, low), high)
+    return low + (high - low) * math.sin(min(max(value, 0.0), math.pi / 2)) ** 2
 
 
 def _outside(finding: Finding, expected: Interval) -> bool:

@@ -60,44 +60,53 @@ def of_one(
         text += f" {compared.retrained} retrained models were compared; more of them may narrow it."
     if original is None:
         return f"{text} Whether this attack tells the original from it is not known."
-    return text + (_way(compared.share) if compared.outcome == "told" else "")
+    return text + _way(compared)
 
 
-def _way(share: float) -> str:
-    if math.isnan(share):
+def _way(compared: Comparison) -> str:
+    """How near the model is to the original, where that can be told from retraining."""
+    if math.isnan(compared.share):
         return ""
-    if share < 0:
+    if compared.share < 0 and compared.outcome == "told":
         return " Its value lies beyond that of retraining, away from the original."
-    return f" Its value lies {share:.0%} of the way from retraining to the original."
+    way = f" Its value lies {compared.share:.0%} of the way from retraining to the original"
+    if compared.outcome == "told":
+        return f"{way}."
+    more = "; more retrained models may tell it" if compared.share > 0.5 else ""
+    return f"{way}, which chance may explain{more}."
 
 
-def of_all(compared: Sequence[Comparison], retrained: int) -> str:
+def of_all(compared: Sequence[tuple[str, Comparison]], retrained: int) -> str:
     """What all attacks say together.
 
     Args:
-      compared: a comparison an attack.
+      compared: the title and the comparison of each attack.
       retrained: number of retrained models.
     """
     if not retrained:
-        return (
-            "Verdict withheld: no retrained model was given, so there is nothing to compare with."
-        )
-    outcomes = [one.outcome for one in compared if one.outcome != "withheld"]
-    if not outcomes:
+        return "Verdict withheld: no retrained model was given. There is nothing to compare with."
+    made = [(title, one) for title, one in compared if one.outcome != "withheld"]
+    if not made:
         return "Verdict withheld: no attack could be compared with a retrained model."
-    total, apart = len(outcomes), sum(one in ("told", "changed") for one in outcomes)
-    text = f"Attacks that tell the unlearned model from a retrained one: {apart} of {total}."
-    if blind := sum(one in ("blind", "changed") for one in outcomes):
-        text += f" Attacks that do not tell even the original from a retrained one: {blind}."
-    text += (
-        f" Each comparison is made at {CONFIDENCE:.0%}: if the model were a retrained one, "
-        f"{(1 - CONFIDENCE) * total:.2g} of {total} would differ by chance."
+
+    def counted(outcomes: tuple[str, ...]) -> str:
+        titles = [title for title, one in made if one.outcome in outcomes]
+        return f"{len(titles)} of {len(made)}" + (f" ({', '.join(titles)})" if titles else "")
+
+    apart = counted(("told", "changed"))
+    text = [f"Attacks that tell the unlearned model from a retrained one: {apart}."]
+    if any(one.outcome in ("blind", "changed") for _, one in made):
+        blind = counted(("blind", "changed"))
+        text.append(f"Attacks that do not tell even the original from a retrained one: {blind}.")
+    text.append(
+        f"Each comparison is made at {CONFIDENCE:.0%}: if the model were a retrained one, "
+        f"{(1 - CONFIDENCE) * len(made):.2g} of {len(made)} would differ by chance."
     )
-    if single := sum(one.outcome != "withheld" and one.retrained == 1 for one in compared):
-        text += (
-            f" Comparisons with a single retrained model: {single}. How far retrained models "
-            "differ among themselves is not known there."
+    if single := sum(one.retrained == 1 for _, one in made):
+        text.append(
+            f"Comparisons with a single retrained model: {single} of {len(made)}. How far "
+            "retrained models differ among themselves is not known there."
         )
-    if not apart:
-        text += " This does not prove that nothing is left. Another attack may find it."
-    return text
+    if apart.startswith("0 "):
+        text.append("This does not prove that nothing is left. Another attack may find it.")
+    return " ".join(text)

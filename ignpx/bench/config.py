@@ -86,7 +86,7 @@ class BenchConfig(_Section):
     """
     measures: list[MeasureEntry] = []
     """Measurements beside accuracy, of `ignpx measures`, by name or with settings:
-    `[mia, {relearning-time: {limit: 200}}]`.
+    `[mia, {relearning-time: {limit: 200}}]`. `attacks` is all of `ignpx audit`.
     """
     split: Literal["test", "validation"] = "test"
     """The split that accuracies and memberships are measured on; `validation` is for choosing

@@ -27,6 +27,9 @@ COLUMNS = frozenset(
 
 Entry = str | Mapping[str, Mapping[str, Any] | None]
 
+# A word for all of `ignpx.audit.ATTACKS` but those that are named beside it.
+ATTACKS = "attacks"
+
 
 def named(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     """The settings of each measurement, by name in alphabetical order.
@@ -36,7 +39,7 @@ def named(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
         twice.
     """
     found: dict[str, dict[str, Any]] = {}
-    for entry in entries:
+    for entry in _spelled_out(list(entries)):
         one = {entry: None} if isinstance(entry, str) else entry
         if not (isinstance(one, Mapping) and len(one) == 1):
             raise InvalidArgumentError(
@@ -49,6 +52,12 @@ def named(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
             raise InvalidArgumentError("measure", name, "is there twice; name it once")
         found[name] = dict(settings or {})
     return dict(sorted(found.items()))
+
+
+def _spelled_out(entries: list[Entry]) -> list[Entry]:
+    beside = {name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)}
+    attacks = [name for name in audit.ATTACKS if name not in beside]
+    return [one for entry in entries for one in (attacks if entry == ATTACKS else [entry])]
 
 
 def build(name: str, settings: Mapping[str, Any]) -> Measure:
