@@ -42,7 +42,9 @@ def test_shares_are_compared_by_the_arcsine_of_their_root():
     interval = expectation(found(0.9), exact, (0.0, 1.0))
     assert interval.value == pytest.approx(np.mean(shares))
     assert interval.low == 0.0  # 0.4 - 0.99 is below the scale
-    assert interval.high == pytest.approx(math.sin(0.4 + 4.3027 * 0.2 * math.sqrt(4 / 3)) ** 2, abs=1e-4)
+    assert interval.high == pytest.approx(
+        math.sin(0.4 + 4.3027 * 0.2 * math.sqrt(4 / 3)) ** 2, abs=1e-4
+    )
     doubled = [Finding(2 * share, 2 * share, 2 * share) for share in shares]
     assert expectation(found(0.9), doubled, (0.0, 2.0)).high == pytest.approx(2 * interval.high)
 
