@@ -83,6 +83,11 @@ class Registry(Generic[T]):
             raise InvalidArgumentError(self.kind, name, said) from None
         return factory
 
+    def brought_by(self, name: str) -> dict[str, str]:
+        """The name and the version of the package that brings a name; empty for all others."""
+        point = None if name in self.ours or name in self._added else self._brought().get(name)
+        return {} if point is None or point.dist is None else {point.dist.name: point.dist.version}
+
     def register(self, name: str, factory: T) -> None:
         """Adds a factory, for as long as the process runs.
 

@@ -32,7 +32,16 @@ from ignpx.errors import (
     RecoveryWarning,
     UnlearningWarning,
 )
-from ignpx.experiments import audit_page, audits, demonstration, memory, preparation, runs
+from ignpx.experiments import (
+    audit_page,
+    audits,
+    demonstration,
+    memory,
+    preparation,
+    receipts,
+    runs,
+    verification,
+)
 from ignpx.experiments import config as configuration
 from ignpx.experiments import workdir as directories
 from ignpx.experiments.scenarios import Poisoned, Random, Scenario, Subclass
@@ -330,6 +339,63 @@ def _attacks(found: "StoredAudit") -> Table:
             sentences.SHORT[one.outcome],
         )
     return table
+
+
+@app.command()
+def receipt(
+    directory: Annotated[pathlib.Path, typer.Argument(help="A run by unlearn.")],
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="File for a copy; the run keeps its own.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
+) -> None:
+    """Hand out the receipt of an unlearning, which says what was done and proves what it made.
+
+    `ignpx verify` unlearns again by it and compares.
+    """
+    values = receipts.receipt(directory, out=out, overwrite=overwrite)
+    changed = values["changed"]
+    table = Table("array", "changed", "of", "largest change")
+    for path, one in changed.items():
+        largest = "" if one["largest"] is None else f"{one['largest']:.2%}"
+        table.add_row(escape(path), str(one["changed"]), str(one["of"]), largest)
+    console.print(table)
+    _say(f"before {values['before']['sha256']}")
+    _say(f"after  {values['after']['sha256']}")
+    _say(f"{values['method']}, seed {values['seed']}, {values['date']}")
+    _say(f"written to {out or directory / directories.RECEIPT}")
+
+
+@app.command()
+def verify(
+    receipt: Annotated[pathlib.Path, typer.Argument(help="A receipt, or the run that has it.")],
+    original: Annotated[pathlib.Path, typer.Argument(help="The run that was unlearned from.")],
+    unlearned: Annotated[
+        pathlib.Path | None, typer.Option(help="The unlearned run, held to the receipt as well.")
+    ] = None,
+    model: OwnModel = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Unlearn again by a receipt and compare: bit for bit, or within rounding on another device.
+
+    Status 0 says that it matches, 1 that it does not, 2 that it could not be tried.
+    """
+    with display.staged(console, f"unlearning again by {receipt}"):
+        found = verification.verify(
+            receipt,
+            original,
+            unlearned=unlearned,
+            model=model,
+            where=runs.Where(data_dir, download),
+        )
+    for one in found.elsewhere:
+        _say(f"  {one}")
+    _say(found.said)
+    if not found.matches:
+        raise typer.Exit(1)
 
 
 @app.command()

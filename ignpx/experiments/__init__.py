@@ -9,6 +9,8 @@
 | `... --forget-random 100 --seed 0` | `unlearn(run, directory, Random(100, seed=0), ...)`       |
 | `ignpx prepare RUN`                | `prepare(run, method=..., settings={...})`                |
 | `ignpx audit RUN --original RUN`   | `audit(run, original=..., retrained=[...])`               |
+| `ignpx receipt RUN`                | `receipt(run, out=...)`                                   |
+| `ignpx verify RECEIPT ORIGINAL`    | `verify(file, run, unlearned=...)`                        |
 | `ignpx methods`                    | `methods()`                                               |
 | `ignpx measures`                   | `measures()`                                              |
 | `ignpx bench CONFIG`               | `bench(config, directory, shard=(1, 1), retry=...)`       |
@@ -32,16 +34,20 @@ if TYPE_CHECKING:
         memory,
         pictures,
         preparation,
+        receipts,
         records,
         scenarios,
         structures,
+        verification,
         workdir,
     )
     from ignpx.experiments.audits import audit
     from ignpx.experiments.demonstration import demo
     from ignpx.experiments.preparation import prepare
+    from ignpx.experiments.receipts import receipt
     from ignpx.experiments.runs import Where, train, unlearn
     from ignpx.experiments.scenarios import Classes, Random, Subclass
+    from ignpx.experiments.verification import verify
     from ignpx.methods import describe_all as methods
 
 __all__ = [
@@ -61,6 +67,8 @@ __all__ = [
     "pictures",
     "preparation",
     "prepare",
+    "receipt",
+    "receipts",
     "records",
     "report",
     "runs",
@@ -69,6 +77,8 @@ __all__ = [
     "submit",
     "train",
     "unlearn",
+    "verification",
+    "verify",
     "workdir",
 ]
 
@@ -84,10 +94,12 @@ _HOMES = {
     "measures": "ignpx.audit:describe_all",
     "methods": "ignpx.methods:describe_all",
     "prepare": "ignpx.experiments.preparation",
+    "receipt": "ignpx.experiments.receipts",
     "report": "ignpx.bench.run",
     "submit": "ignpx.bench.submit",
     "train": "ignpx.experiments.runs",
     "unlearn": "ignpx.experiments.runs",
+    "verify": "ignpx.experiments.verification",
 }
 
 __getattr__, __dir__ = attach(

@@ -65,20 +65,30 @@ def save(
         is writing it.
       OSError: if the disk is full or cannot be written to; nothing is left behind then.
     """
-    description: dict[str, Any] = {
-        **config,
+    description = {**config, **handle(classifier)}
+    save_tree(directory, arrays_of(classifier), description, overwrite=overwrite)
+
+
+def handle(classifier: Classifier) -> dict[str, Any]:
+    """What describes a classifier beside its model and its arrays, as JSON values."""
+    described: dict[str, Any] = {
         "input_shape": list(classifier.input_shape),
         "num_classes": classifier.num_classes,
         "targets": list(classifier.targets),
     }
     if isinstance(classifier.preprocess, Normalise):
-        description["preprocess"] = {
+        described["preprocess"] = {
             "mean": list(classifier.preprocess.mean),
             "std": list(classifier.preprocess.std),
         }
     elif classifier.preprocess is not identity:
-        description["preprocess"] = None  # a function, which no JSON holds
-    save_tree(directory, _arrays(classifier), description, overwrite=overwrite)
+        described["preprocess"] = None  # a function, which no JSON holds
+    return described
+
+
+def arrays_of(classifier: Classifier) -> dict[str, PyTree]:
+    """All that a checkpoint of a classifier holds of arrays."""
+    return {"params": classifier.params, "state": classifier.state}
 
 
 def save_tree(
@@ -140,8 +150,8 @@ def load(
         described = described._replace(config=_named(described.config, model))
     if like is None:
         like = _rebuilt(described.config, directory, trusted=model is not None)
-    arrays = _read_arrays(directory, _arrays(like), described)
-    return like.replace(params=arrays["params"], state=arrays["state"]), described.config
+    read = _read_arrays(directory, arrays_of(like), described)
+    return like.replace(params=read["params"], state=read["state"]), described.config
 
 
 def load_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
@@ -243,15 +253,39 @@ def fingerprints(tree: PyTree) -> dict[str, Fingerprint]:
 
 def digest(tree: PyTree) -> str:
     """The SHA-256 of the fingerprints of a pytree."""
-    return _sha256(fingerprints(tree))
+    return combined(fingerprints(tree))
 
 
-def _bytes(leaf: Any) -> memoryview:
+def combined(prints: dict[str, Fingerprint]) -> str:
+    """The SHA-256 of fingerprints, whatever order the arrays have."""
+    return _sha256(prints)
+
+
+def held(directory: str | os.PathLike[str]) -> dict[str, Fingerprint]:
+    """The fingerprints that a checkpoint was written with, which its arrays have if they load.
+
+    Raises:
+      InvalidArgumentError: if there is no complete checkpoint, or it is damaged or older than
+        fingerprints.
+      OSError: if the disk cannot be read.
+    """
+    found = _read(directory).arrays
+    if found is None:
+        raise InvalidArgumentError("directory", str(directory), "has no digests; make it anew")
+    return found
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """An array as NumPy holds it: the words of a PRNG key, and the whole of a divided one."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # as of dropout
         leaf = jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
+    return np.asarray(leaf)
+
+
+def _bytes(leaf: Any) -> memoryview:
+    return np.ascontiguousarray(on_host(leaf)).reshape(-1).view(np.uint8).data
 
 
 def _sha256(value: Any) -> str:
@@ -372,10 +406,6 @@ def _checkpointer() -> Iterator[ocp.Checkpointer]:
         if found is None or found is error:
             raise
         raise found from error
-
-
-def _arrays(classifier: Classifier) -> dict[str, PyTree]:
-    return {"params": classifier.params, "state": classifier.state}
 
 
 def _abstract(tree: PyTree) -> PyTree:

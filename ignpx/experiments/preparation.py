@@ -126,12 +126,11 @@ def _about(
 ) -> dict[str, Any]:
     """Everything that what is prepared depends on, as JSON values."""
     settled = {**defaults(method), **settings}
-    arrays = {"params": classifier.params, "state": classifier.state}
     return {
         "version": ignpx.__version__,
         "python": platform.python_version(),  # checksums of settings are of their code
         "method": method,
         "settings": {name: repr(value) for name, value in sorted(settled.items())},
         "seed": seed,
-        "classifier": checkpoint.digest(arrays),
+        "classifier": checkpoint.digest(checkpoint.arrays_of(classifier)),
     }

@@ -113,6 +113,49 @@ class Run(_Record):
     unlearning: tuple[Step, ...] = ()
 
 
+class Digests(_Record):
+    """The digests of a classifier's arrays."""
+
+    sha256: str
+    arrays: dict[str, tuple[str, list[int], str]]  # by path: dtype, shape, SHA-256
+
+
+class Seen(_Record):
+    """Samples by their number and their digest."""
+
+    count: int = pydantic.Field(ge=1)
+    sha256: str
+
+
+class Changed(_Record):
+    """What changed of an array, see `ignpx.experiments.receipts.changes`."""
+
+    changed: int = pydantic.Field(ge=1)
+    of: int = pydantic.Field(ge=1)
+    largest: float | None = pydantic.Field(ge=0)
+
+
+class Receipt(Step):
+    """What an unlearning did, see `ignpx.experiments.receipts`."""
+
+    date: pydantic.AwareDatetime
+    class_names: tuple[str, ...] | None
+    past: tuple[Step, ...]
+    without: tuple[Class, ...]
+    sees: Literal["nothing", "forget", "retain", "both"]
+    samples: Seen | None
+    seen: dict[Literal["forget", "retain"], Seen]
+    prepared: bool
+    classifier: Handle
+    before: Digests
+    after: Digests
+    changed: dict[str, Changed]
+    sketch: tuple[float, ...]
+    seconds: dict[str, Seconds]
+    versions: dict[str, str]
+    device: dict[str, str | int | bool | None]
+
+
 class Timed(_Record):
     """What is read of the metrics of a training, and of each line of its log."""
 

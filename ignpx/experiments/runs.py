@@ -19,12 +19,21 @@ from ignpx._support import checks
 from ignpx.audit import ClassCounts, count_correct
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
-from ignpx.experiments import checkpoint, pictures, preparation, records, scenarios, workdir
+from ignpx.experiments import (
+    checkpoint,
+    pictures,
+    preparation,
+    receipts,
+    records,
+    scenarios,
+    workdir,
+)
 from ignpx.experiments import config as configuration
 from ignpx.experiments.config import TrainConfig
 from ignpx.experiments.scenarios import Classes, Poisoned, Random, Scenario
-from ignpx.methods import build
+from ignpx.methods import build, hyperparameters
 from ignpx.samples import Samples
+from ignpx.unlearner import Request
 
 
 class Where(NamedTuple):
@@ -226,7 +235,9 @@ def unlearn(
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in (settings or {}).items()
     }
-    asked = _asked(source, scenario, method, settings, model, where)
+    build(method, settings)  # finds mistakes before anything long is done
+    loaded = checkpoint.load(checkpoint.in_run(source), model=model)
+    asked = ask(source, loaded, scenario, method=method, settings=settings, where=where)
     classifier, config, scenario = asked.classifier, asked.config, asked.scenario
     step = {"method": method, **scenario.described(), "settings": settings, "seed": seed}
     described = {
@@ -235,11 +246,7 @@ def unlearn(
         "unlearning": [*config.get("unlearning", []), step],
     }
     with workdir.staged(directory, described, overwrite=overwrite) as staging:
-        splits = data.load_splits(**config["dataset"], **where._asdict()) if asked.reads else None
-        without = config.get("without", ())
-        request = scenarios.request(
-            scenario, classifier.num_classes, splits, past=asked.past, without=without
-        )
+        request, splits = request_of(asked, where)
         names = tuple(str(index) for index in range(classifier.num_classes))
         if scored := score and "dataset" in config:
             test, fine, dataset = _tested(config, where, splits)
@@ -248,7 +255,7 @@ def unlearn(
         prepared = preparation.load(
             source, asked.chosen, classifier, method=method, settings=settings, seed=seed
         )
-        edited, info, doubts, seconds = _recorded(
+        edited, info, doubts, seconds = perform(
             asked.chosen, classifier, request, jax.random.key(seed), prepared
         )
         if score and not scored:
@@ -278,34 +285,68 @@ def unlearn(
             )
         metrics |= {"seconds": seconds, "versions": versions()}
         workdir.write_json(staging / workdir.METRICS, metrics)
+        receipt = receipts.made(
+            classifier,
+            edited,
+            request,
+            step={**step, "settings": hyperparameters(method, settings, config.get("training"))},
+            sees=asked.chosen.sees,
+            past=config.get("unlearning", []),
+            without=config.get("without", ()),
+            class_names=[names[index] for index in classes] if scored else None,
+            prepared=prepared is not None,
+            seconds=seconds,
+        )
+        workdir.write_json(staging / workdir.RECEIPT, receipt)
         for name, figure in drawn.items():
             figure.savefig(staging / f"{name}.png", dpi=150)
         checkpoint.save(staging / workdir.CHECKPOINT, edited, described)
     return metrics
 
 
-class _Asked(NamedTuple):
-    """What is asked for: a method, of the classifier of a run."""
+class Asked(NamedTuple):
+    """What is asked for: a method, of the classifier of a run.
+
+    Attributes:
+      classifier: of the run.
+      config: of the run.
+      scenario: what is to be forgotten.
+      past: what the classifier has forgotten, in this order.
+      chosen: the method.
+      reads: whether data are read before the method runs.
+    """
 
     classifier: Classifier
     config: dict[str, Any]
     scenario: Scenario
-    past: list[Scenario]  # what the classifier has forgotten
+    past: list[Scenario]
     chosen: unlearner.Unlearner
-    reads: bool  # whether data are read before the method runs
+    reads: bool
 
 
-def _asked(
+def ask(
     source: pathlib.Path,
+    loaded: tuple[Classifier, dict[str, Any]],
     scenario: Scenario | int | str | Sequence[int | str],
+    *,
     method: str,
     settings: dict[str, Any],
-    model: str | None,
-    where: Where,
-) -> _Asked:
-    """Finds mistakes before anything long is done: without data as far as that goes."""
-    build(method, settings)
-    classifier, config = checkpoint.load(checkpoint.in_run(source), model=model)
+    where: Where = TFDS_DEFAULT,
+) -> Asked:
+    """What is asked for, without data as far as that goes.
+
+    Args:
+      source: the directory that an error names.
+      loaded: what `checkpoint.load` returned of it.
+      scenario: see `unlearn`.
+      method: see `unlearn`.
+      settings: see `unlearn`.
+      where: see `Where`.
+
+    Raises:
+      InvalidArgumentError: as `unlearn`.
+    """
+    classifier, config = loaded
     run = records.check(records.Run, config, "directory", source)
     if not isinstance(scenario, Scenario):
         one = isinstance(scenario, str) or checks.is_whole(scenario)
@@ -324,10 +365,23 @@ def _asked(
             f"needs data, and {source} does not say which it was trained on; name a method that "
             "sees none, or call `ignpx.unlearn` in Python with a request that carries data",
         )
-    return _Asked(classifier, config, scenario, past, chosen, reads)
+    return Asked(classifier, config, scenario, past, chosen, reads)
 
 
-def _recorded(
+def request_of(asked: Asked, where: Where = TFDS_DEFAULT) -> tuple[Request, data.Splits | None]:
+    """The request for what is asked for, and the splits that it is of, None if none are read."""
+    splits = data.load_splits(**asked.config["dataset"], **where._asdict()) if asked.reads else None
+    request = scenarios.request(
+        asked.scenario,
+        asked.classifier.num_classes,
+        splits,
+        past=asked.past,
+        without=asked.config.get("without", ()),
+    )
+    return request, splits
+
+
+def perform(
     chosen: unlearner.Unlearner, *arguments: Any
 ) -> tuple[Classifier, Any, list[str], dict[str, float]]:
     """What `ignpx.unlearn` returns, the doubts that it warns of, and the seconds of its stages."""

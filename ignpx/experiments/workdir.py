@@ -31,6 +31,7 @@ from ignpx.errors import InvalidArgumentError, RecoveryWarning
 CHECKPOINT = "checkpoint"
 CONFIG = "config.json"
 METRICS = "metrics.json"
+RECEIPT = "receipt.json"
 EPOCHS = "epochs.jsonl"
 PREPARED = "prepared"
 RESUME = "resume"
@@ -38,7 +39,7 @@ AUDIT, AUDIT_PAGE = "audit.json", "audit.html"
 PICTURES = ("class_accuracies.png", "prototypes.png")
 
 # What a run may consist of, a killed `prepare` of it included. Nothing else is ever removed.
-OURS = {CHECKPOINT, CONFIG, METRICS, EPOCHS, *PICTURES}
+OURS = {CHECKPOINT, CONFIG, METRICS, RECEIPT, EPOCHS, *PICTURES}
 OURS |= {AUDIT, AUDIT_PAGE}
 OURS |= {PREPARED, f".{PREPARED}.ignpx", f".{PREPARED}.ignpx.lock"}
 

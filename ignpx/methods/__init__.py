@@ -60,11 +60,13 @@ __all__ = [
     "finetune",
     "fisher",
     "gkt",
+    "hyperparameters",
     "ignp",
     "jit",
     "list_methods",
     "neggrad",
     "neggrad_plus",
+    "package",
     "random_k",
     "random_labels",
     "random_top_k",
@@ -219,13 +221,37 @@ def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None =
         method cannot be imported.
     """
     factory = _REGISTRY.find(method)
-    if "recipe" in inspect.signature(factory).parameters:
-        changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
-        settings = {n: v for n, v in settings.items() if n not in changed}
-        if recipe or changed:
-            fields = {n.removeprefix("recipe."): v for n, v in changed.items()}
-            settings.setdefault("recipe", {**(recipe or {"epochs": 200}), **fields})
-    return _built(method, checked(factory, method, settings))
+    return _built(method, checked(factory, method, _with_recipe(factory, settings, recipe)))
+
+
+def _with_recipe(
+    factory: Callable[..., Unlearner], settings: dict[str, Any], recipe: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The settings with one `recipe`, if the factory takes one and any is known."""
+    if "recipe" not in inspect.signature(factory).parameters:
+        return settings
+    changed = {n: v for n, v in settings.items() if n.startswith("recipe.")}
+    settings = {n: v for n, v in settings.items() if n not in changed}
+    if recipe or changed:
+        fields = {n.removeprefix("recipe."): v for n, v in changed.items()}
+        settings.setdefault("recipe", {**(recipe or {"epochs": 200}), **fields})
+    return settings
+
+
+def hyperparameters(
+    method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Every hyperparameter of the method that `build` makes of the same arguments.
+
+    Raises:
+      InvalidArgumentError: if there is no method of this name.
+    """
+    return {**defaults(method), **_with_recipe(_REGISTRY.find(method), settings, recipe)}
+
+
+def package(method: str) -> dict[str, str]:
+    """The package that brings a method, and its version; empty for our own and a script's."""
+    return _REGISTRY.brought_by(method)
 
 
 def defaults(method: str) -> dict[str, Any]:
