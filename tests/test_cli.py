@@ -80,6 +80,7 @@ def test_unlearn_leaves_a_run(forgotten_run):
         "config.json",
         "metrics.json",
         "prototypes.png",
+        "receipt.json",
     ]
     metrics = json.loads((forgotten_run / "metrics.json").read_text())
     assert metrics["forget_accuracy_before"] > 0.9

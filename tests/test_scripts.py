@@ -13,6 +13,7 @@ import class_changes
 import few_classes
 import forget_random_samples
 import jit_toy
+import measure_tables
 import rounding
 import settling
 from ignpx import _xla, data, importance, models, training
@@ -170,3 +171,28 @@ def test_rounding_keeps_other_flags(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_some=1")
     assert rounding.flags("native") == "--xla_some=1"
     assert rounding.flags("AVX2").split() == ["--xla_some=1", "--xla_cpu_max_isa=AVX2"]
+
+
+def test_the_tables_of_the_measurements_are_those_of_their_summary():
+    summary = pd.read_csv(measure_tables.RESULTS / "measures.csv")
+    page = (measure_tables.RESULTS / "measures.md").read_text()
+    assert measure_tables.filled(page, summary) == page
+
+
+def test_a_table_of_measurements():
+    rows = [
+        ("mine", "ssd", "agreement", 0.5, 0.125, 3),
+        ("mine", "ssd", "zrf", None, None, 3),
+        ("mine", "gkt", "agreement", 0.25, None, 1),
+    ]
+    names = ["run", "label", "quantity", "mean", "std", "seeds"]
+    summary = pd.DataFrame(rows, columns=names)
+    page = "# A\n\n<!-- table: mine -->\nold\n<!-- end -->\n\nB\n"
+    written = measure_tables.filled(page, summary)
+    assert written.startswith("# A\n\n<!-- table: mine -->\n\n| method | seeds | retained |")
+    assert "| ssd | 3 |  |  | 50.0 ± 12.5 |  |" in written
+    assert "| gkt | 1 |  |  | 25.0 |  |" in written
+    assert written.endswith("|\n\n<!-- end -->\n\nB\n")
+    assert measure_tables.filled(written, summary) == written
+    with pytest.raises(ValueError, match=r"has markers for \['mine'\].*\['other'\]"):
+        measure_tables.filled(page, summary.assign(run="other"))
