@@ -55,6 +55,8 @@ def test_each_has_a_value_or_says_why_not(bench, tmp_path, monkeypatch):
         assert "One seed; results of a single seed can mislead" in text
         assert "Fails: failed: ZeroDivisionError: no (every row)" in text
         assert "not compared" in text
+        assert "Membership inference: AUC" in text
+        assert "nothing found: 0.5" in text
     # Nothing is run again.
     monkeypatch.setattr(run, "_run", None)
     assert run.run(path, tmp_path / "out").results == ran.results
@@ -92,6 +94,10 @@ def test_seeds_of_training_and_of_unlearning(bench):
     ]
     assert [c.models["reference"].training.seed for c in retrained] == [1, 2, 0]
     assert len({c.id for c in cells}) == len(cells) == 3 * (1 + 1 + 3)
+    # Of two, each would be the other's: one pair of models twice.
+    path = one_request(bench, methods=methods, seeds=[3, 5], measures=["agreement"])
+    retrained = [c for c in cells_of(path) if c.method == "retrain"]
+    assert [(c.training.seed, c.twin) for c in retrained] == [(3, 1003), (5, 1005)]
     path = one_request(bench, seeds={"training": [4], "unlearning": [1, 2]}, methods=methods)
     assert [(c.training.seed, c.seed) for c in cells_of(path)] == [(4, 1), (4, 1), (4, 1), (4, 2)]
 
@@ -146,6 +152,11 @@ def test_how_a_measurement_is_printed():
     assert known["mia"].hint == "≈ retrain"
     assert (known["agreement"].group, known["mia"].group) == (summary.APART, summary.BESIDE)
     assert known["gone"].heading == "gone"
+    # An attack near chance says so: its AUC is the next column.
+    assert list(known)[-3:-1] == ["mia", "mia_auc"]
+    assert known["mia_auc"] == summary.Quantity(
+        "Membership inference: AUC", hint="nothing found: 0.5", group=summary.BESIDE
+    )
 
 
 def test_a_table_of_many_columns_is_written_without_a_warning(tmp_path):

@@ -17,6 +17,9 @@ Kind = Literal["logistic", "svc"]
 # Half of them, five, are the least that an interval says anything for.
 FEWEST = 10
 
+# Of `quality`: what tells a reader that an attack is near chance (`Measure.beside`).
+CHANCE = {"auc": 0.5}
+
 
 def fit(kind: Kind, members: np.ndarray, others: np.ndarray) -> Any:
     """The attack, a classifier of scikit-learn, fitted to members (1) and others (0).

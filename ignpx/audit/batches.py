@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks
@@ -33,6 +34,16 @@ def in_batches(
         padded = jax.tree.map(lambda array: _padded(array, batch_size), batch)
         parts.append(np.asarray(function(classifier, padded))[:count])
     return np.concatenate(parts)
+
+
+def logits(classifier: Classifier, images: Any, batch_size: int) -> np.ndarray:
+    """The logits of all images, `(N, num_classes)` float64 with float32 accuracy."""
+    return in_batches(_logits, classifier, images, batch_size).astype(np.float64)
+
+
+@jax.jit
+def _logits(classifier: Classifier, images: jax.Array) -> jax.Array:
+    return classifier.logits(classifier.preprocess(images)).astype(jnp.float32)
 
 
 def _padded(array: np.ndarray, count: int) -> np.ndarray:

@@ -15,12 +15,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks
-from ignpx.audit.batches import in_batches
+from ignpx.audit import batches
 from ignpx.classifier import Classifier, check_handle
 from ignpx.data import Backdoor
 from ignpx.errors import InvalidArgumentError, near_names
@@ -174,7 +172,10 @@ class Evidence:
           InvalidArgumentError: if a logit is not finite (`-inf`, a probability of zero, is).
         """
         classifier, samples = self.classifier(name), self.samples(part)
-        found = self.once(("logits", classifier, part), lambda: self._logits(classifier, samples))
+        found = self.once(
+            ("logits", classifier, part),
+            lambda: batches.logits(classifier, samples.images, self.batch_size),
+        )
         unsound = np.isnan(found) | np.isposinf(found)
         if unsound.any() or np.isneginf(found).all(axis=-1).any():
             raise InvalidArgumentError(
@@ -207,15 +208,6 @@ class Evidence:
             if any(one is model for one in key):
                 self._known.pop(named, None)
 
-    def _logits(self, classifier: Classifier, samples: Samples) -> np.ndarray:
-        found = in_batches(_logits, classifier, samples.images, self.batch_size)
-        return found.astype(np.float64)
-
-
-@jax.jit
-def _logits(classifier: Classifier, images: jax.Array) -> jax.Array:
-    return classifier.logits(classifier.preprocess(images)).astype(jnp.float32)
-
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
@@ -232,6 +224,8 @@ class Measure:
       better: the direction: `lower` or `higher`, or `retrained` if the value to reach is that of a
         retrained model.
       null: the value where there is nothing to find; None if it is that of a retrained model.
+      beside: details without which the value misleads, each with its value where there is nothing
+        to find; reports show them beside it.
     """
 
     function: Callable[[Evidence], Finding]
@@ -243,6 +237,7 @@ class Measure:
     high: float
     better: Literal["lower", "higher", "retrained"]
     null: float | None = None
+    beside: Mapping[str, float] = _NOTHING
 
     def __post_init__(self) -> None:
         for need in self.needs:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ignpx._support import checks
 from ignpx.audit import intervals
-from ignpx.audit.attack import Kind, called_members, fit, quality, test_parts
+from ignpx.audit.attack import CHANCE, Kind, called_members, fit, quality, test_parts
 from ignpx.audit.batches import in_batches
 from ignpx.audit.contract import Evidence, Finding, Measure, Part
 from ignpx.classifier import Classifier
@@ -138,6 +138,7 @@ def mia(*, attack: Kind = "logistic") -> Measure:
         low=0.0,
         high=1.0,
         better="retrained",
+        beside=CHANCE,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ignpx import losses
 from ignpx.audit import intervals
-from ignpx.audit.attack import quality
+from ignpx.audit.attack import CHANCE, quality
 from ignpx.audit.contract import Evidence, Finding, Measure, Part, at_least
 
 CLIP = 100.0
@@ -91,4 +91,5 @@ def membership_loss() -> Measure:
         high=1.0,
         better="lower",
         null=0.5,
+        beside=CHANCE,
     )

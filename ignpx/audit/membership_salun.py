@@ -18,7 +18,7 @@ import numpy as np
 from ignpx import losses
 from ignpx._support import checks
 from ignpx.audit import intervals
-from ignpx.audit.attack import called_members, fit, quality, test_parts
+from ignpx.audit.attack import CHANCE, called_members, fit, quality, test_parts
 from ignpx.audit.contract import Evidence, Finding, Measure, Part
 
 # As Song and Mittal bound the probabilities that they take the logarithm of.
@@ -141,4 +141,5 @@ def _measure(number: Callable[[np.ndarray, np.ndarray], Any], samples: int, titl
         low=0.0,
         high=1.0,
         better="retrained",
+        beside=CHANCE,
     )

@@ -5,12 +5,10 @@
 give the base; with this one the similarity is 0 to 1.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx._support import batching, checks
-from ignpx.audit import intervals
+from ignpx.audit import batches, intervals
 from ignpx.audit.contract import Evidence, Finding, Measure, Part
 from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError
@@ -81,14 +79,5 @@ def similarity(
             f"the classifier has {classifier.num_classes}; compare models of the same classes",
         )
     samples = check(check(samples, classifier), reference)
-    checks.whole(batch_size=batch_size)
-    count = len(samples.images)
-    chunks = batching.microbatches(np.asarray(samples.images), min(batch_size, count))
-    found = np.concatenate([_divergences(classifier, reference, chunk) for chunk in chunks])
-    return float(1 - found[:count].mean(dtype=np.float64))
-
-
-@jax.jit
-def _divergences(classifier: Classifier, reference: Classifier, images: jax.Array) -> jax.Array:
-    first, second = (model.logits(model.preprocess(images)) for model in (classifier, reference))
-    return jensen_shannon(first, second)
+    both = (batches.logits(one, samples.images, batch_size) for one in (classifier, reference))
+    return float(similarities(*both).mean())

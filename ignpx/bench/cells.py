@@ -208,9 +208,12 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
 
 
 def _twin(config: BenchConfig, seed: int) -> int:
-    """The training seed of the retrained model that the one of `seed` is compared with."""
+    """The training seed of the retrained model that the one of `seed` is compared with.
+
+    Of two seeds each would be the other's: one pair twice, as if nothing varied.
+    """
     seeds = config.training_seeds
-    if len(seeds) == 1:
+    if len(seeds) < 3:
         return seed + FURTHER
     return seeds[(seeds.index(seed) + 1) % len(seeds)]
 

@@ -58,19 +58,28 @@ _UNWRITTEN = ("share", "distance", "ratio", "statistic")
 
 
 def quantities(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Quantity]:
-    """What every cell has, and measurements by their descriptions.
+    """What every cell has, and measurements by their descriptions with what stands beside them.
 
     Args:
       measures: their settings, by name. One that is known no more is called by its name.
     """
-    return {**BASE, **{name: _quantity(name, given) for name, given in measures.items()}}
+    found = dict(BASE)
+    for name, given in measures.items():
+        try:
+            one = measuring.build(name, given)
+        except InvalidArgumentError:
+            found[name] = Quantity(name, group=ALONE)
+            continue
+        found[name] = _quantity(name, one)
+        for detail, null in one.beside.items():
+            said = detail.replace("_", " ").replace("auc", "AUC")
+            heading = f"{one.title}: {said}"
+            hint = f"nothing found: {null:g}"
+            found[f"{name}_{detail}"] = Quantity(heading, hint=hint, group=_group(one))
+    return found
 
 
-def _quantity(name: str, settings: Mapping[str, Any]) -> Quantity:
-    try:
-        one = measuring.build(name, settings)
-    except InvalidArgumentError:
-        return Quantity(name, group=ALONE)
+def _quantity(name: str, one: Measure) -> Quantity:
     factor, unit = (100.0, "%") if one.unit == "share" else (1.0, one.unit)
     heading = one.title if unit in _UNWRITTEN else f"{one.title}, {unit}"
     hint = _ARROWS[one.better]
