@@ -1,7 +1,7 @@
 """Layer-wise distance of the parameters, Tarun et al. 2023, "Fast Yet Effective Machine ...".
 
-`|| w_unlearned - w_retrained ||_2`, layer by layer, and over all layers together. Two models that
-were trained from different initialisations are far apart even if they compute the same: compare
+`|| w_unlearned - w_retrained ||_2`, layer by layer, and over all layers together. The latter is the
+verification error of Thudi et al. 2022, "Unrolling SGD". Two models that were trained from different initialisations are far apart even if they compute the same: compare
 with a model that was retrained from the initialisation of the original one.
 """
 
@@ -59,7 +59,7 @@ def layer_distance() -> Measure:
     return Measure(
         measure,
         title="Layer-wise distance",
-        paper="Tarun et al. 2023",
+        paper="Tarun et al. 2023; of all weights in Thudi et al. 2022",
         needs=("retrained", "original"),
         unit="distance",
         low=0.0,

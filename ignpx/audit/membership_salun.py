@@ -41,7 +41,7 @@ def confidences(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def modified_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`-(1 - p_y) log p_y - sum_{k != y} p_k log(1 - p_k)`, Song and Mittal's Equation 8.
+    """`-(1 - p_y) log p_y - sum_{k != y} p_k log(1 - p_k)`, as Song and Mittal define it.
 
     It is zero for a certain and correct prediction, and large for a certain and wrong one, whose
     entropy is zero as well.

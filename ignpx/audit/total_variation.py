@@ -39,7 +39,7 @@ def total_variation(*, part: Part = "forget_test") -> Measure:
     return Measure(
         measure,
         title="Total variation",
-        paper="of probability distributions; as a measure of unlearning in Thudi et al. 2022",
+        paper="of probability distributions",
         needs=("retrained", part),
         unit="distance",
         low=0.0,
