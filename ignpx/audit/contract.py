@@ -237,7 +237,7 @@ class Measure:
     high: float
     better: Literal["lower", "higher", "retrained"]
     null: float | None = None
-    beside: Mapping[str, float] = _NOTHING
+    beside: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for need in self.needs:

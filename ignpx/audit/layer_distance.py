@@ -1,8 +1,9 @@
 """Layer-wise distance of the parameters, Tarun et al. 2023, "Fast Yet Effective Machine ...".
 
 `|| w_unlearned - w_retrained ||_2`, layer by layer, and over all layers together. The latter is the
-verification error of Thudi et al. 2022, "Unrolling SGD". Two models that were trained from different initialisations are far apart even if they compute the same: compare
-with a model that was retrained from the initialisation of the original one.
+verification error of Thudi et al. 2022, "Unrolling SGD". Two models that were trained from
+different initialisations are far apart even if they compute the same: compare with a model that was
+retrained from the initialisation of the original one.
 """
 
 import math
