@@ -193,6 +193,20 @@ def test_a_changed_weight_is_found_where_its_receipt_was_made_of_it(original, fo
     assert (found.matches, found.exactly, found.arrays) == (False, False, ("params/out/w",))
 
 
+def test_what_is_said_of_a_change_is_verified(original, forgotten, tmp_path):
+    told = receipt(forgotten)
+    for name, value in (
+        ("changed", {**told["changed"], "params/out/b": {"changed": 1, "of": 10, "largest": 1.0}}),
+        ("sketch", [0.0] * receipts.SKETCHED),
+    ):
+        found = verify(edited(forgotten, tmp_path / "r.json", **{name: value}), original)
+        assert (found.matches, found.exactly) == (False, True)
+        assert f"its field {name} is not what they give" in found.said
+    after = {**told["after"], "sha256": "0" * 64}
+    with pytest.raises(InvalidArgumentError, match=r"after: sha256 is not that of arrays"):
+        verify(edited(forgotten, tmp_path / "r.json", after=after), original)
+
+
 def test_another_seed_and_another_setting_are_found(original, forgotten, tmp_path):
     other = edited(forgotten, tmp_path / "seed.json", seed=1)
     assert not verify(other, original).matches
@@ -311,7 +325,7 @@ def test_other_data(original, tmp_path):
     found = receipt(directory)
     assert found["seen"]["retain"]["count"] > 1000
     seen = {"retain": {"count": found["seen"]["retain"]["count"], "sha256": "0" * 64}}
-    with pytest.raises(InvalidArgumentError, match=r"^original=.*its dataset is another one"):
+    with pytest.raises(InvalidArgumentError, match=r"^original=.*seen is .*the receipt has"):
         verify(edited(directory, tmp_path / "r.json", seen=seen), original)
 
 

@@ -76,7 +76,6 @@ def made(
         "class_names": class_names,
         "past": list(past),
         "without": list(without),
-        "sees": str(sees.name).lower(),
         **data_of(request, sees),
         "prepared": prepared,
         "classifier": checkpoint.handle(before),
@@ -229,10 +228,11 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def data_of(request: Request, sees: Sees) -> dict[str, Any]:
-    """The data of a request: `samples` that it asks to forget, and what the method has `seen`."""
+    """The data of a request: `samples` to forget, and what the method `sees` and has `seen`."""
     asked = request.forget_data if not bool(request.forget.any()) else None
     parts = {Sees.FORGET: request.forget_data, Sees.RETAIN: request.retain_data}
     return {
+        "sees": str(sees.name).lower(),
         "samples": None if asked is None else _samples(asked),
         "seen": {
             str(part.name).lower(): _samples(data)

@@ -116,8 +116,14 @@ class Run(_Record):
 class Digests(_Record):
     """The digests of a classifier's arrays."""
 
-    sha256: str
+    sha256: str  # of `arrays`
     arrays: dict[str, tuple[str, list[int], str]]  # by path: dtype, shape, SHA-256
+
+    @pydantic.model_validator(mode="after")
+    def _belongs_to_its_arrays(self) -> Self:
+        if self.sha256 != _sha256(self.arrays):
+            raise ValueError("sha256 is not that of arrays")
+        return self
 
 
 class Seen(_Record):

@@ -101,13 +101,29 @@ def verify(
     edited = again(asked.classifier)
     other = _differing(held, edited)
     if not other:
-        return Verification(True, True, (), elsewhere, None, None, "it matches bit for bit")
+        return _reported(held, asked.classifier, edited, elsewhere)
     if not elsewhere:
         said = "it does not match, on the kind of device and with the versions of the receipt"
         return _mismatch(said, other)
     moved, rounding = _compared(held, asked.classifier, edited, again)
     matches, said = _judged(moved, rounding)
     return Verification(matches, False, tuple(other), elsewhere, moved, rounding, said)
+
+
+def _reported(
+    held: records.Receipt,
+    original: Classifier,
+    edited: Classifier,
+    elsewhere: tuple[str, ...],
+) -> Verification:
+    """The outcome for equal bits: whether what the receipt says of the change is right, too."""
+    changed, sketch = receipts.changes(original, edited)
+    told = held.model_dump(include={"changed", "sketch"})
+    for name, value in (("changed", changed), ("sketch", tuple(sketch.tolist()))):
+        if told[name] != value:
+            said = f"its arrays match bit for bit, and its field {name} is not what they give"
+            return Verification(False, True, (), elsewhere, None, None, said)
+    return Verification(True, True, (), elsewhere, None, None, "it matches bit for bit")
 
 
 def _mismatch(said: str, other: list[str]) -> Verification:
@@ -169,14 +185,14 @@ def _asked(
         ) from error
     request, _ = runs.request_of(asked, where)
     here = receipts.data_of(request, asked.chosen.sees)
-    there = held.model_dump(include={"samples", "seen"})
-    for name in ("samples", "seen"):
-        if here[name] != there[name]:
+    there = held.model_dump(include={*here})
+    for name, value in here.items():
+        if value != there[name]:
             raise InvalidArgumentError(
                 "original",
                 str(original),
-                f"its dataset is another one here: {name} is {here[name]}, the receipt has "
-                f"{there[name]}",
+                f"what the method is given of it is something else here: {name} is {value}, the "
+                f"receipt has {there[name]}; take the dataset that the receipt was made with",
             )
     return asked, request
 

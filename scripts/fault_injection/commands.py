@@ -245,7 +245,7 @@ def _csv(path: pathlib.Path) -> Any:
 
 
 # Checksums are of results with their clocks.
-CLOCKS = ("seconds", "versions", "checksum", "sha256")
+CLOCKS = ("seconds", "date", "versions", "checksum", "sha256")
 # What a checkpoint is made of, what is compared as arrays, and means over clocks.
 APART = {"arrays", "config", "resume", "locks", "summary.csv"}
 REPORTS = {".md", ".html"}
