@@ -39,21 +39,21 @@ class Verification(NamedTuple):
     Attributes:
       matches: whether the receipt holds.
       exactly: whether the result is that of the receipt bit for bit.
+      said: the outcome in words.
       arrays: the paths of the arrays that differ: of the given checkpoint, or else of the result.
       elsewhere: how device and versions differ from the receipt's, a sentence part each.
       distance: the distance of the recomputed change from the receipt's over the size of the
         change, estimated to 9 %; None where nothing had to be estimated.
       rounding: the largest distance that perturbations of the size of rounding make.
-      said: the outcome in words.
     """
 
     matches: bool
     exactly: bool
-    arrays: tuple[str, ...]
-    elsewhere: tuple[str, ...]
-    distance: float | None
-    rounding: float | None
     said: str
+    arrays: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    distance: float | None = None
+    rounding: float | None = None
 
 
 def verify(
@@ -88,6 +88,8 @@ def verify(
         edited, _ = checkpoint.load(given, like=loaded[0])
         if other := _differing(held, edited):
             return _mismatch(f"{unlearned} is not the checkpoint of the receipt", other)
+        if not (told := _reported(held, loaded[0], edited)).matches:
+            return told
     asked, request = _asked(held, receipt, original, loaded, where)
 
     def again(classifier: Classifier) -> Classifier:
@@ -101,34 +103,28 @@ def verify(
     edited = again(asked.classifier)
     other = _differing(held, edited)
     if not other:
-        return _reported(held, asked.classifier, edited, elsewhere)
+        return _reported(held, asked.classifier, edited)._replace(elsewhere=elsewhere)
     if not elsewhere:
         said = "it does not match, on the kind of device and with the versions of the receipt"
         return _mismatch(said, other)
     moved, rounding = _compared(held, asked.classifier, edited, again)
     matches, said = _judged(moved, rounding)
-    return Verification(matches, False, tuple(other), elsewhere, moved, rounding, said)
+    return Verification(matches, False, said, tuple(other), elsewhere, moved, rounding)
 
 
-def _reported(
-    held: records.Receipt,
-    original: Classifier,
-    edited: Classifier,
-    elsewhere: tuple[str, ...],
-) -> Verification:
+def _reported(held: records.Receipt, original: Classifier, edited: Classifier) -> Verification:
     """The outcome for equal bits: whether what the receipt says of the change is right, too."""
     changed, sketch = receipts.changes(original, edited)
     told = held.model_dump(include={"changed", "sketch"})
     for name, value in (("changed", changed), ("sketch", tuple(sketch.tolist()))):
         if told[name] != value:
             said = f"its arrays match bit for bit, and its field {name} is not what they give"
-            return Verification(False, True, (), elsewhere, None, None, said)
-    return Verification(True, True, (), elsewhere, None, None, "it matches bit for bit")
+            return Verification(False, True, said)
+    return Verification(True, True, "it matches bit for bit")
 
 
 def _mismatch(said: str, other: list[str]) -> Verification:
-    named = f"{said}: {_few(other)}"
-    return Verification(False, False, tuple(other), (), None, None, named)
+    return Verification(False, False, f"{said}: {_few(other)}", tuple(other))
 
 
 def _few(names: list[str]) -> str:
