@@ -292,6 +292,39 @@ class Unlearner(NamedTuple):
     prepare: Prepare | None = None
 
 
+class Build(Protocol):
+    """How a method is built from its name, see `ignpx.methods.build`."""
+
+    def __call__(
+        self, method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None, /
+    ) -> Unlearner:
+        """Builds the method."""
+
+
+_BUILDS: list[Build] = []
+
+
+def built_by(build: Build) -> Build:
+    """Makes a function known to `by_name`: a decorator."""
+    _BUILDS[:] = [build]
+    return build
+
+
+def by_name(
+    method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None
+) -> Unlearner:
+    """Builds a method from its name where `ignpx.methods`, which stands above, is not imported.
+
+    An attacker who knows the method is a measurement that needs this; nothing else does.
+
+    Raises:
+      InvalidArgumentError: as `ignpx.methods.build`, or if nobody has imported that package yet.
+    """
+    if not _BUILDS:
+        raise InvalidArgumentError("method", method, "import ignpx.methods first, which knows them")
+    return _BUILDS[0](method, settings, recipe)
+
+
 def unlearn(
     unlearner: Unlearner,
     classifier: Classifier,

@@ -50,6 +50,9 @@ BRIEF = {
     "inversion": {"samples": 2, "steps": 20},
     "relearning": {"draws": 2, "images": 30},
     "retained-finetune": {"draws": 2, "images": 30},
+    "lira": {"shadows": 4, "samples": 20, "others": 60, "epochs": 1},
+    "probe": {"samples": (10,), "draws": 1},
+    "resynthesis": {"samples": 2, "steps": 20},
     "unlearning-degree": {"width": 2, "epochs": 3, "batch_size": 32},
 }
 

@@ -14,7 +14,10 @@ from ignpx.audit import Evidence, NotMeasuredError, layers
 from ignpx.audit.attacks import neighbours, probe, representation
 
 # What the digits have enough samples for.
-SETTINGS = {"probe": {"samples": (10, 50), "draws": 2}}
+SETTINGS = {
+    "resynthesis": {"samples": 8, "steps": 60},
+    "probe": {"samples": (10, 50), "draws": 2},
+}
 ATTACKS = ["neighbours", "probe", "representation"]
 
 
@@ -200,9 +203,7 @@ def test_the_original_has_its_own_features_and_a_retrained_model_others():
     assert far.high < 1
 
 
-@pytest.mark.parametrize(
-    "name", ["neighbours", "probe", "representation", "representation-retrained"]
-)
+@pytest.mark.parametrize("name", [*ATTACKS, "representation-retrained", "resynthesis"])
 def test_no_class_was_forgotten(name):
     original, retrained, _ = evidence.models_of_digits()
     with pytest.raises(NotMeasuredError, match="no class was forgotten as a whole"):
@@ -233,3 +234,37 @@ def test_a_model_without_hidden_layers(name):
     }
     with pytest.raises(InvalidArgumentError, match="no layer with a kernel"):
         audit.build(name)(Evidence(model, original=model, classes=(0,), **parts))
+
+
+def test_resynthesis_finds_the_class_where_it_is_known_or_merely_hidden():
+    original, retrained, other = evidence.models_of_digits()
+    knows, hides = (found("resynthesis", one) for one in (original, evidence.lowered(original)))
+    never, neither = (found("resynthesis", one) for one in (retrained, other))
+    for one in (knows, hides, never, neither):
+        print(one[:4])
+    assert knows.value > 0.9
+    assert knows.details["judged"] > 0.9
+    # Its own logit says nothing, but the prototypes show the class to the judge.
+    assert hides.details["judged_low"] > never.details["judged_high"]
+    assert never.low <= neither.high
+    assert neither.low <= never.high
+
+
+def test_prototypes_are_counted_by_the_logits_of_model_and_judge():
+    original, retrained, _ = evidence.models_of_digits()
+    one = found("resynthesis", retrained)
+    inputs = one.arrays["images"]
+    assert inputs.shape == (10, 8, 32, 32, 1)
+    own = inputs[evidence.FORGOTTEN]
+    for model, share in ((retrained, one.value), (original, one.details["judged"])):
+        answers = np.asarray(model.logits(own)).argmax(axis=-1)
+        assert share == pytest.approx(np.mean(answers == evidence.FORGOTTEN))
+    low, high = np.asarray(retrained.bounds).reshape(2)
+    assert low <= own.min() <= own.max() <= high
+
+
+def test_resynthesis_needs_no_data_and_no_judge():
+    original, _, _ = evidence.models_of_digits()
+    one = audit.build("resynthesis", SETTINGS["resynthesis"])(Evidence(original, classes=(3,)))
+    assert one.value > 0.9
+    assert "judged" not in one.details

@@ -24,12 +24,14 @@ from ignpx.audit.anamnesis_index import anamnesis_index
 from ignpx.audit.attacks.bias_repair import bias_repair
 from ignpx.audit.attacks.class_means import class_means
 from ignpx.audit.attacks.head_repair import head_repair
+from ignpx.audit.attacks.lira import lira
 from ignpx.audit.attacks.logit_ranking import logit_ranking
 from ignpx.audit.attacks.neighbours import neighbours
 from ignpx.audit.attacks.output_neighbours import output_neighbours
 from ignpx.audit.attacks.probe import probe
 from ignpx.audit.attacks.relearning import relearning
 from ignpx.audit.attacks.representation import representation, representation_retrained
+from ignpx.audit.attacks.resynthesis import resynthesis
 from ignpx.audit.attacks.retained_finetune import retained_finetune
 from ignpx.audit.attacks.rounding import rounding
 from ignpx.audit.attacks.weight_noise import weight_noise
@@ -78,6 +80,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "inversion": inversion,
     "js-similarity": js_similarity,
     "layer-distance": layer_distance,
+    "lira": lira,
     "logit-ranking": logit_ranking,
     "membership-confidence": membership_confidence,
     "membership-correctness": membership_correctness,
@@ -93,6 +96,7 @@ MEASURES: dict[str, Callable[..., Measure]] = {
     "relearning-time": relearning_time,
     "representation": representation,
     "representation-retrained": representation_retrained,
+    "resynthesis": resynthesis,
     "retain-accuracy": retain_accuracy,
     "retained-finetune": retained_finetune,
     "retention-rate": retention_rate,

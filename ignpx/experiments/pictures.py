@@ -135,6 +135,38 @@ def embedding(
     return figure
 
 
+def roc(false_positives: np.ndarray, true_positives: np.ndarray, others: int) -> "Figure":
+    """The ROC curve of a membership attack, both axes logarithmic (Carlini et al. 2022).
+
+    Args:
+      false_positives: `(T,)` rates, rising.
+      true_positives: `(T,)` rates.
+      others: samples that are no members. A rate of false positives below the inverse of their
+        number cannot be measured, and is left out.
+    """
+    figure = _figure(4.6, 4.2, layout="constrained")
+    axis = figure.subplots()
+    smallest = 1 / others
+    shown = false_positives >= smallest * (1 - 1e-9)
+    axis.plot([smallest, 1], [smallest, 1], color=BEFORE, linewidth=1, label="chance")
+    axis.plot(false_positives[shown], true_positives[shown], color=FORGET, label="attack")
+    axis.set(xscale="log", yscale="log", xlim=(smallest, 1), ylim=(smallest, 1.1))
+    axis.set(xlabel="rate of false positives", ylabel="rate of true positives")
+    note = f"{others:,} samples that are no members"
+    if others < 1000:
+        note += "; a rate of 0.1 % needs 1,000"
+    axis.set_title(note, fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower right", fontsize=9)
+    return figure
+
+
+def _attacked(
+    arrays: Mapping[str, np.ndarray], class_names: Sequence[str], forget: Sequence[int]
+) -> "Figure":
+    return roc(arrays["false_positives"], arrays["true_positives"], int(arrays["others"]))
+
+
 def _inverted(
     arrays: Mapping[str, np.ndarray], class_names: Sequence[str], forget: Sequence[int]
 ) -> "Figure":
@@ -162,7 +194,13 @@ def _embedded(
 # Of the arrays of a measurement, by its name: `(arrays, class_names, forget)`.
 PICTURES: dict[
     str, Callable[[Mapping[str, np.ndarray], Sequence[str], Sequence[int]], "Figure"]
-] = {"features": _embedded, "grad-cam": _looked_at, "inversion": _inverted}
+] = {
+    "features": _embedded,
+    "grad-cam": _looked_at,
+    "inversion": _inverted,
+    "lira": _attacked,
+    "resynthesis": _inverted,
+}
 
 
 def class_accuracies(

@@ -40,7 +40,7 @@ from ignpx.methods.ttm import SUPPRESSING, ttm
 from ignpx.methods.uisps import uisps
 from ignpx.methods.unsir import unsir
 from ignpx.methods.zs_pag import zs_pag
-from ignpx.unlearner import Forgets, Sees, Unlearner
+from ignpx.unlearner import Forgets, Sees, Unlearner, built_by
 
 __all__ = [
     "METHODS",
@@ -209,6 +209,7 @@ def _built(name: str, settings: dict[str, Any] | None = None) -> Unlearner:
     return unlearner
 
 
+@built_by
 def build(method: str, settings: dict[str, Any], recipe: dict[str, Any] | None = None) -> Unlearner:
     """Builds a method from its name and hyperparameters.
 
