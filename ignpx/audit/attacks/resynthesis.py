@@ -10,6 +10,10 @@ That an edited model still has inputs of the class says little of what they show
 that was trained independently, says how many show the class. `ignpx.audit.inversion` asks the judge
 about reconstructions by an objective of their own, and does not ask whether the model was reached.
 
+A model that never saw the class may be reached, too, and its prototypes may show the class: what is
+least like all other classes can look like the missing one. On the embedded digits all prototypes of
+two retrained LeNets do both. Only a difference from retrained models is evidence.
+
 No paper attacks unlearning so.
 """
 
@@ -31,8 +35,7 @@ from ignpx.errors import UnlearningError
 def resynthesis(*, samples: int = 20, steps: int = 200) -> Measure:
     """The share of the prototypes of the forgotten classes that the model gives to the class.
 
-    Its interval is Wilson's over the prototypes, which start from independent noise. A model that
-    never saw the class may have such inputs, too: compare with a retrained model. `details` has
+    Its interval is Wilson's over the prototypes, which start from independent noise. `details` has
     `confidence`, the mean probability of the class, `reached_retain` and, if there is a judge,
     `judged`, the share in which the judge sees the class, and its interval; `judged_retain` is the
     same of all other classes. A logit that is merely lowered keeps the value at 0, and `judged`
