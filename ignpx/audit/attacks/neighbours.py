@@ -7,8 +7,8 @@ k nearest training samples are of the class. The head has no part in it.
 
 "Are We Truly Forgetting?" (arXiv 2503.06991) evaluates unlearned representations by k nearest
 neighbours on other data sets; here it is the forgotten class itself. A model that never saw the
-class puts its images together, too, if they look alike: compare with a retrained model. For class 0 of
-LeNet on MNIST the share is 0.994 for the original and 0.986 to 0.991 for three retrained models.
+class puts its images together, too, if they look alike: compare with a retrained model. For class 0
+of LeNet on MNIST the share is 0.994 for the original and 0.986 to 0.991 for three retrained models.
 """
 
 import numpy as np

@@ -14,8 +14,8 @@ of the others an attacker has: here as many as there are in proportion, the trai
 others over those of the class, and at most `images`.
 
 A model that never saw the class has features that tell it from the others, too, as general features
-do: the value is to be held against a retrained model's, and not against 1/2. For class 0 of LeNet on
-MNIST the area is 1.000 for the original and 0.999 for retrained models.
+do: the value is to be held against a retrained model's, and not against 1/2. For class 0 of LeNet
+on MNIST the area is 1.000 for the original and 0.999 for three retrained models.
 """
 
 from collections.abc import Iterator
