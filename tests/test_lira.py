@@ -171,14 +171,19 @@ def test_finds_members_where_the_class_is_known_or_merely_hidden():
 def test_rates_of_true_positives():
     rng = np.random.default_rng(0)
     members, others = rng.normal(size=500) + 2, rng.normal(size=2000)
-    found = lira._finding(members, others)
+    found = lira._finding(members, others, 0)
     false, true, _ = roc_curve(np.repeat([1, 0], [500, 2000]), np.concatenate([members, others]))
     for name, rate in lira.RATES.items():
         assert found.details[f"tpr_at_{name}"] == pytest.approx(true[false <= rate].max())
+        low, high = (found.details[f"tpr_at_{name}_{end}"] for end in ("low", "high"))
+        assert low < found.details[f"tpr_at_{name}"] < high
+        # Wider than that of the members alone, since the threshold is uncertain, too.
+        alone = audit.intervals.of_share(round(500 * found.details[f"tpr_at_{name}"]), 500)
+        assert high - low > alone[1] - alone[0]
     assert found.value == pytest.approx(
         roc_auc_score(np.repeat([1, 0], [500, 2000]), np.concatenate([members, others]))
     )
-    few = lira._finding(members, others[:999])
+    few = lira._finding(members, others[:999], 0)
     assert few.details["needed_for_0.1_percent"] == 1000
     assert "tpr_at_1_percent" in few.details
 
@@ -219,7 +224,7 @@ def test_shadows_are_trained_once_for_all_models(monkeypatch):
 
 
 def test_the_picture_says_how_many_samples_a_small_rate_needs():
-    found = lira._finding(np.arange(50.0), np.arange(200.0) - 100)
+    found = lira._finding(np.arange(50.0), np.arange(200.0) - 100, 0)
     figure = PICTURES["lira"](found.arrays, ["a"], [0])
     [axis] = figure.axes
     assert axis.get_xscale() == axis.get_yscale() == "log"

@@ -21,6 +21,7 @@ phi has its median over the samples subtracted in every model, the attacked one,
 that is added to the logit changes nothing, and shadows need not be as confident as the model.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -242,12 +243,12 @@ def lira(
     Members are training samples of the forgotten classes, the others test samples of theirs. To a
     model that never saw the class they are alike, so that the area to reach is 1/2. Its interval is
     Newcombe's over the samples, for these shadows. `details` has as `tpr_at_1_percent` and
-    `tpr_at_0.1_percent` the rate of true positives at so many false positives at most, with its
-    interval for the threshold as it is. A rate of 1 % takes at least 100 test samples of the class,
-    one of 0.1 % at least 1,000. Where there are fewer, or `samples` is below, `details` has the
-    number that is needed, `needed_for_0.1_percent`, in place of the rate. `arrays` have the curve
-    as `false_positives` and `true_positives`, and as `others` the number of samples behind its
-    false positives.
+    `tpr_at_0.1_percent` the rate of true positives at so many false positives at most, with the
+    bootstrap's interval over members and others. A rate of 1 % takes at least 100 test samples of
+    the class, one of 0.1 % at least 1,000. Where there are fewer, or `samples` is below, `details`
+    has the number that is needed, `needed_for_0.1_percent`, in place of the rate. `arrays` have the
+    curve as `false_positives` and `true_positives`, and as `others` the number of samples behind
+    its false positives.
 
     The shadows are trained once for all models of an architecture that are compared.
 
@@ -280,7 +281,7 @@ def lira(
         key = ("lira", evidence.model.apply, evidence.seed, settings)
         known = evidence.once(key, lambda: _shadows(evidence, asked, settings, unlearner, rng))
         found = scores(confidences(np.concatenate(logits), asked.labels), known)
-        return _finding(found[:count], found[count:])
+        return _finding(found[:count], found[count:], evidence.seed)
 
     return Measure(
         measure,
@@ -346,17 +347,32 @@ def _unlearned(
             ) from error
 
 
-def _finding(members: np.ndarray, others: np.ndarray) -> Finding:
+def true_positives(
+    members: np.ndarray, others: np.ndarray, allowed: int, axis: int = -1
+) -> np.ndarray:
+    """The rate of true positives at the threshold that so many others exceed at most.
+
+    Args:
+      members: `(..., N)` scores.
+      others: `(..., M)` scores.
+      allowed: false positives, fewer than M.
+      axis: the last one, as `intervals.of_statistic` gives it.
+    """
+    threshold = np.sort(others, axis=axis)[..., -1 - allowed]
+    return np.mean(members > threshold[..., None], axis=axis)
+
+
+def _finding(members: np.ndarray, others: np.ndarray, seed: int) -> Finding:
     details: dict[str, float] = {}
     for name, rate in RATES.items():
         allowed = int(rate * len(others) + 1e-9)
         if not allowed:
             details[f"needed_for_{name}"] = float(round(1 / rate))
             continue
-        hits = int(np.sum(members > np.sort(others)[::-1][allowed]))
-        low, high = intervals.of_share(hits, len(members))
-        details[f"tpr_at_{name}"] = hits / len(members)
-        details |= {f"tpr_at_{name}_low": low, f"tpr_at_{name}_high": high}
+        statistic = functools.partial(true_positives, allowed=allowed)
+        details[f"tpr_at_{name}"] = float(statistic(members, others))
+        ends = intervals.of_statistic(statistic, [members, others], seed)
+        details |= dict(zip((f"tpr_at_{name}_low", f"tpr_at_{name}_high"), ends, strict=True))
     false, true = roc(members, others)
     arrays = {"false_positives": false, "true_positives": true, "others": np.array(len(others))}
     return Finding(*intervals.of_auc(members, others), details, arrays)
