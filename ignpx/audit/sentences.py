@@ -72,8 +72,9 @@ def _way(compared: Comparison) -> str:
     way = f" Its value lies {compared.share:.0%} of the way from retraining to the original"
     if compared.outcome == "told":
         return f"{way}."
-    more = "; more retrained models may tell it" if compared.share > 0.5 else ""
-    return f"{way}, which chance may explain{more}."
+    if compared.share > 0.5:
+        return f"{way}, which chance may explain; more retrained models may tell it."
+    return f"{way}."
 
 
 def of_all(compared: Sequence[tuple[str, Comparison]], retrained: int) -> str:

@@ -107,6 +107,14 @@ def of_samples(answers: np.ndarray, labels: np.ndarray) -> tuple[float, float, f
     return count / len(labels), *intervals.of_share(count, len(labels))
 
 
-def of_draws(values: Any) -> tuple[float, float, float]:
-    """The mean of shares `(N,)` of several draws, with Student's interval over these."""
-    return float(np.mean(values)), *intervals.of_runs(np.asarray(values, float), 0.0, 1.0)
+def of_draws(values: Any, samples: int) -> tuple[float, float, float]:
+    """The mean of shares `(N,)` of several draws, with the wider one of two intervals.
+
+    They are Student's over the draws, which has no width if all draws give the same, and Wilson's
+    over the samples that each share is of.
+    """
+    mean = float(np.mean(values))
+    drawn = intervals.of_runs(np.asarray(values, float), 0.0, 1.0)
+    sampled = intervals.of_share(round(mean * samples), samples)
+    wider = max(sampled, drawn, key=lambda ends: np.nan_to_num(ends[1] - ends[0]))
+    return mean, *wider

@@ -49,9 +49,9 @@ def refitted(features: np.ndarray, labels: np.ndarray, tested: np.ndarray) -> np
 def head_repair(*, samples: int = 10, draws: int = 5) -> Measure:
     """Accuracy on the forgotten class with a head that is refitted to a few samples of each class.
 
-    The mean over several draws of these samples, on test samples. Its interval is Student's over
-    the draws, and not over trainings of the model. Needs the weights, and labelled training samples
-    of the class and of the others.
+    The mean over several draws of these samples, on test samples. Its interval is the wider one of
+    Student's over the draws and Wilson's over the test samples, and not over trainings of the
+    model. Needs the weights, and labelled training samples of the class and of the others.
 
     `details` has the accuracy on retained test samples as `retain_accuracy`, and both accuracies
     for 1, 5, 10 and 50 samples of each class as `forget_accuracy_N` and `retain_accuracy_N`.
@@ -70,7 +70,7 @@ def head_repair(*, samples: int = 10, draws: int = 5) -> Measure:
         details = {"retain_accuracy": float(chosen[:, 1].mean())}
         for count, (forget, retain) in zip(counts, found.mean(axis=0), strict=True):
             details |= {f"forget_accuracy_{count}": forget, f"retain_accuracy_{count}": retain}
-        return Finding(*common.of_draws(chosen[:, 0]), details)
+        return Finding(*common.of_draws(chosen[:, 0], len(evidence.labels("forget_test"))), details)
 
     return Measure(
         measure,

@@ -29,8 +29,9 @@ def relearning(
 ) -> Measure:
     """Accuracy on the forgotten class after a few steps of training on a few samples of each class.
 
-    The mean over several draws of the samples, on test samples. Its interval is Student's over the
-    draws, and not over trainings of the model. Needs the weights, and labelled training samples of
+    The mean over several draws of the samples, on test samples. Its interval is the wider one of
+    Student's over the draws and Wilson's over the test samples, and not over trainings of the
+    model. Needs the weights, and labelled training samples of
     the class and of the others.
 
     `details` has the accuracy on retained test samples as `retain_accuracy`, and both accuracies

@@ -28,8 +28,9 @@ def retained_finetune(
 ) -> Measure:
     """Accuracy on the forgotten class after a few steps of training on retained samples alone.
 
-    The mean over several draws of the samples, on test samples. Its interval is Student's over the
-    draws, and not over trainings of the model. Needs the weights and labelled retained training
+    The mean over several draws of the samples, on test samples. Its interval is the wider one of
+    Student's over the draws and Wilson's over the test samples, and not over trainings of the
+    model. Needs the weights and labelled retained training
     samples, and none of the class.
 
     `details` has the accuracy on retained test samples as `retain_accuracy`, and both accuracies

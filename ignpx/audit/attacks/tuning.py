@@ -81,4 +81,5 @@ def attacked(evidence: Evidence, samples: list[Samples], settings: Settings) -> 
     details = {"retain_accuracy": float(of_steps[:, 1].mean())}
     for step, (forget, retain) in zip(counted, found.mean(axis=0), strict=True):
         details |= {f"forget_accuracy_{step}": forget, f"retain_accuracy_{step}": retain}
-    return Finding(*common.of_draws(of_steps[:, 0]), details)
+    tested = min(settings.images, len(evidence.labels("forget_test")))
+    return Finding(*common.of_draws(of_steps[:, 0], tested), details)

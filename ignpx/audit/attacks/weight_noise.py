@@ -33,9 +33,10 @@ def disturbed(params: PyTree, key: jax.Array, scale: float) -> PyTree:
 def weight_noise(*, scale: float = 0.1, draws: int = 10, images: int = 500) -> Measure:
     """Accuracy on the forgotten class with noise on the weights, the mean over several draws.
 
-    Measured on test samples; the interval is Student's over the draws of the noise, and not over
-    trainings of the model. Needs the weights and labelled samples of the class. `details` has the
-    largest accuracy of a draw as `largest`, and the mean on retained samples as `retain_accuracy`.
+    Measured on test samples; the interval is the wider one of Student's over the draws of the noise
+    and Wilson's over the test samples, and not over trainings of the model. Needs the weights and
+    labelled samples of the class. `details` has the largest accuracy of a draw as `largest`, and
+    the mean on retained samples as `retain_accuracy`.
 
     Args:
       scale: standard deviation of the noise, in that of each parameter tensor.
@@ -58,7 +59,9 @@ def weight_noise(*, scale: float = 0.1, draws: int = 10, images: int = 500) -> M
             )
         forget, retain = np.transpose(found)
         details = {"largest": float(forget.max()), "retain_accuracy": float(retain.mean())}
-        return Finding(*common.of_draws(forget), details)
+        return Finding(
+            *common.of_draws(forget, min(images, len(evidence.labels("forget_test")))), details
+        )
 
     return Measure(
         measure,
