@@ -4,10 +4,11 @@ import json
 import re
 import shutil
 
+import jax
 import pytest
 
 from ignpx import InvalidArgumentError, experiments
-from ignpx.experiments import audit_page, audits, records
+from ignpx.experiments import audit_page, audits, checkpoint, records
 from test_cli import run
 
 CONFIG = """
@@ -58,6 +59,7 @@ def test_writes_two_files_into_the_run(runs, written):
     assert record.dataset["name"] == "digits"
     assert [one.seed for one in record.retrained] == [1, 2, 3]
     assert record.samples["forget_test"] == 37
+    assert re.fullmatch(r"2\d{3}-\d\d-\d\d \d\d:\d\d UTC", record.unlearned)
     first, second, third = record.attacks
     assert (first.compared_with, second.compared_with) == (3, 2)
     assert first.model.value == pytest.approx(0, abs=0.5)
@@ -169,6 +171,12 @@ def others(runs):
     experiments.train(config, runs / "without4", overrides=brief, without=[4])
     experiments.train(config, runs / "small", overrides=[*brief, "model.width=0.5"])
     shutil.copytree(runs / "retrained1", runs / "copy")
+    # As the original says it is, and with other parameters.
+    shutil.copytree(runs / "original", runs / "feigned")
+    place = runs / "feigned" / "checkpoint"
+    classifier, said = checkpoint.load(place)
+    changed = jax.tree.map(lambda leaf: leaf + 1, classifier.params)
+    checkpoint.save(place, classifier.replace(params=changed), said, overwrite=True)
     return runs
 
 
@@ -178,6 +186,7 @@ BAD: dict[str, tuple[str, str, list[int | str], str]] = {
     "the run itself as original": ("run", "run", [], "original=.*is given twice"),
     "another original": ("run", "seed5", [], "original=.*is not what .* was unlearned from"),
     "later than the run": ("run", "without4", [], "original=.*is not what"),
+    "another model in its name": ("run", "feigned", [], "original=.*by its receipt"),
     "one retrained model twice": ("run", "original", [1, 1], "retrained=.*is given twice"),
     "a copy of it": ("run", "original", [1, "copy"], "retrained=.*has the parameters of"),
     "not retrained": ("run", "original", ["seed5"], "retrained=.*is no retrained model"),

@@ -31,7 +31,15 @@ QUICK: tuple[str, ...] = (
     "rounding",
     "weight-noise",
 )
-ATTACKS: tuple[str, ...] = (*QUICK, "head-repair", "probe", "relearning", "retained-finetune")
+ATTACKS: tuple[str, ...] = (
+    *QUICK,
+    "head-repair",
+    "probe",
+    "relearning",
+    "retained-finetune",
+    "resynthesis",
+    "lira",
+)
 
 
 class Attack(NamedTuple):

@@ -20,7 +20,14 @@ from ignpx import data
 from ignpx.audit import Attack, Evidence, Finding
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
-from ignpx.experiments import audit_page, checkpoint, records, scenarios, workdir
+from ignpx.experiments import (
+    audit_page,
+    checkpoint,
+    receipts,
+    records,
+    scenarios,
+    workdir,
+)
 from ignpx.experiments.runs import TFDS_DEFAULT, Where, versions
 from ignpx.experiments.scenarios import Classes, Scenario
 from ignpx.methods import build
@@ -70,6 +77,7 @@ def audit(
     measuring.auditing.named(attacks)
     runs = _runs(directory, original, retrained, judge, model)
     scenario = _asked(runs)
+    _check_receipt(runs)
     evidence, info = _evidence(runs, scenario, where)
     found = measuring.audit(
         evidence, [one.classifier for one in runs.retrained], attacks=attacks, on_step=on_step
@@ -128,6 +136,7 @@ class _Run(NamedTuple):
     classifier: Classifier
     config: dict[str, Any]
     sha256: str
+    receipt: records.Receipt | None
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -219,8 +228,13 @@ def _loaded(option: str, path: pathlib.Path, model: str | None) -> _Run:
             str(path),
             "does not say on which data it was trained; call `ignpx.audit.audit` in Python",
         )
-    digest = checkpoint.digest({"params": classifier.params, "state": classifier.state})
-    return _Run(option, path, classifier, config, digest)
+    digest = checkpoint.digest(checkpoint.arrays_of(classifier))
+    return _Run(option, path, classifier, config, digest, _receipt(path))
+
+
+def _receipt(path: pathlib.Path) -> records.Receipt | None:
+    """The receipt of a run by `unlearn`; earlier versions left none."""
+    return receipts.read(path) if (path / workdir.RECEIPT).exists() else None
 
 
 def _check_retrained(runs: _Runs) -> None:
@@ -275,6 +289,25 @@ def _asked(runs: _Runs) -> Scenario:
     return asked[0]
 
 
+def _check_receipt(runs: _Runs) -> None:
+    """The receipt of the run is of its model, and of the original if that was the last step."""
+    one, before = runs.model, runs.original
+    if one.receipt is None:
+        return
+    if one.receipt.after.sha256 != one.sha256:
+        raise InvalidArgumentError(
+            "directory", str(one.path), "has the receipt of another model; unlearn again"
+        )
+    last = len(one.steps) == len(before.steps) + 1 and not one.is_retrained
+    if last and one.receipt.before.sha256 != before.sha256:
+        raise InvalidArgumentError(
+            "original",
+            str(before.path),
+            f"has other parameters ({before.sha256[:16]}) than what {one.path} was unlearned from "
+            f"({one.receipt.before.sha256[:16]} by its receipt); give that run",
+        )
+
+
 def _said(steps: Sequence[Scenario]) -> str:
     return ", ".join(map(str, steps))
 
@@ -314,7 +347,8 @@ def _described(
     since = runs.model.steps[0 if runs.model.is_retrained else len(runs.original.steps) :]
     architecture = runs.model.config["model"]
     return {
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "unlearned": None if runs.model.receipt is None else _time(runs.model.receipt.date),
+        "written": _time(datetime.datetime.now(datetime.UTC)),
         "title": f"Audit: {forgotten} of {info.name}, {architecture['name']}",
         "forgotten": forgotten,
         "scenario": scenario.described(),
@@ -329,6 +363,10 @@ def _described(
         "retrained": [one.stored() for one in runs.retrained],
         "versions": versions(),
     }
+
+
+def _time(moment: datetime.datetime) -> str:
+    return f"{moment.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _step(step: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

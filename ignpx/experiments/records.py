@@ -278,6 +278,7 @@ class StoredRun(_Record):
 class StoredAudit(_Record):
     """`audit.json`."""
 
+    unlearned: str | None
     written: str
     title: str
     forgotten: str
