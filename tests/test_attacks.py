@@ -177,6 +177,7 @@ def test_bias_repair_by_hand():
     assert found.details["added_0"] == (3 + 11) / 2
     assert (found.details["before"], found.value) == (0, 1)
     assert found.details["retain_before"] == found.details["retain_accuracy"] == 1
+    assert found.details["balanced_accuracy"] == 1
 
 
 def test_bias_repair_of_several_classes():
@@ -367,6 +368,12 @@ def test_too_few_samples(name, said):
     given = of_logits(np.zeros((1, 3)), np.zeros((2, 3)))
     with pytest.raises(NotMeasuredError, match=said):
         audit.build(name)(given)
+
+
+def test_every_class_was_forgotten():
+    given = of_logits(np.zeros((60, 2)), np.zeros((60, 2)))
+    with pytest.raises(NotMeasuredError, match=r"retained classes=0: .* at least 1"):
+        audit.build("bias-repair")(dataclasses.replace(given, classes=(0, 1)))
 
 
 @pytest.mark.parametrize("name", ["class-means", "head-repair"])

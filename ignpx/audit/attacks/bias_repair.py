@@ -48,7 +48,7 @@ def threshold(margins: np.ndarray, others: np.ndarray, known: np.ndarray) -> flo
     return float(best[np.abs(best).argmin()])
 
 
-def bias_repair(*, samples: int = 500) -> Measure:
+def bias_repair(*, samples: int = 2000) -> Measure:
     """Accuracy on the forgotten class after one number is added to its logit.
 
     The number is chosen on training samples, half of them of the class, by balanced accuracy; the
@@ -56,7 +56,8 @@ def bias_repair(*, samples: int = 500) -> Measure:
     of the number or trainings of the model. Needs the logits of images, and labelled training
     samples of the class and of the others.
 
-    `details` has the accuracy on retained test samples as `retain_accuracy`, both without the
+    `details` has the accuracy on retained test samples as `retain_accuracy`, the mean of both as
+    `balanced_accuracy`, which depends less on where the number happens to fall, both without the
     number as `before` and `retain_before`, and the number as `added_C` for the class C.
 
     Args:
@@ -74,13 +75,16 @@ def bias_repair(*, samples: int = 500) -> Measure:
         def answers(part: Part, bias: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
             return (evidence.logits("model", part) + bias).argmax(axis=-1), evidence.labels(part)
 
+        value, low, high = common.of_samples(*answers("forget_test", bias))
+        others = common.right(*answers("retain_test", bias))
         details = {
-            "retain_accuracy": common.right(*answers("retain_test", bias)),
+            "retain_accuracy": others,
+            "balanced_accuracy": (value + others) / 2,
             "before": common.right(*answers("forget_test", 0.0)),
             "retain_before": common.right(*answers("retain_test", 0.0)),
             **{f"added_{label}": number for label, number in added.items()},
         }
-        return Finding(*common.of_samples(*answers("forget_test", bias)), details)
+        return Finding(value, low, high, details)
 
     return Measure(
         measure,
@@ -103,6 +107,7 @@ def _added(evidence: Evidence, label: int, samples: int) -> float:
     at_least("retain_train", len(others.labels), 2)
     drawn = common.of_parts(evidence, forget_train=own, retain_train=others)
     retained = np.setdiff1d(np.arange(evidence.model.num_classes), evidence.classes)
+    at_least("retained classes", len(retained), 1)
 
     def margins(logits: np.ndarray) -> np.ndarray:
         return logits[:, label] - logits[:, retained].max(axis=-1)

@@ -67,7 +67,7 @@ def rounding(*, bits: int = 8) -> Measure:
 
     return Measure(
         measure,
-        title="8-bit rounding",
+        title="Rounding of the weights",
         paper="Zhang et al. 2025, arXiv 2410.16454",
         needs=("forget_test", "retain_test"),
         unit="share",

@@ -57,7 +57,9 @@ def tuned(
             carry, _ = descent.descend(loss, optimizer, carry, data, row, step_key)
         except UnlearningError:
             raise NotMeasuredError(
-                "model", f"step {step + 1}", "the loss is not finite; lower the learning rate"
+                "model",
+                f"step {step + 1}",
+                "the loss is not finite: a class is masked, or the learning rate is too high",
             ) from None
         yield step + 1, classifier.replace(params=carry.params, state=carry.state)
 
