@@ -7,8 +7,8 @@ class, or retained samples.
 
 The value itself says little. Whoever has labelled samples of a class recovers some accuracy even
 from a model that never saw it. The value is therefore to be held against that of a retrained model
-(`better="retrained"`): the attack is evidence of the class where the two can be told apart. Retrained
-models of other seeds differ by more than an interval over samples or draws says, so that several of
-them say more than one. No attack proves that a model has forgotten; another attack may find what it
-did not.
+(`better="retrained"`): the attack is evidence of the class where the two can be told apart. An
+interval is over samples or draws. Retrained models of other seeds differ by more, so that several
+of them say more than one. No attack proves that a model has forgotten; another attack may find what
+it did not.
 """

@@ -9,6 +9,8 @@ Each kernel, a parameter of two axes or more, is rounded by itself, symmetricall
 kept, as is usual. A number that was subtracted from the logit of the class is not found by it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +22,7 @@ from ignpx.errors import InvalidArgumentError
 from ignpx.targets import PyTree
 
 
+@functools.partial(jax.jit, static_argnames="bits")
 def rounded(params: PyTree, bits: int) -> PyTree:
     """The parameters with every kernel on its grid of `2^bits - 1` numbers, in their dtypes.
 

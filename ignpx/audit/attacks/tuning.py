@@ -48,7 +48,8 @@ def tuned(
     carry = descent.start(classifier.params, classifier.state, optimizer)
     count = len(samples.labels)
     an_epoch = count // min(settings.batch_size, count)
-    indices = descent.batches(key, count, settings.batch_size, -(-steps // an_epoch))
+    # On the host, where a row is taken without a compilation for each step.
+    indices = np.asarray(descent.batches(key, count, settings.batch_size, -(-steps // an_epoch)))
     data = jax.device_put(samples)
     for step in range(steps):
         # One step a call, so that every step is of the same compiled function.

@@ -19,6 +19,7 @@ from ignpx.audit.contract import Evidence, Finding, Measure
 from ignpx.targets import PyTree
 
 
+@jax.jit
 def disturbed(params: PyTree, key: jax.Array, scale: float) -> PyTree:
     """The parameters with Gaussian noise of `scale` times the standard deviation of each tensor."""
     leaves, structure = jax.tree.flatten(params)
