@@ -66,6 +66,17 @@ def test_layers_that_are_used_twice_or_read_the_same():
     assert list(layers.activations(model, x, batch_size=2)) == ["shared", "shared (2)", "two"]
 
 
+def test_a_head_that_has_the_samples_last():
+    model = Classifier.from_function(
+        lambda params, x: (params["w"] @ x.T).T,
+        {"w": jnp.ones((3, 5))},
+        input_shape=(5,),
+        num_classes=3,
+    )
+    with pytest.raises(InvalidArgumentError, match="first axis must be that of the samples"):
+        layers.activations(model, np.ones((4, 5), np.float32), batch_size=2)
+
+
 @pytest.mark.parametrize("name", ["lenet", "resnet9", "googlenet", "vit_tiny"])
 def test_activations_of_the_zoo_are_small_vectors(name):
     model = models.create(name, input_shape=(32, 32, 3), num_classes=4, width=0.125)

@@ -18,6 +18,7 @@ import numpy as np
 from ignpx.audit.batches import in_batches
 from ignpx.audit.contract import Evidence, Model, Part
 from ignpx.classifier import Classifier
+from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples, taken
 
 # Feature maps are pooled to at most so many numbers,
@@ -42,7 +43,8 @@ def activations(
       Of layers that read the same array the last one has it. See `pooled`.
 
     Raises:
-      InvalidArgumentError: if the model applies no kernel to its inputs outside of loops.
+      InvalidArgumentError: if the model applies no kernel to its inputs outside of loops, or the
+        head to an array whose first axis is not that of the samples.
     """
     inputs = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
     sizes = {
@@ -62,10 +64,18 @@ def _joined(classifier: Classifier, images: jax.Array) -> jax.Array:
 def _by_name(classifier: Classifier, images: jax.Array) -> OrderedDict[str, jax.Array]:
     """Pooled activations `(N, F)`; without layers whose operand does not have the samples first."""
     kept: dict[int, tuple[str, jax.Array]] = {}
+    read = classifier.read_by_layers(classifier.preprocess(images))
     # From the end, so that what the head reads has its name.
-    for path, values in reversed(classifier.read_by_layers(classifier.preprocess(images))):
+    for path, values in reversed(read):
         if values.ndim > 1 and len(values) == len(images):
             kept.setdefault(id(values), (path, values))
+    if not kept or next(iter(kept.values()))[0] != read[-1].path:
+        raise InvalidArgumentError(
+            "classifier",
+            read[-1].values.shape,
+            "is the shape of what the head reads; the first axis must be that of the samples, and "
+            "the last that of the features",
+        )
     paths, arrays = zip(*reversed(kept.values()), strict=True)
     # JAX sorts the keys of a plain dict.
     return OrderedDict(zip(_names(paths), map(pooled, arrays), strict=True))
