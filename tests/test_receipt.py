@@ -226,7 +226,7 @@ def test_the_last_bits_may_differ_elsewhere(original, forgotten, tmp_path, elsew
     found = verify(forgotten, original)
     assert (found.matches, found.exactly) == (True, True)
     assert found.elsewhere == (
-        f"processor is another one here, {receipt(forgotten)['device']['processor']} in the "
+        f"processor is 'another one' here, {receipt(forgotten)['device']['processor']!r} in the "
         "receipt",
     )
     before, _ = checkpoint.load(original / "checkpoint", model=small_net.NAME)
@@ -334,8 +334,8 @@ def test_a_method_that_is_not_here(original, forgotten, tmp_path):
     other = edited(forgotten, tmp_path / "r.json", method="drop-logit", versions=versions)
     with pytest.raises(InvalidArgumentError, match=r"^receipt=.*method='drop-logit'") as caught:
         verify(other, original)
-    assert "their-package is None here, 1.2 in the receipt" in str(caught.value)
-    assert "0.0.1 in the receipt" in str(caught.value)
+    assert "their-package is None here, '1.2' in the receipt" in str(caught.value)
+    assert "'0.0.1' in the receipt" in str(caught.value)
     settings = {**receipt(forgotten)["settings"], "of_tomorrow": 1}
     other = edited(forgotten, tmp_path / "r.json", settings=settings)
     with pytest.raises(InvalidArgumentError, match=r"^receipt=.*settings='of_tomorrow'"):

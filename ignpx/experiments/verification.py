@@ -198,7 +198,7 @@ def _elsewhere(held: records.Receipt) -> tuple[str, ...]:
     here = {**receipts.versions(held.method), **receipts.device()}
     there = {**held.versions, **held.device}
     found = [
-        f"{name} is {here.get(name)} here, {there.get(name)} in the receipt"
+        f"{name} is {here.get(name)!r} here, {there.get(name)!r} in the receipt"
         for name in dict.fromkeys([*there, *here])
         if here.get(name) != there.get(name)
     ]
