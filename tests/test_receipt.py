@@ -241,6 +241,22 @@ def test_the_last_bits_may_differ_elsewhere(original, forgotten, tmp_path, elsew
     assert "within rounding" in found.said
 
 
+def test_a_new_model_is_perturbed_where_it_starts(original, tmp_path):
+    """Retraining does not depend on the weights of the original."""
+    asked = {"method": "retrain", "settings": {"recipe.epochs": 1}}
+    directory = unlearned(original, "retrained", 2, **asked)
+    loaded = checkpoint.load(original / "checkpoint", model=small_net.NAME)
+    what = runs.ask(original, loaded, 2, **asked)
+    off = verification._rounded_anew(loaded[0], 100)
+    after, _ = ignpx.unlearn(what.chosen, off, runs.request_of(what)[0], jax.random.key(0))
+    _, sketch = receipts.changes(loaded[0], after)
+    device = {**receipts.device(), "processor": "another one"}
+    made = {"after": receipts._digests(after), "sketch": sketch.tolist(), "device": device}
+    found = verify(edited(directory, tmp_path / "off.json", **made), original)
+    assert (found.matches, found.exactly) == (True, False), found.said
+    assert 0 < found.distance <= verification.MARGIN * found.rounding < 0.01
+
+
 def test_more_than_the_last_bits_may_not_differ_elsewhere(original, forgotten, tmp_path, elsewhere):
     """Another seed, and another class: the changes have little in common."""
     for name, options in (("seed", {"seed": 1}), ("class", {"scenario": 4})):
