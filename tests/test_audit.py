@@ -62,7 +62,7 @@ def test_with_one_retrained_model_the_words_say_so():
     assert "further retrained model may differ as much" in attacks["logit-ranking"].verdict
     assert "single retrained model: 2 of 2" in found.verdict
     assert attacks["agreement"].comparison.outcome == "withheld"
-    assert "a second one is needed" in attacks["agreement"].verdict
+    assert "needs a second one" in attacks["agreement"].verdict
 
 
 def test_without_a_retrained_model_the_verdict_is_withheld():
@@ -94,7 +94,7 @@ def test_a_reason_in_place_of_a_value():
     assert "ZeroDivisionError" in found["fails"].verdict
     assert "nan" in found["nan"].verdict
     assert found["made"].comparison.outcome == "not told"
-    assert found["made"].reasons == {"original": "original=None: was not given"}
+    assert found["made"].reasons == {"original": "it was not given"}
     assert "is not known" in found["made"].verdict
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ignpx.audit import registry, sentences
 from ignpx.audit.comparison import Comparison, compare
-from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError
+from ignpx.audit.contract import Evidence, Finding, Measure
 from ignpx.classifier import Classifier, check_handle
 from ignpx.errors import InvalidArgumentError
 
@@ -183,34 +183,33 @@ def _attacked(
     asked += [("retrained", one) for one in others]
     for step, (role, one) in enumerate(asked):
         tell(step, f"the {role} {step - 1}" if role == "retrained" else f"the {role}")
-        try:
-            found[role].append(_measured(measure, given, one))
-        except InvalidArgumentError as error:
-            reasons.setdefault(role, str(error))
+        result = _measured(measure, given, one)
+        if isinstance(result, str):
+            reasons.setdefault(role, result)
+        else:
+            found[role].append(result)
     if beside and not others:
-        reasons["retrained"] = "the attack compares with a retrained model; a second one is needed"
+        reasons["retrained"] = "the attack compares with a retrained model; it needs a second one"
     original, model = (next(iter(found[role]), None) for role in ("original", "model"))
     compared = _compared(measure, model, found["retrained"], original, reasons)
     return Attack(name, measure, original, model, tuple(found["retrained"]), reasons, compared)
 
 
-def _measured(measure: Measure, evidence: Evidence, model: Classifier | None) -> Finding:
-    """The value of a model.
-
-    Raises:
-      InvalidArgumentError: if there is none, for whatever reason: what others found is not lost.
-    """
+def _measured(measure: Measure, evidence: Evidence, model: Classifier | None) -> Finding | str:
+    """The value of a model, or the reason why there is none, which takes no other value with it."""
     if model is None:
-        raise NotMeasuredError("original", None, "was not given")
+        return "it was not given"
+    if missing := evidence.missing(measure.needs):
+        return f"the attack needs {', '.join(missing)}"
     try:
         found = measure(evidence.of(model))
-    except (InvalidArgumentError, OSError):
+    except InvalidArgumentError as error:
+        return str(error)
+    except OSError:
         raise
-    except Exception as error:
-        raise NotMeasuredError("failed", type(error).__name__, str(error)) from error
-    if not math.isfinite(found.value):
-        raise NotMeasuredError("value", found.value, "is no number to compare")
-    return found
+    except Exception as error:  # of any kind, as of another package's
+        return f"failed: {type(error).__name__}: {error}"
+    return found if math.isfinite(found.value) else f"its value is {found.value}"
 
 
 def _compared(
@@ -223,4 +222,4 @@ def _compared(
     if model is not None and (retrained or "retrained" not in reasons):
         return compare(model, retrained, original, bounds=(measure.low, measure.high))
     role, named = ("model", "unlearned") if model is None else ("retrained", "retrained")
-    return Comparison("withheld", reason=f"the {named} model has no value, {reasons[role]}")
+    return Comparison("withheld", reason=f"the {named} model has no value ({reasons[role]})")

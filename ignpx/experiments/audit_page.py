@@ -73,8 +73,20 @@ def render(record: StoredAudit) -> str:
         short=sentences.SHORT,
         sees=SEES,
         parts=PARTS,
+        unmeasured=unmeasured(record),
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
     )
+
+
+def unmeasured(record: StoredAudit) -> list[tuple[str, str, str]]:
+    """The title of an attack, the models that have no value by it, and why; one line a reason."""
+    called = {"original": "original", "model": "unlearned", "retrained": "retrained"}
+    found = []
+    for attack in record.attacks:
+        for reason in dict.fromkeys(attack.reasons.values()):
+            roles = [called.get(r, r) for r, said in attack.reasons.items() if said == reason]
+            found.append((attack.title, ", ".join(roles), reason))
+    return found
 
 
 def written(attack: StoredAttack, value: float) -> str:
