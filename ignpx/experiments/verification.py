@@ -282,9 +282,7 @@ def _judged(moved: float, rounding: float) -> tuple[bool, str]:
     )
     if moved <= min(limit, MOST):
         return True, f"it matches within rounding: {figures} (limit {min(limit, MOST):.2g})"
+    there = "verify on the kind of device and with the versions of the receipt"
     if limit > MOST:
-        return False, (
-            f"it cannot be told here whether it matches: {figures}, which leaves no limit; verify "
-            "on the kind of device and with the versions of the receipt"
-        )
-    return False, f"it does not match: {figures} (limit {limit:.2g})"
+        return False, f"it cannot be told here whether it matches: {figures}; {there}"
+    return False, f"it does not match within rounding: {figures} (limit {limit:.2g}); {there}"
