@@ -115,6 +115,14 @@ class Classifier:
         """
         return getattr(self.preprocess, "bounds", None)
 
+    @property
+    def image_axes(self) -> tuple[int, int]:
+        """The axes of height and width of one input that is an image.
+
+        They are the first two, or the last two where `apply` has a true `channels_first`.
+        """
+        return (1, 2) if getattr(self.apply, "channels_first", False) else (0, 1)
+
     def logits(self, inputs: jax.Array) -> jax.Array:
         """Logits `(N, num_classes)` of preprocessed inputs `(N, *input_shape)`, evaluation mode."""
         return self.apply(self.params, self.state, inputs, train=False)[0]
@@ -414,8 +422,8 @@ def check_handle(classifier: object, name: str = "classifier") -> None:
             name,
             checks.shortened(classifier),
             "must be an ignpx.Classifier; from_nnx and from_linen make one of a Flax module, "
-            "from_function of a JAX function of parameters and inputs, to which a PyTorch model "
-            "has to be translated",
+            "from_function of a JAX function of parameters and inputs, and "
+            "ignpx.interop.from_torch of a PyTorch module",
         )
 
 

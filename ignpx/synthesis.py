@@ -186,7 +186,7 @@ def total_variation(weight: float = 1.0, *, spread: float = 10.0) -> Term:
       spread: the largest weight over the smallest; 1 gives every input the same weight.
 
     Returns:
-      The term; zero for inputs that are not images `(H, W, channels)`.
+      The term; zero for inputs that are not images, of which `Classifier.image_axes` are the sides.
     """
 
     def term(view: View) -> jax.Array:
@@ -195,7 +195,9 @@ def total_variation(weight: float = 1.0, *, spread: float = 10.0) -> Term:
         # Multiples of the golden ratio: any run of inputs covers the range evenly.
         place = jnp.arange(view.inputs.shape[1]) * 0.6180339887 % 1.0
         weights = weight * spread ** (place - 0.5)
-        return jnp.mean(weights[None] * _neighbour_differences(view.inputs))
+        return jnp.mean(
+            weights[None] * _neighbour_differences(view.inputs, view.classifier.image_axes)
+        )
 
     return term
 
@@ -327,7 +329,7 @@ def _judged(
         confidence=_confidence(logits, labels),
         recognised=jnp.mean(jnp.argmax(logits, axis=-1) == labels[:, None], axis=1),
         noise_confidence=_confidence(_logits(classifier, noise), labels),
-        roughness=_roughness(inputs),
+        roughness=_roughness(inputs, classifier.image_axes),
         trace=trace,
         broken=jnp.where(finite.all(axis=0), 0, finite.argmin(axis=0) + 1).astype(jnp.int32),
     )
@@ -351,17 +353,17 @@ def _confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(jnp.exp(-sample_cross_entropy(logits, labels[:, None])), axis=1)
 
 
-def _neighbour_differences(inputs: jax.Array) -> jax.Array:
+def _neighbour_differences(inputs: jax.Array, axes: tuple[int, int]) -> jax.Array:
     """Mean absolute difference of neighbouring pixels, down plus across: `(K, n)`."""
-    down, across = jnp.diff(inputs, axis=2), jnp.diff(inputs, axis=3)
-    return jnp.mean(jnp.abs(down), axis=(2, 3, 4)) + jnp.mean(jnp.abs(across), axis=(2, 3, 4))
+    down, across = (jnp.abs(jnp.diff(inputs, axis=2 + axis)) for axis in axes)
+    return jnp.mean(down, axis=(2, 3, 4)) + jnp.mean(across, axis=(2, 3, 4))
 
 
-def _roughness(inputs: jax.Array) -> jax.Array | None:
+def _roughness(inputs: jax.Array, axes: tuple[int, int]) -> jax.Array | None:
     if inputs.ndim != 5:
         return None
     # The mean absolute difference of two standard normal values is 2 / sqrt(pi), down and across.
-    return jnp.mean(_neighbour_differences(inputs), axis=1) / (4.0 / jnp.sqrt(jnp.pi))
+    return jnp.mean(_neighbour_differences(inputs, axes), axis=1) / (4.0 / jnp.sqrt(jnp.pi))
 
 
 def _distances(inputs: jax.Array) -> jax.Array:

@@ -4,12 +4,15 @@ import collections
 import os
 import pickle
 import struct
+import sys
+import warnings
 
 import jax
 import numpy as np
 import pytest
 
 from ignpx import ConversionWarning, InvalidArgumentError, interop, models
+from test_cli import run
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI has it")
 
@@ -200,8 +203,47 @@ def test_a_file_is_replaced_when_asked_and_as_a_whole(tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(
         InvalidArgumentError, match=r"'safetensors': .* pip install 'ignpx\[torch\]'"
     ):
         interop.load(tmp_path / "model.safetensors", **LENET)
+
+
+def test_a_file_forgets_a_class(tmp_path, trained):
+    path, out = tmp_path / "model.pt", tmp_path / "new.pt"
+    tensors = interop.to_state_dict(trained, "kuangliu")
+    torch.save({f"module.{name}": one for name, one in tensors.items()}, path)
+    settings = {"samples": 4, "steps": 20, "held_out": 4}
+    command = ["forget-torch", path, "--arch", "lenet", "--forget", 3, "--out", out]
+    chosen = [part for name, one in settings.items() for part in ("--set", f"{name}={one}")]
+    normalisation = trained.preprocess
+    normalised = ["--mean", normalisation.mean[0], "--std", normalisation.std[0]]
+    status, said = run(*command, *chosen, *normalised)
+    assert status == 0, said
+    assert "lenet in the names of kuangliu, inputs 32x32x1, 10 classes, " in said
+    assert "warning: every key begins with 'module.'" in said
+    found = torch.load(out, weights_only=True)
+    changed = {name for name in found if not torch.equal(found[name], tensors[name[7:]])}
+    assert "module.fc3.weight" in changed
+    assert not {"module.conv1.weight", "module.conv1.bias"} & changed
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        about = interop.forget(
+            path, tmp_path / "same.pt", 3, arch="lenet", settings=settings,
+            mean=normalisation.mean, std=normalisation.std,
+        )  # fmt: skip
+    assert about["coverage"] > 0
+    same = torch.load(tmp_path / "same.pt", weights_only=True)
+    assert all(torch.equal(same[name], one) for name, one in found.items())
+
+    for wrong, expected in (
+        ([], "is there already"),
+        (["--overwrite", "--method", "ssd"], "method='ssd': needs data"),
+        (["--overwrite", "--input-shape", "28x28"], "--input-shape='28x28': must be numbers"),
+        (["--overwrite", "--classes", 7], "the model has 10 classes, not 7"),
+        (["--overwrite", "--forget", 10], "is not a class; the classes are 0 to 9"),
+    ):
+        status, said = run(*command, *wrong)
+        assert (status, expected in said) == (2, True), said

@@ -31,23 +31,28 @@ def timm():
     return importlib.import_module("timm")
 
 
+def generator(seed):
+    """A seeded source of random numbers."""
+    return torch.Generator().manual_seed(seed)
+
+
 def randomised(module, seed=0):
     """The module in evaluation mode with random weights, biases and batch-norm statistics.
 
     Kernels have the size of an initialisation, so that logits stay of the order of 1.
     """
-    generator = torch.Generator().manual_seed(seed)
+    source = generator(seed)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if name.endswith("num_batches_tracked"):
                 tensor.fill_(7)
             elif name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
-                tensor.uniform_(0.5, 1.5, generator=generator)
+                tensor.uniform_(0.5, 1.5, generator=source)
             elif tensor.ndim <= 1 or name.endswith(("token", "pos_embed", "pos_embedding")):
-                tensor.normal_(0, 0.1, generator=generator)
+                tensor.normal_(0, 0.1, generator=source)
             else:
                 fan_in = math.prod(tensor.shape[1:])
-                tensor.normal_(0, fan_in**-0.5, generator=generator)
+                tensor.normal_(0, fan_in**-0.5, generator=source)
     return module.eval()
 
 

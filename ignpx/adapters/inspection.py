@@ -176,8 +176,8 @@ def _pytorch(name: str, given: Any) -> InvalidArgumentError:
     return InvalidArgumentError(
         name,
         type(given),
-        "is of PyTorch; write the model in JAX, and give its parameters as arrays, "
-        "`jnp.asarray(tensor.detach().numpy())`, in the layout of the JAX model",
+        "is of PyTorch; take a module by `ignpx.interop.from_torch`, and the weights of a known "
+        "architecture by `ignpx.interop.from_state_dict`",
     )
 
 

@@ -53,6 +53,11 @@ class InPrecision:
         return self.apply.variables
 
     @property
+    def channels_first(self) -> bool:
+        """See `ignpx.Classifier.image_axes`."""
+        return getattr(self.apply, "channels_first", False)
+
+    @property
     def holding(self) -> Callable[[frozenset[str]], "InPrecision"]:
         """See `ModuleApply.holding`."""
         hold = self.apply.holding

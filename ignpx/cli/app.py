@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import ignpx
+from ignpx import interop
 from ignpx._support import logs
 from ignpx.audit import ATTACKS, QUICK, list_measures, sentences
 from ignpx.audit import describe as describe_measure
@@ -26,6 +27,7 @@ from ignpx.audit import describe_all as describe_measures
 from ignpx.audit import explain as explain_measure
 from ignpx.cli import display
 from ignpx.errors import (
+    ConversionWarning,
     IgnpxError,
     InvalidArgumentError,
     PluginWarning,
@@ -228,6 +230,69 @@ def unlearn(
         found.append("from what was prepared")
     found.append(f"{unlearning:.1f} s after {seconds['compile']:.1f} s of compilation")
     _say(f"{', '.join(found)}; written to {workdir}")
+
+
+@app.command()
+def forget_torch(
+    file: Annotated[pathlib.Path, typer.Argument(help="Weights: .safetensors, .pt or .pth.")],
+    arch: Annotated[str, typer.Option(help="One of ours, such as cifar_resnet18.")],
+    forget: Annotated[list[int], typer.Option(help="Class to forget, its number. Repeatable.")],
+    out: Annotated[pathlib.Path, typer.Option(help="File to write.")],
+    classes: Annotated[
+        int | None, typer.Option(help="Number of classes.", show_default="as the last layer has")
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="Height, width, channels: 32,32,3.", show_default="as usual for arch"),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Of the images' normalisation: 0.49,0.48,0.45.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Of the normalisation, likewise.")] = None,
+    naming: Annotated[
+        str | None, typer.Option(help="Whose names the tensors have.", show_default="found")
+    ] = None,
+    method: Annotated[str, typer.Option(help="A method that sees no data.")] = "ignp",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method: strength=10. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Forget classes of a PyTorch model, from a file of its weights to a file of the same keys."""
+    with display.staged(console, f"forgetting class {', '.join(map(str, forget))} by {method}"):
+        found = interop.forget(
+            file,
+            out,
+            forget,
+            arch=arch,
+            input_shape=_numbers("--input-shape", input_shape, int),
+            num_classes=classes,
+            naming=naming,
+            mean=_numbers("--mean", mean, float),
+            std=_numbers("--std", std, float),
+            method=method,
+            settings=configuration.parse_overrides(overrides or ()),
+            seed=seed,
+            overwrite=overwrite,
+        )
+    said = "x".join(map(str, found["input_shape"]))
+    changed = f", {found['coverage']:.2%} of the parameters changed" if "coverage" in found else ""
+    _say(
+        f"{arch} in the names of {found['naming']}, inputs {said}, {found['num_classes']} "
+        f"classes{changed}; written to {out}"
+    )
+
+
+def _numbers(name: str, text: str | None, kind: type) -> tuple[Any, ...] | None:
+    """The numbers of an option, which commas separate."""
+    if text is None:
+        return None
+    try:
+        return tuple(kind(one) for one in text.split(","))
+    except ValueError:
+        raise InvalidArgumentError(name, text, "must be numbers, separated by commas") from None
 
 
 @app.command()
@@ -586,7 +651,7 @@ def _accuracies(metrics: dict[str, Any]) -> Table:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Our own warnings are said in one line each."""
-    ours = (PluginWarning, RecoveryWarning, UnlearningWarning)
+    ours = (ConversionWarning, PluginWarning, RecoveryWarning, UnlearningWarning)
     with warnings.catch_warnings():
         for category in ours:
             warnings.simplefilter("always", category)

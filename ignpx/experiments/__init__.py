@@ -7,6 +7,7 @@
 | `ignpx unlearn RUN --forget 3`     | `unlearn(run, directory, [3], method=..., settings={...})` |
 | `... --forget-subclass 3`          | `unlearn(run, directory, Subclass(3), ...)`               |
 | `... --forget-random 100 --seed 0` | `unlearn(run, directory, Random(100, seed=0), ...)`       |
+| `ignpx forget-torch FILE`          | `ignpx.interop.forget(file, out, [3], arch=...)`          |
 | `ignpx prepare RUN`                | `prepare(run, method=..., settings={...})`                |
 | `ignpx audit RUN --original RUN`   | `audit(run, original=..., retrained=[...])`               |
 | `ignpx receipt RUN`                | `receipt(run, out=...)`                                   |

@@ -1,5 +1,7 @@
 """Models of PyTorch, in and out: state dicts, files of them, and modules of any architecture.
 
+The way there and back is three lines:
+
     from ignpx import interop
 
     classifier, origin = interop.load("model.pt", arch="cifar_resnet18", input_shape=(32, 32, 3))
@@ -16,6 +18,8 @@ from ignpx._support.lazy import attach
 
 if TYPE_CHECKING:
     from ignpx.interop.files import load, save
+    from ignpx.interop.forgetting import forget
+    from ignpx.interop.modules import ChannelsFirst, from_torch
     from ignpx.interop.state_dicts import (
         Origin,
         from_state_dict,
@@ -24,15 +28,24 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ChannelsFirst",
     "Origin",
+    "forget",
     "from_state_dict",
+    "from_torch",
     "list_architectures",
     "load",
     "save",
     "to_state_dict",
 ]
 
-_HOMES = {"load": "files", "save": "files"}
+_HOMES = {
+    "ChannelsFirst": "modules",
+    "forget": "forgetting",
+    "from_torch": "modules",
+    "load": "files",
+    "save": "files",
+}
 
 __getattr__, __dir__ = attach(
     __name__, {name: f"ignpx.interop.{_HOMES.get(name, 'state_dicts')}" for name in __all__}

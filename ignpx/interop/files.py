@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str], **settings: Any) -> tuple[Classifier, Ori
 def save(
     path: str | os.PathLike[str],
     classifier: Classifier,
-    origin: Origin | str,
+    origin: Origin | str | None = None,
     *,
     overwrite: bool = False,
 ) -> None:

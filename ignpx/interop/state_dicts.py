@@ -17,6 +17,7 @@ from ignpx.data import Normalise
 from ignpx.errors import ConversionWarning, InvalidArgumentError, near_names
 from ignpx.interop import arrays
 from ignpx.interop.layouts import Layout, Tensor, layout
+from ignpx.interop.modules import TorchApply
 from ignpx.interop.names import NAMINGS, explained
 
 _VARIANCE = "running_var"
@@ -126,13 +127,15 @@ def from_state_dict(
     return made.replace(params=params, state=state), origin
 
 
-def to_state_dict(classifier: Classifier, origin: Origin | str) -> dict[str, Any]:
-    """The weights of a model of ours under the keys of a PyTorch model, for `load_state_dict`.
+def to_state_dict(classifier: Classifier, origin: Origin | str | None = None) -> dict[str, Any]:
+    """The weights of a classifier under the keys of a PyTorch model, for `load_state_dict`.
 
     Args:
-      classifier: made by `from_state_dict` or by `ignpx.models.create`, and edited since.
+      classifier: made by `from_torch`, `from_state_dict` or `ignpx.models.create`, and edited
+        since.
       origin: what the state dict was like that it came from; its keys, dtypes and other tensors
-        come back. Or a naming such as `torchvision`, for a model that was trained here.
+        come back. Or a naming such as `torchvision`, for a model that was trained here. None for a
+        classifier of `from_torch`, which has its keys itself.
 
     Returns:
       Tensors on the CPU by their keys. Where a key counts batches, a model that was trained here
@@ -144,9 +147,13 @@ def to_state_dict(classifier: Classifier, origin: Origin | str) -> dict[str, Any
     return {name: arrays.to_torch(array) for name, array in to_arrays(classifier, origin).items()}
 
 
-def to_arrays(classifier: Classifier, origin: Origin | str) -> dict[str, np.ndarray]:
+def to_arrays(classifier: Classifier, origin: Origin | str | None) -> dict[str, np.ndarray]:
     """As `to_state_dict`, as arrays of NumPy."""
     check_handle(classifier)
+    apply = getattr(classifier.apply, "apply", classifier.apply)  # within a lower precision
+    if isinstance(apply, TorchApply):
+        now = apply.variables(classifier.params, classifier.state)
+        return {name: np.asarray(now[name]).astype(dtype) for name, _, dtype in apply.keys}
     origin = _exported(classifier, origin) if isinstance(origin, str) else origin
     if not isinstance(origin, Origin):
         advice = "must be what from_state_dict or load returned, or a naming such as 'torchvision'"

@@ -1,0 +1,501 @@
+"""Modules of PyTorch as they are: their operations in JAX, and what can be done with them."""
+
+import pickle
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ignpx
+from ignpx import Classifier, InvalidArgumentError, UnlearningWarning, _xla, interop, targets
+from ignpx.data import Normalise
+from ignpx.interop.aten import ATEN
+from ignpx.losses import cross_entropy
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI has it")
+
+import torch.nn.functional as F  # noqa: E402, N812
+from torch import nn  # noqa: E402
+
+import torch_models as theirs  # noqa: E402
+
+logits = jax.jit(Classifier.logits)
+
+
+class Each(nn.Module):
+    """The results of many operations side by side."""
+
+    def __init__(self, operations):
+        super().__init__()
+        self.operations = operations
+        generator = theirs.generator(0)
+
+        def drawn(*shape):
+            return nn.Parameter(torch.randn(*shape, generator=generator) / 4)
+
+        self.kernel, self.depthwise, self.row = drawn(6, 4, 3, 3), drawn(4, 1, 3, 3), drawn(6)
+        self.grouped, self.wide = drawn(4, 3, 3, 2), drawn(6, 4, 2, 5)
+        self.narrow, self.volume = drawn(5, 4, 3), drawn(2, 4, 2, 2, 2)
+        self.dense, self.scale, self.shift = drawn(3, 6), drawn(4), drawn(4)
+        self.last = drawn(6)
+
+    def forward(self, x):
+        return torch.cat([made.flatten(1).float() for made in self.results(x)], 1)
+
+    def results(self, x):
+        return [operation(self, x) for operation in self.operations.values()]
+
+
+# Of x, (N, 4, 7, 6): name -> function of the parameters and x.
+OPERATIONS = {
+    "conv2d": lambda p, x: F.conv2d(x, p.kernel, p.row, (2, 1), (1, 2), (1, 2)),
+    "conv2d same": lambda p, x: F.conv2d(x, p.wide, None, 1, "same"),
+    "conv2d depthwise": lambda p, x: F.conv2d(x, p.depthwise, p.scale, padding=1, groups=4),
+    "conv1d": lambda p, x: F.conv1d(x[:, :, 0], p.narrow, None, 2, 1),
+    "conv3d": lambda p, x: F.conv3d(x[:, :, None].expand(-1, -1, 3, -1, -1), p.volume),
+    "conv_transpose2d": lambda p, x: F.conv_transpose2d(x, p.kernel.mT[:4], None, 2, 1, 1),
+    "conv_transpose2d grouped": lambda p, x: F.conv_transpose2d(
+        x, p.grouped, None, (2, 3), 0, (1, 2), 2, (2, 1)
+    ),
+    "linear": lambda p, x: F.linear(x, p.dense, p.dense[:, 0]),
+    "matmul": lambda p, x: x @ p.dense.T,
+    "einsum": lambda p, x: torch.einsum("nchw,cd->ndhw", x, p.narrow[0, :, :].T[:, :4].T),
+    "addmm": lambda p, x: torch.addmm(p.dense[:, 0], x[:, 0, 0], p.dense.T, beta=2, alpha=0.5),
+    "bmm": lambda p, x: torch.bmm(x[:, 0], x[:, 1].mT),
+    "attention": lambda p, x: F.scaled_dot_product_attention(x, x * 2, x + 1),
+    "attention causal": lambda p, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "attention masked": lambda p, x: F.scaled_dot_product_attention(
+        x, x, x, attn_mask=x[:, :1, :, :1] * x[:, :1, :, 0][:, :, None], scale=0.3
+    ),
+    "batch_norm": lambda p, x: F.batch_norm(x, p.shift, p.scale.abs() + 0.5, p.scale, p.shift),
+    "layer_norm": lambda p, x: F.layer_norm(x, (6,), p.last, p.row),
+    "rms_norm": lambda p, x: F.rms_norm(x, (6,), p.last, 1e-4),
+    "group_norm": lambda p, x: F.group_norm(x, 2, p.scale, p.shift),
+    "instance_norm": lambda p, x: F.instance_norm(x, weight=p.scale, bias=p.shift),
+    "normalize": lambda p, x: F.normalize(x, dim=1),
+    "local_response_norm": lambda p, x: F.local_response_norm(x, 3),
+    "max_pool1d": lambda p, x: F.max_pool1d(x[:, 0], 3, 2, 1),
+    "max_pool2d": lambda p, x: F.max_pool2d(x, 3, 2, 1),
+    "max_pool2d up": lambda p, x: F.max_pool2d(x, (2, 4), ceil_mode=True),
+    "max_pool3d": lambda p, x: F.max_pool3d(x[:, None], 2),
+    "avg_pool1d": lambda p, x: F.avg_pool1d(x[:, 0], 2),
+    "avg_pool2d": lambda p, x: F.avg_pool2d(x, 3, 2, 1),
+    "avg_pool2d up": lambda p, x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "avg_pool2d inside": lambda p, x: F.avg_pool2d(
+        x, 3, 2, 1, ceil_mode=True, count_include_pad=False
+    ),
+    "avg_pool2d divisor": lambda p, x: F.avg_pool2d(x, 2, divisor_override=3),
+    "adaptive_avg_pool2d": lambda p, x: F.adaptive_avg_pool2d(x, (3, None)),
+    "adaptive_avg_pool2d one": lambda p, x: F.adaptive_avg_pool2d(x, 1),
+    "adaptive_avg_pool1d": lambda p, x: F.adaptive_avg_pool1d(x[:, 0], 4),
+    "adaptive_max_pool2d": lambda p, x: F.adaptive_max_pool2d(x, (2, 4)),
+    **{
+        name: lambda p, x, name=name: getattr(F, name)(x)
+        for name in (
+            "relu", "relu6", "gelu", "silu", "mish", "hardtanh", "hardsigmoid", "hardswish",
+            "leaky_relu", "elu", "selu", "celu", "softplus", "logsigmoid", "softsign",
+            "tanhshrink", "glu", "softmin",
+        )
+    },
+    "gelu tanh": lambda p, x: F.gelu(x, approximate="tanh"),
+    "elu 2": lambda p, x: F.elu(x, 2.0),
+    "prelu": lambda p, x: F.prelu(x, p.scale),
+    "softmax": lambda p, x: x.softmax(1),
+    "log_softmax": lambda p, x: x.log_softmax(-1),
+    **{
+        name: lambda p, x, name=name: getattr(x, name)()
+        for name in (
+            "abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "neg", "round", "sigmoid",
+            "sign", "sin", "square", "tan", "tanh", "trunc",
+        )
+    },
+    **{
+        name: lambda p, x, name=name: getattr(x.abs() + 0.5, name)()
+        for name in ("log", "log1p", "log2", "reciprocal", "rsqrt", "sqrt")
+    },
+    "pow": lambda p, x: x**3 + 2.0**x,
+    "arithmetic": lambda p, x: 3 - x * 2 + x / 4 - torch.add(x, x, alpha=3) - (1.5 - x),
+    "rounded": lambda p, x: torch.div(x, 0.3, rounding_mode="floor")
+    + torch.div(x, 0.3, rounding_mode="trunc") + x % 0.7 + x // 0.4,
+    "fused": lambda p, x: torch.addcmul(x, x, x, value=2) + torch.addcdiv(x, x, x + 9) + x.lerp(
+        x * 2, 0.25
+    ),
+    "clamped": lambda p, x: x.clamp(-1, 0.5) + x.clamp_min(0.1) + x.clamp_max(0.2),
+    "compared": lambda p, x: torch.where(x > 0.1, x, -x).masked_fill((x < -1) | (x >= 1), 7.0),
+    "extremes": lambda p, x: torch.maximum(x, -x) + torch.minimum(x, x * 2) + x.max() - x.min(),
+    "max": lambda p, x: x.max(2).values + x.min(2).indices + x.amax((2, 3))[..., None],
+    "argmax": lambda p, x: x.argmax(1),
+    "sum": lambda p, x: x.sum((1, 2)) + x.mean((1, 2)) + x.logsumexp((1, 2)) + x.amin((1, 2)),
+    "mean": lambda p, x: x.mean((2, 3), keepdim=True),
+    "var": lambda p, x: x.var(1) + x.std((1,), correction=0) + x.var((1,), unbiased=False),
+    "norm": lambda p, x: x.norm(dim=1) + x.norm(p=1, dim=1) + torch.linalg.vector_norm(x, 3, 1),
+    "cumsum": lambda p, x: x.cumsum(2),
+    "flatten": lambda p, x: x.flatten(1, 2).unflatten(1, (-1, 4)).permute(0, 2, 1, 3),
+    "transpose": lambda p, x: x.transpose(1, 3).swapaxes(1, 2).movedim(1, -1).mT,
+    "reshape": lambda p, x: x.reshape(x.shape[0], -1, 3).contiguous().view(-1, 2, 28, 3),
+    "expand": lambda p, x: p.scale.view(1, 4, 1).expand(x.shape[0], -1, 2),
+    "squeeze": lambda p, x: x[:, :1].squeeze(1).unsqueeze(-1).squeeze(-1).squeeze(),
+    "cat": lambda p, x: torch.cat([x, x[:, :2]], 1) + torch.stack([x[:, 0]] * 6, 1),
+    "split": lambda p, x: torch.cat(x.split(3, 2)[::-1] + x.split([1, 6], 2), 2),
+    "chunk": lambda p, x: torch.cat(x.chunk(3, 2)[::-1], 2),
+    "unbind": lambda p, x: x.unbind(1)[2] - x.select(1, -1),
+    "slice": lambda p, x: x[:, 1:-1, ::2, -4:] + x.narrow(2, 1, 4)[:, :2, :, :4],
+    "index": lambda p, x: x[:, [2, 0]] + x.index_select(1, torch.tensor([1, 3])),
+    "gather": lambda p, x: x.gather(1, torch.zeros(x.shape, dtype=torch.long) + 2),
+    "embedding": lambda p, x: F.embedding((x[:, 0].abs() * 2).long().clamp(0, 5), p.dense.T),
+    "flip": lambda p, x: x.flip(2, 3) + x.roll((1, -2), (2, 3)) + x.roll(1, 1),
+    "repeat": lambda p, x: x.repeat(1, 2, 1, 1) + x.repeat_interleave(2, 1),
+    "pad": lambda p, x: F.pad(x, (1, -2, 0, 3), value=2.0),
+    "pad reflect": lambda p, x: F.pad(x, (2, 1), "reflect") + F.pad(x, (2, 1), "replicate")
+    + F.pad(x, (2, 1), "circular"),
+    "nearest": lambda p, x: F.interpolate(x, scale_factor=2) [:, :, :9] + F.interpolate(x, (9, 12)),
+    "bilinear": lambda p, x: F.interpolate(x, (5, 11), mode="bilinear"),
+    "bilinear aligned": lambda p, x: F.interpolate(x, (5, 11), mode="bilinear", align_corners=True),
+    "pixel_shuffle": lambda p, x: F.pixel_shuffle(x, 2),
+    "made": lambda p, x: torch.zeros_like(x) + torch.ones_like(x) + x.new_zeros(7, 6)
+    + torch.full_like(x, 2) + torch.arange(6) + torch.ones(7, 1) + x.new_ones(6),
+    "cast": lambda p, x: x.half().float() + (x > 0).to(x.dtype) + (x * 3).int(),
+    "triangles": lambda p, x: x.tril() + x.triu(1),
+    "dropped": lambda p, x: F.dropout(x, 0.5, False) + F.dropout2d(x, 0.5, False),
+    "logic": lambda p, x: ((x > 0).logical_not() & (x < 1).logical_or(x > 2)).any(1)
+    | (x > -1).all(1),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def each():
+    """All of them in one graph; x, and what each gives in PyTorch, `(N, ...)`."""
+    module, x = Each(OPERATIONS), torch.randn(3, 4, 7, 6, generator=theirs.generator(1))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch copies for an odd padding, and says so
+        exact = [one.flatten(1).float().numpy() for one in module.results(x)]
+    width = sum(one.shape[1] for one in exact)
+    classifier = interop.from_torch(module, input_shape=(4, 7, 6), num_classes=width)
+    return classifier, x.numpy(), exact
+
+
+def test_each_operation(each):
+    classifier, x, exact = each
+    ends = np.cumsum([one.shape[1] for one in exact])[:-1]
+    found = np.split(np.asarray(logits(classifier, x)), ends, axis=1)
+    wrong = {
+        name: float(np.abs(one - other).max() / max(1, np.abs(other).max()))
+        for name, one, other in zip(OPERATIONS, found, exact, strict=True)
+        if not np.allclose(one, other, rtol=0, atol=2e-5 * max(1, np.abs(other).max()))
+    }
+    assert not wrong
+
+
+def test_every_operation_of_the_table_is_compared(each):
+    met = {step.operation for step in each[0].apply.program.steps} | MODULE_OPERATIONS
+    assert {f"aten.{name}" for name in ATEN} - met == set()
+
+
+# What PyTorch writes for a batch norm in evaluation mode with running statistics of the module.
+MODULE_OPERATIONS = {"aten._native_batch_norm_legit_no_training"}
+
+
+class ConvNeXt(nn.Module):
+    """As a user writes it: depthwise convolutions, layer norms over channels, layer scale."""
+
+    def __init__(self, width=8, classes=10):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 4, 4)
+        self.blocks = nn.ModuleList([Block(width), Block(width)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x.mean((-2, -1))))
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.gamma = nn.Parameter(torch.full((width,), 0.5))
+
+    def forward(self, x):
+        y = self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
+        return x + (self.gamma * y).permute(0, 3, 1, 2)
+
+
+class MobileNet(nn.Module):
+    """Inverted residuals with batch norm, ReLU6 and a squeeze, and dropout before the head."""
+
+    def __init__(self, width=8, classes=10):
+        super().__init__()
+        self.stem = nn.Sequential(
+            theirs.conv3x3(3, width, 2), nn.BatchNorm2d(width), nn.ReLU6(True)
+        )
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, 3 * width, 1, bias=False),
+            nn.BatchNorm2d(3 * width),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(3 * width, 3 * width, 3, padding=1, groups=3 * width, bias=False),
+            nn.BatchNorm2d(3 * width),
+            nn.Hardswish(inplace=True),
+        )
+        self.squeeze = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(3 * width, 3 * width, 1), nn.Hardsigmoid()
+        )
+        self.project = nn.Conv2d(3 * width, width, 1)
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(width, classes))
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.layers(x)
+        x = x + self.project(y * self.squeeze(y))
+        return self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+class Encoder(nn.Module):
+    """PyTorch's own transformer, which has a faster path for evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.layer(self.patches(x).flatten(2).mT).mean(1))
+
+
+def _vit():
+    model = theirs.timm().models.vision_transformer.VisionTransformer
+    return model(8, 4, embed_dim=16, depth=2, num_heads=2, num_classes=10)
+
+
+def _convnext():
+    model = theirs.timm().models.convnext.ConvNeXt
+    return model(3, 10, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), use_grn=True, ls_init_value=0.5)
+
+
+MODULES = {
+    "convnext": (ConvNeXt, 16),
+    "mobilenet": (MobileNet, 16),
+    "encoder": (Encoder, 8),
+    "timm's vit": (_vit, 8),
+    "timm's convnext": (_convnext, 32),
+}
+
+
+@pytest.fixture(scope="module")
+def convnext():
+    return theirs.randomised(ConvNeXt())
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    return theirs.randomised(MobileNet())
+
+
+def taken(module, side=16, **fields):
+    return interop.from_torch(module, input_shape=(3, side, side), num_classes=10, **fields)
+
+
+def drawn(count=3, side=16, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, 3, side, side)).astype(np.float32)
+
+
+def said_by(module, images):
+    with torch.no_grad():
+        return module(torch.tensor(images)).numpy()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_logits_are_those_of_the_module(name):
+    make, side = MODULES[name]
+    module = theirs.randomised(make()).train()
+    classifier = taken(module, side)
+    assert all(part.training for part in module.modules()), "the module is as it was"
+    returned = interop.to_state_dict(classifier)
+    assert list(returned) == list(module.state_dict())
+    assert all(torch.equal(returned[key], one) for key, one in module.state_dict().items())
+
+    edited = classifier.replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, classifier.params))
+    images = drawn(side=side)
+    for one in (classifier, edited):
+        module.load_state_dict(interop.to_state_dict(one))
+        expected = said_by(module.eval(), images)
+        found = logits(one, images)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_gradients_are_those_of_the_module(mobilenet):
+    """Of inputs and parameters, and a batch of another size than that of the export."""
+    module, images = mobilenet, drawn(5)
+    given = torch.from_numpy(images).requires_grad_()
+    (module(given) ** 2).sum().backward()
+    classifier = taken(module)
+
+    def total(params, inputs):
+        return jnp.sum(jnp.square(classifier.replace(params=params).logits(inputs)))
+
+    params, inputs = jax.jit(jax.grad(total, argnums=(0, 1)))(classifier.params, images)
+    pairs = [(inputs, given.grad), (params["project"]["weight"], module.project.weight.grad)]
+    pairs.append((params["layers"]["3"]["weight"], module.layers[3].weight.grad))
+    for ours, exact in pairs:
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-4 * float(exact.abs().max()))
+    module.zero_grad()
+
+
+def test_ignp_runs_and_the_module_takes_the_result(mobilenet):
+    preprocess = interop.ChannelsFirst(Normalise((0.5,) * 3, (0.25,) * 3))
+    classifier = taken(mobilenet, targets=("project", "head"), preprocess=preprocess)
+    assert classifier.bounds[0].shape == (3, 1, 1)
+    assert len(classifier.with_statistics(drawn())[1]) == 3
+    method = ignpx.methods.ignp(samples=4, held_out=4, steps=30)
+    request = ignpx.Request.classes([3], num_classes=10)
+    # The weights are random, so that the outcome may be anything: `unlearn` would judge it.
+    edited, info = method.unlearn(classifier, request, jax.random.key(0))
+    assert info.prototypes.inputs.shape[2:] == (3, 16, 16)
+    assert float(info.prototypes.roughness.mean()) < 0.9
+    fresh = MobileNet()
+    fresh.load_state_dict(interop.to_state_dict(edited))
+    before, after = mobilenet.state_dict(), fresh.state_dict()
+    changed = {key for key, one in after.items() if not torch.equal(one, before[key])}
+    assert changed
+    assert {key.split(".")[0] for key in changed} <= {"project", "head"}
+    images = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    inputs = np.asarray(preprocess(images))
+    expected = said_by(fresh.eval(), inputs)
+    np.testing.assert_allclose(logits(edited, inputs), expected, rtol=0, atol=1e-4)
+
+
+def test_sensitivities_are_read_from_the_program(convnext):
+    """Dense kernels and plain convolutions factor; all classes are mapped at once."""
+    classifier = taken(convnext)
+    sample = jax.ShapeDtypeStruct((1, 3, 16, 16), jnp.float32)
+
+    def loss(params, inputs):
+        return cross_entropy(classifier.replace(params=params).logits(inputs), jnp.zeros(1, int))[0]
+
+    plan = _xla.factors.read(loss, classifier.params, sample)
+    factored = {targets.paths(classifier.params)[tap.leaf] for tap in plan.taps}
+    assert {"stem/weight", "head/weight", "blocks/0/mlp/0/weight"} <= factored
+
+
+def test_two_of_one_architecture_share_their_compilation(mobilenet, compilations):
+    images = drawn()
+    one = taken(mobilenet)
+    logits(one, images).block_until_ready()
+    compilations.clear()
+    other = taken(theirs.randomised(MobileNet(), seed=1))
+    found = logits(other, images)
+    assert not compilations
+    assert np.abs(found - logits(one, images)).max() > 0.01
+    assert pickle.loads(pickle.dumps(other.apply)) == one.apply
+
+
+class Tied(nn.Module):
+    """Two names for one weight, a buffer that is not saved, and one that is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(6, 6, bias=False)
+        self.two = nn.Linear(6, 6, bias=False)
+        self.two.weight = self.one.weight
+        self.unused = nn.Parameter(torch.ones(2))
+        self.register_buffer("shift", torch.arange(6.0), persistent=False)
+        self.register_buffer("count", torch.tensor(3))
+
+    def forward(self, x):
+        return self.two(torch.relu(self.one(x) + self.shift)) * torch.tensor([2.0])
+
+
+def test_tied_weights_stay_one():
+    module = Tied()
+    classifier = interop.from_torch(module, input_shape=(6,), num_classes=6)
+    assert targets.paths(classifier.params) == ["one/weight"]
+    doubled = classifier.replace(params=jax.tree.map(lambda leaf: 2 * leaf, classifier.params))
+    fresh = Tied()
+    fresh.load_state_dict(interop.to_state_dict(doubled))
+    assert fresh.two.weight is fresh.one.weight
+    assert torch.equal(fresh.one.weight, 2 * module.one.weight)
+    assert fresh.count == 3
+    x = np.ones((2, 6), np.float32)
+    np.testing.assert_allclose(doubled.logits(x), said_by(fresh, x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_kept(mobilenet, dtype):
+    module = theirs.randomised(MobileNet()).to(dtype)
+    classifier = taken(module)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(classifier.params)} == {str(dtype)[6:]}
+    returned = interop.to_state_dict(classifier)
+    assert all(torch.equal(returned[key], one) for key, one in module.state_dict().items())
+    # JAX computes with inputs of float32, as PyTorch does with the module in float32.
+    images = drawn()
+    expected = said_by(module.float(), images)
+    np.testing.assert_allclose(logits(classifier, images), expected, rtol=0, atol=1e-4)
+
+
+def test_a_method_that_trains_says_that_the_module_does_not(mobilenet, convnext):
+    classifier = taken(mobilenet)
+    with pytest.warns(UnlearningWarning, match="stays in evaluation mode"):
+        jax.eval_shape(lambda: classifier.observed(drawn(), train=True))
+    _, state, maps = taken(convnext).observed(drawn(), train=True)
+    assert state == {}
+    assert len(maps) == 3
+
+
+def test_a_file_of_a_module_is_written(tmp_path, convnext):
+    interop.save(tmp_path / "new.pt", taken(convnext))
+    found = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert all(torch.equal(found[key], one) for key, one in convnext.state_dict().items())
+
+
+class Wrapped(nn.Module):
+    """A function of a dense layer's outputs."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.dense, self.function = nn.Linear(6, 4), function
+
+    def forward(self, x):
+        return self.function(self.dense(x))
+
+
+REFUSED = {
+    "unknown operations": (
+        Wrapped(lambda x: torch.fft.fft(x).real + torch.special.i0(x)),
+        r"module=.*operations that are not translated: aten\._fft_\w+, .*aten\.\w*i0",
+    ),
+    "control flow on data": (
+        Wrapped(lambda x: x if x.sum() > 0 else -x),
+        "module=.*control flow that depends on the values",
+    ),
+    "a batch of one size": (
+        Wrapped(lambda x: x.reshape(2, 4)),
+        "module=.*(on the size of the batch|cannot be exported)",
+    ),
+    "two outputs": (Wrapped(lambda x: (x, x)), "module=.*has 1 inputs and 2 outputs; wrap it"),
+    "an error of its own": (
+        Wrapped(lambda x: x.reshape(-1, 5)),
+        r"module=.*cannot be exported for inputs of the shape \(6,\)",
+    ),
+    "another number of classes": (
+        Wrapped(lambda x: x[:, :3]),
+        r"num_classes=4: the model returns logits of shape \(2, 3\)",
+    ),
+    "no module": (lambda x: x, "module=.*must be a module of PyTorch"),
+    "no values": (nn.Linear(6, 4, device="meta"), "module=.*weight has no values"),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_one_line_says_what_is_wrong(wrong):
+    module, said = REFUSED[wrong]
+    with pytest.raises(InvalidArgumentError, match=f"^{said}") as caught:
+        interop.from_torch(module, input_shape=(6,), num_classes=4)
+    assert len(str(caught.value).splitlines()) == 1
