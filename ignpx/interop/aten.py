@@ -102,25 +102,6 @@ def transposed_convolution(
     return _with_bias(y, bias)
 
 
-def any_convolution(
-    x: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-) -> jax.Array:
-    """`aten.convolution`, which the others are written as after decomposition."""
-    if transposed:
-        return transposed_convolution(
-            x, weight, bias, stride, padding, output_padding, groups, dilation
-        )
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
 def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """`x @ weight.T + bias`, as one product without a transposition of the weight."""
     x, weight, bias = _promoted(x, weight, bias)
@@ -189,20 +170,17 @@ def batch_norm(
     x: jax.Array,
     weight: jax.Array | None,
     bias: jax.Array | None,
-    mean: jax.Array | None,
-    variance: jax.Array | None,
-    training: bool,
+    mean: jax.Array,
+    variance: jax.Array,
     momentum: float,
     eps: float,
-    cudnn: bool = False,
-) -> jax.Array:
-    """By running statistics, or by those of the batch where the layer has no others."""
+) -> tuple[jax.Array, None, None]:
+    """By running statistics; PyTorch's also returns those of the batch, which are not needed."""
     shape = (-1, *(1,) * (x.ndim - 2))
-    if training or mean is None or variance is None:
-        return _affine(_standardised(x, (0, *range(2, x.ndim)), eps), x, weight, bias, shape)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     mean, scale = mean.astype(wide), jax.lax.rsqrt(variance.astype(wide) + eps)
-    return _affine((x - mean.reshape(shape)) * scale.reshape(shape), x, weight, bias, shape)
+    normed = (x - mean.reshape(shape)) * scale.reshape(shape)
+    return _affine(normed, x, weight, bias, shape), None, None
 
 
 def layer_norm(
@@ -255,8 +233,8 @@ def instance_norm(
     cudnn: bool = False,
 ) -> jax.Array:
     """Over the positions of each channel, or by running statistics."""
-    if not use_input_stats:
-        return batch_norm(x, weight, bias, mean, variance, False, momentum, eps)
+    if not use_input_stats and mean is not None and variance is not None:
+        return batch_norm(x, weight, bias, mean, variance, momentum, eps)[0]
     normed = _standardised(x, tuple(range(2, x.ndim)), eps)
     return _affine(normed, x, weight, bias, (-1, *(1,) * (x.ndim - 2)))
 
@@ -296,7 +274,8 @@ def _max_pool(rank: int) -> Callable[..., jax.Array]:
     ) -> jax.Array:
         windows = _windows(x, rank, kernel, stride, padding, dilation, ceil_mode)
         lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-        return jax.lax.reduce_window(x, jnp.asarray(lowest, x.dtype)[()], jax.lax.max, **windows)
+        # An array of NumPy: of a traced one JAX could not tell that this is a maximum.
+        return jax.lax.reduce_window(x, np.asarray(lowest, x.dtype), jax.lax.max, **windows)
 
     return pool
 
@@ -314,7 +293,7 @@ def _mean_pool(rank: int) -> Callable[..., jax.Array]:
         windows = _windows(x, rank, kernel, stride, padding, 1, ceil_mode)
 
         def total(array: Any, **windows: Any) -> jax.Array:
-            return jax.lax.reduce_window(array, jnp.zeros((), x.dtype), jax.lax.add, **windows)
+            return jax.lax.reduce_window(array, np.zeros((), x.dtype), jax.lax.add, **windows)
 
         if divisor_override:
             return total(x, **windows) / divisor_override
@@ -394,9 +373,8 @@ def clamp(x: jax.Array, min: Any = None, max: Any = None) -> jax.Array:
 
 
 def _softmax(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    def apply(x: jax.Array, dim: int, dtype: Any = None) -> jax.Array:
-        # The last argument of the decomposed operations says whether half becomes float.
-        return function(x.astype(dtype) if isinstance(dtype, str) else x, axis=dim)
+    def apply(x: jax.Array, dim: int, dtype: str | None = None) -> jax.Array:
+        return function(x if dtype is None else to(x, dtype), axis=dim)
 
     return apply
 
@@ -445,27 +423,22 @@ def _variance(root: bool) -> Callable[..., jax.Array]:
     return apply
 
 
-def norm(x: jax.Array, p: Any = 2, dim: Axes = None, keepdim: bool = False) -> jax.Array:
-    """The p-norm of vectors; zero has the gradient zero."""
-    axes = _axes(dim)
-    if p in (None, 2):
-        square = jnp.sum(jnp.square(x), axis=axes, keepdims=keepdim)
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-    if p == 1:
-        return jnp.sum(jnp.abs(x), axis=axes, keepdims=keepdim)
-    return jnp.sum(jnp.abs(x) ** p, axis=axes, keepdims=keepdim) ** (1 / p)
-
-
-def linalg_norm(
+def vector_norm(
     x: jax.Array,
-    ord: Any = 2,
+    ord: float = 2,
     dim: Axes = None,
     keepdim: bool = False,
     *,
-    dtype: Any = None,
+    dtype: str | None = None,
 ) -> jax.Array:
-    """`aten.linalg_vector_norm`."""
-    return norm(x, ord, dim, keepdim)
+    """The p-norm; zero has the gradient zero."""
+    axes = _axes(dim)
+    if ord == 2:
+        square = jnp.sum(jnp.square(x), axis=axes, keepdims=keepdim)
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    powers = jnp.abs(x) ** ord if ord != 1 else jnp.abs(x)
+    total = jnp.sum(powers, axis=axes, keepdims=keepdim)
+    return total if ord == 1 else total ** (1 / ord)
 
 
 def add(x: Any, y: Any, *, alpha: float = 1) -> Any:
@@ -483,20 +456,6 @@ def div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode == "floor":
         return jnp.floor_divide(x, y)
     return jnp.trunc(x / y) if rounding_mode == "trunc" else x / y
-
-
-def flatten(x: jax.Array, start_dim: int = 0, end_dim: int = -1) -> jax.Array:
-    """Some axes as one."""
-    start, end = start_dim % x.ndim, end_dim % x.ndim
-    return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
-
-
-def unflatten(x: jax.Array, dim: int, sizes: Sequence[int]) -> jax.Array:
-    """One axis as some."""
-    dim = dim % x.ndim
-    rest = math.prod(size for size in sizes if size != -1)
-    full = [x.shape[dim] // rest if size == -1 else size for size in sizes]
-    return x.reshape(*x.shape[:dim], *full, *x.shape[dim + 1 :])
 
 
 def view(x: jax.Array, size: Sequence[int]) -> jax.Array:
@@ -541,11 +500,6 @@ def split(x: jax.Array, size: Any, dim: int = 0) -> list[jax.Array]:
     return jnp.split(x, ends, axis=dim)
 
 
-def chunk(x: jax.Array, chunks: int, dim: int = 0) -> list[jax.Array]:
-    """At most so many parts, of one size but for the last."""
-    return split(x, -(-x.shape[dim] // chunks), dim)
-
-
 def unbind(x: jax.Array, dim: int = 0) -> list[jax.Array]:
     """The entries of an axis."""
     return [select(x, dim, index) for index in range(x.shape[dim])]
@@ -574,11 +528,6 @@ def pad(
         names = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
         return jnp.pad(x, edges, mode=names[mode])
     return jax.lax.pad(x, jnp.asarray(value or 0, x.dtype), [(a, b, 0) for a, b in edges])
-
-
-def constant_pad(x: jax.Array, sides: Sequence[int], value: float = 0) -> jax.Array:
-    """`pad` with one value."""
-    return pad(x, sides, "constant", value)
 
 
 def _resized(method: str) -> Callable[..., jax.Array]:
@@ -660,11 +609,9 @@ def arange(
     return jnp.arange(low, high, step, dtype=None if dtype is None else _DTYPES[dtype])
 
 
-def to(x: jax.Array, dtype: Any = None, *rest: Any, **named: Any) -> jax.Array:
+def to(x: jax.Array, dtype: str | None = None, **_: Any) -> jax.Array:
     """In another dtype; devices and layouts are JAX's own."""
-    asked = named.get("dtype", dtype)
-    listed = [one for one in (asked, *rest) if isinstance(one, str) and one in _DTYPES]
-    return x.astype(_DTYPES[listed[0]]) if listed else x
+    return x if dtype is None else x.astype(_DTYPES[dtype])
 
 
 _DTYPES = {
@@ -687,18 +634,12 @@ ATEN: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(
         ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution
     ),
-    "convolution": any_convolution,
     "linear": linear,
     **dict.fromkeys(("matmul", "mm", "bmm"), matmul),
     **dict.fromkeys(("addmm", "baddbmm"), addmm),
     "einsum": lambda equation, arrays, **_: jnp.einsum(equation, *arrays),
     "scaled_dot_product_attention": attention,
-    "batch_norm": batch_norm,
-    "_native_batch_norm_legit_no_training": lambda x, w, b, mean, var, momentum, eps: (
-        batch_norm(x, w, b, mean, var, False, momentum, eps),
-        None,
-        None,
-    ),
+    "_native_batch_norm_legit_no_training": batch_norm,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "group_norm": group_norm,
@@ -730,8 +671,8 @@ ATEN: dict[str, Callable[..., Any]] = {
     "sigmoid": jax.nn.sigmoid,
     "log_sigmoid": jax.nn.log_sigmoid,
     "tanh": jnp.tanh,
-    **dict.fromkeys(("softmax", "_softmax"), _softmax(jax.nn.softmax)),
-    **dict.fromkeys(("log_softmax", "_log_softmax"), _softmax(jax.nn.log_softmax)),
+    "softmax": _softmax(jax.nn.softmax),
+    "log_softmax": _softmax(jax.nn.log_softmax),
     "clamp": clamp,
     "clamp_min": lambda x, low: clamp(x, low),
     "clamp_max": lambda x, high: clamp(x, None, high),
@@ -740,7 +681,8 @@ ATEN: dict[str, Callable[..., Any]] = {
         for name in (
             "abs", "ceil", "cos", "exp", "expm1", "floor", "log", "log1p", "log2", "maximum",
             "minimum", "reciprocal", "round", "sign", "sin", "sqrt", "square", "tan", "trunc",
-            "isnan", "logical_and", "logical_not", "logical_or", "where", "tril", "triu",
+            "bitwise_and", "bitwise_not", "bitwise_or", "isnan", "logical_and", "logical_not",
+            "logical_or", "where", "tril", "triu",
         )
     },
     "neg": jnp.negative,
@@ -771,30 +713,19 @@ ATEN: dict[str, Callable[..., Any]] = {
     "min": _extreme(jnp.min, jnp.argmin),
     "var": _variance(root=False),
     "std": _variance(root=True),
-    "norm": norm,
-    "linalg_vector_norm": linalg_norm,
+    "linalg_vector_norm": vector_norm,
     "cumsum": lambda x, dim, dtype=None: jnp.cumsum(x, dim),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "view_copy"), view),
-    "flatten": flatten,
-    "unflatten": unflatten,
+    **dict.fromkeys(("view", "_unsafe_view"), view),
     "permute": lambda x, dims: jnp.transpose(x, dims),
     "transpose": jnp.swapaxes,
-    "swapaxes": jnp.swapaxes,
-    "movedim": jnp.moveaxis,
-    "t": jnp.transpose,
-    "numpy_T": jnp.transpose,
     "expand": expand,
-    "expand_as": lambda x, y: jnp.broadcast_to(x, y.shape),
-    "broadcast_to": lambda x, size: expand(x, size),
     "squeeze": squeeze,
     "unsqueeze": lambda x, dim: jnp.expand_dims(x, dim),
     "cat": lambda arrays, dim=0: jnp.concatenate(list(arrays), dim),
     "stack": lambda arrays, dim=0: jnp.stack(list(arrays), dim),
     **dict.fromkeys(("split", "split_with_sizes"), split),
-    "chunk": chunk,
     "unbind": unbind,
     "slice": slice_,
-    "narrow": lambda x, dim, start, length: slice_(x, dim, start, start + length),
     "select": select,
     "index": index,
     "index_select": lambda x, dim, places: jnp.take(x, places, axis=dim),
@@ -805,7 +736,6 @@ ATEN: dict[str, Callable[..., Any]] = {
     "repeat": lambda x, repeats: jnp.tile(x, tuple(repeats)),
     "repeat_interleave": lambda x, repeats, dim=None: jnp.repeat(x, repeats, axis=dim),
     "pad": pad,
-    "constant_pad_nd": constant_pad,
     "upsample_nearest1d": _resized("nearest"),
     "upsample_nearest2d": _resized("nearest"),
     "upsample_linear1d": _resized("linear"),
@@ -817,24 +747,11 @@ ATEN: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("ones_like", "new_ones"), _made_like(1)),
     "full": full,
     "full_like": full_like,
-    "scalar_tensor": lambda value, dtype=None, **_: jnp.asarray(value, dtype),
     "arange": arange,
-    **dict.fromkeys(("to", "_to_copy"), to),
-    "type_as": lambda x, y: x.astype(y.dtype),
-    **dict.fromkeys(
-        (
-            "alias", "alias_copy", "clone", "contiguous", "detach", "detach_", "lift_fresh_copy",
-            "lift_fresh", "dropout", "dropout_", "feature_dropout", "alpha_dropout",
-        ),
-        _same,
-    ),
+    "_to_copy": to,
+    **dict.fromkeys(("alias", "clone", "detach"), _same),
     "sym_size": lambda x, dim: x.shape[dim],
-    "sym_numel": lambda x: x.size,
-    **dict.fromkeys(
-        ("_assert_scalar", "_assert_async", "sym_constrain_range_for_size", "sym_constrain_range",
-         "_assert_tensor_metadata"),
-        _nothing,
-    ),
+    "_assert_tensor_metadata": _nothing,
 }  # fmt: skip
 # Python's own operators, which compute with sizes and take parts of results.
 _OPERATORS = (

@@ -15,11 +15,8 @@ from ignpx.adapters import observing
 from ignpx.adapters.observing import Watch
 from ignpx.interop.aten import OPERATIONS
 
-# The batch norms of ATEN. Their first five arguments are the same.
-NORMS = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training")
-CONVOLUTIONS = ("aten.convolution", *(f"aten.conv{rank}d" for rank in (1, 2, 3)))
-# What PyTorch calls an operation that does one thing in training and another in evaluation.
-MODAL = (*NORMS, "aten.dropout", "aten.feature_dropout", "aten.alpha_dropout")
+NORM = "aten._native_batch_norm_legit_no_training"
+CONVOLUTIONS = tuple(f"aten.conv{rank}d" for rank in (1, 2, 3))
 
 
 class Value(NamedTuple):
@@ -79,32 +76,19 @@ class Program:
             values[step.name] = _watched(step.operation, arguments, result, watch)
         return values[self.output.name]
 
-    @property
-    def modal(self) -> bool:
-        """Whether the module would compute something else in training mode."""
-        return any(step.operation in MODAL for step in self.steps)
-
 
 def _resolved(argument: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(argument, Value):
         return values[argument.name]
-    if isinstance(argument, slice):
-        return slice(*(_resolved(one, values) for one in _ends(argument)))
     return [_resolved(one, values) for one in argument] if isinstance(argument, tuple) else argument
-
-
-def _ends(one: slice) -> tuple[Any, Any, Any]:
-    return one.start, one.stop, one.step
 
 
 def _watched(operation: str, arguments: list[Any], result: Any, watch: Watch) -> Any:
     """The result; batch norms tag their statistics, or they and convolutions their outputs."""
-    norm = operation in NORMS
-    if watch == "statistics" and norm and arguments[3] is not None:
+    if operation == NORM and watch == "statistics":
         observing.tag_statistics(arguments[0], 1, arguments[3], arguments[4])
-    if watch != "outputs" or not (norm or operation in CONVOLUTIONS):
-        return result
-    kind = "norm" if norm else "convolution"
-    if isinstance(result, tuple):
-        return (_xla.tag(kind, result[0]), *result[1:])
-    return _xla.tag(kind, result)
+    if operation == NORM and watch == "outputs":
+        return (_xla.tag("norm", result[0]), *result[1:])
+    if operation in CONVOLUTIONS and watch == "outputs":
+        return _xla.tag("convolution", result)
+    return result

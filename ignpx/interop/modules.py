@@ -61,7 +61,7 @@ class TorchApply(ModuleApply):
         train: bool,
         watch: Watch = None,
     ) -> tuple[Any, PyTree]:
-        if train and self.program.modal:
+        if train:
             warnings.warn(EVALUATING, UnlearningWarning, stacklevel=2)
         logits = self.program(_by_path((params, state)), inputs, watch)
         return (logits if self.logits is None else self.logits(logits)), state
