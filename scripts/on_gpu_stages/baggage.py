@@ -101,8 +101,8 @@ def command(folder: str) -> str:
     """What to run in a copy of the repository that has the folder; `OUT` names where to keep."""
     site = "/tmp/on_gpu_site"
     return (
-        f"python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target {site} "
-        f"{folder}/{WHEELS}/*.whl && "
+        "set -o pipefail; python3 -m pip install -q --no-index --no-deps --no-compile --upgrade "
+        f"--target {site} {folder}/{WHEELS}/*.whl && "
         f"PYTHONPATH=.:{site} PYTHONUNBUFFERED=1 timeout -k 5 575 python3 scripts/on_gpu.py "
         '--minutes 9 --out "${OUT:-results/gpu}" 2>&1 | tee "${OUT:-results/gpu}/log.txt"'
     )

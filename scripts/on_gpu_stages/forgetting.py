@@ -18,9 +18,6 @@ from ignpx.unlearner import Request, Unlearner
 from on_gpu_stages import learning, pieces
 from on_gpu_stages.schedule import Place, compiling
 
-# The classes whose requests are timed from the start, where there are a hundred.
-TIMED = 10
-
 
 def forget(place: Place, name: str, method: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Forgets each class of a model, each from the original."""
@@ -29,7 +26,7 @@ def forget(place: Place, name: str, method: str, settings: dict[str, Any]) -> di
     unlearner = build(method, place.sizes.settings | settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ignpx.UnlearningWarning)
-        times = timed(classifier, unlearner, place.sizes.repeats)
+        times = timed(classifier, unlearner, place.sizes.repeats, place.sizes.timed)
         rows = forget_each_class.rows(classifier, unlearner, 0, splits.test)
     return {"method": method, "settings": settings, **times, **summary(rows), "classes": rows}
 
@@ -46,8 +43,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def timed(classifier: Classifier, unlearner: Unlearner, repeats: int) -> dict[str, Any]:
+def timed(classifier: Classifier, unlearner: Unlearner, repeats: int, most: int) -> dict[str, Any]:
     """Warm seconds of whole and of prepared requests, and of each stage where stages are awaited.
+
+    Whole requests are for `repeats` classes, prepared ones for all classes or for `most`.
 
     `compilations_after_the_first_class` counts what the requests for all other classes compile.
     """
@@ -67,13 +66,13 @@ def timed(classifier: Classifier, unlearner: Unlearner, repeats: int) -> dict[st
 
         jax.block_until_ready((whole(0), from_prepared(0)))
     with compiling() as later:
-        classes = range(1, min(TIMED, count))
+        classes = range(1, min(most, count))
         found = {
-            "seconds_whole": _median(whole, list(classes)[: max(1, repeats)]),
-            "seconds_prepared": _median(from_prepared, list(classes)),
+            "seconds_whole": _median(whole, classes[:repeats]),
+            "seconds_prepared": _median(from_prepared, classes),
             "seconds_prepare": _median(lambda _: prepare(classifier, key), range(repeats)),
-            "stages_whole": _stages(whole, list(classes)[: max(1, repeats)]),
-            "stages_prepared": _stages(from_prepared, list(classes)),
+            "stages_whole": _stages(whole, classes[:repeats]),
+            "stages_prepared": _stages(from_prepared, classes),
         }
     return {
         **found,

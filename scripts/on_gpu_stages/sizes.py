@@ -49,6 +49,7 @@ class Sizes:
       trainings: by name; `resnet18` is the paper's.
       settings: of IGNP, besides its own defaults.
       repeats: of what is timed.
+      timed: classes whose requests are timed.
       beside: by the name of the stage's model, what is compared with PyTorch.
       exact: models that are compared with float64, and their widths.
       profiled: models whose stages and sensitivities are timed, and their widths.
@@ -66,6 +67,7 @@ class Sizes:
     trainings: dict[str, Training]
     settings: dict[str, Any]
     repeats: int
+    timed: int
     beside: dict[str, Contender]
     exact: dict[str, float]
     profiled: dict[str, float]
@@ -101,6 +103,7 @@ FULL = Sizes(
     },
     settings={},
     repeats=3,
+    timed=10,
     beside={
         "resnet18": Contender("resnet18", 1.0),
         "lenet": Contender("lenet", 1.0),
@@ -128,8 +131,9 @@ TINY = Sizes(
     },
     settings={"samples": 4, "held_out": 4, "steps": 20},
     repeats=1,
+    timed=3,
     beside={
-        "resnet18": Contender("lenet", 0.25, ("unsir",)),
+        "resnet18": Contender("lenet", 0.25, ("jit",)),
         "lenet": Contender("lenet", 0.25, ("ssd",)),
         "vit_tiny": Contender("lenet", 0.25, ("jit",)),
     },
