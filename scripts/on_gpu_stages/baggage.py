@@ -45,7 +45,7 @@ def prepare(
     for path in folder.glob("*.npz"):
         if path.stem not in datasets:
             path.unlink()
-    fetch_wheels(folder / WHEELS)
+    fetch_wheels(root, folder / WHEELS)
     shutil.rmtree(folder / EARLIER, ignore_errors=True)
     (folder / EARLIER).mkdir()
     for path in [*results.glob("*.npz"), *results.glob("results.json")]:
@@ -53,27 +53,30 @@ def prepare(
     return instructions(root, folder)
 
 
-def fetch_wheels(folder: pathlib.Path) -> None:
-    """Downloads one wheel of each package, in the version that is installed here.
+def fetch_wheels(root: pathlib.Path, folder: pathlib.Path) -> None:
+    """Downloads one wheel of each package, in the version that is installed here, and builds ours.
+
+    The code that runs there is the repository's, but its version is that of what is installed.
 
     Raises:
-      InvalidArgumentError: if pip finds none.
+      InvalidArgumentError: if pip finds or builds none.
     """
     shutil.rmtree(folder, ignore_errors=True)
     wanted = [f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES]
-    found = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
-            *("--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"),
-            *(part for platform in PLATFORMS for part in ("--platform", platform)),
-            *("--dest", str(folder), *wanted),
-        ],
-        capture_output=True,
-        text=True,
+    _pip(
+        *("download", "--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp"),
+        *(part for platform in PLATFORMS for part in ("--platform", platform)),
+        *("--dest", str(folder), *wanted),
     )
+    _pip("wheel", "--wheel-dir", str(folder), str(root))
+
+
+def _pip(command: str, *arguments: str) -> None:
+    pip = [sys.executable, "-m", "pip", command, "--quiet", "--no-deps", *arguments]
+    found = subprocess.run(pip, capture_output=True, text=True)
     if found.returncode:
         raise InvalidArgumentError(
-            "PACKAGES", wanted, f"pip has no wheels for Python {PYTHON}: {found.stderr.strip()}"
+            "--prepare", " ".join(pip), f"pip ends with an error: {found.stderr.strip()}"
         )
 
 
