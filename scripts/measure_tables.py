@@ -1,16 +1,21 @@
-"""Writes the tables of results/measures.md from results/measures.csv.
+"""Writes the tables of results/measures.md and results/audit.md from the CSV files beside them.
 
 python scripts/measure_tables.py
 
-The table of a run stands between the markers `<!-- table: RUN -->` and `<!-- end -->`.
+The table of a run stands between the markers `<!-- table: RUN -->` and `<!-- end -->`, that of its
+comparisons with retrained models between `<!-- told: RUN -->` and `<!-- end -->`.
 """
 
+import math
 import pathlib
 import re
 from typing import Annotated, NamedTuple
 
 import pandas as pd
 import typer
+
+from ignpx import audit
+from ignpx.audit.comparison import compare
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
@@ -24,7 +29,7 @@ class Column(NamedTuple):
     decimals: int
 
 
-COLUMNS = (
+MEASURES = (
     Column("retain-accuracy", "retained", 100, 2),
     Column("forget-accuracy", "forgotten", 100, 2),
     Column("agreement", "agreement, %", 100, 1),
@@ -36,15 +41,71 @@ COLUMNS = (
     Column("mia", "members, %", 100, 1),
 )
 
+ATTACKS = (
+    Column("retain_accuracy", "retained", 100, 2),
+    Column("forget-accuracy", "forgotten", 100, 2),
+    Column("logit-ranking", "logit AUC", 1, 3),
+    Column("bias-repair", "bias repair", 100, 1),
+    Column("head-repair", "head repair", 100, 1),
+    Column("class-means", "class means", 100, 1),
+    Column("probe", "probe AUC", 1, 3),
+    Column("relearning", "relearned", 100, 1),
+    Column("representation", "CKA, original", 1, 3),
+    Column("representation-retrained", "CKA, retrained", 1, 3),
+    Column("total-variation", "total variation", 1, 3),
+)
 
-def table(summary: pd.DataFrame) -> str:
+
+def table(summary: pd.DataFrame, columns: tuple[Column, ...]) -> str:
     """A row each method, in the order of the summary; of its rows of one run."""
-    heads = ["method", "seeds", *(column.heading for column in COLUMNS)]
+    heads = ["method", "seeds", *(column.heading for column in columns)]
     rows = [heads, ["---"] * len(heads)]
     for label, found in summary.groupby("label", sort=False):
         values = found.set_index("quantity")
-        cells = [_cell(values, column) for column in COLUMNS]
+        cells = [_cell(values, column) for column in columns]
         rows.append([str(label), str(int(found["seeds"].max())), *cells])
+    return _written(rows)
+
+
+def told(results: pd.DataFrame, attacks: list[str]) -> str:
+    """How many models of each method an attack tells from retrained ones; of one run.
+
+    The retrained models are those of all training seeds. A model that is retrained itself is
+    compared with the others.
+    """
+    rows = [["attack", *results["label"].unique()]]
+    rows.append(["---"] * len(rows[0]))
+    for attack in attacks:
+        counts = [_told(results, label, attack) for label in rows[0][1:]]
+        rows.append([attack, *counts])
+    return _written(rows)
+
+
+def _told(results: pd.DataFrame, label: str, attack: str) -> str:
+    """`told/compared`, or a dash if nothing can be compared."""
+    bounds, retrained = audit.describe(attack).range, results["label"] == "retrain"
+    outcomes = []
+    for _, row in results[results["label"] == label].iterrows():
+        seed = row["training_seed"]
+        others = results[retrained & ((label != "retrain") | (results["training_seed"] != seed))]
+        original = results[(results["label"] == "original") & (results["training_seed"] == seed)]
+        found = [_finding(one, attack) for _, one in pd.concat([others, original]).iterrows()]
+        model = _finding(row, attack)
+        if model is None or len(found) < 2 or None in found:
+            continue
+        *references, before = [one for one in found if one is not None]
+        outcomes.append(compare(model, references, before, bounds=bounds).outcome)
+    apart = sum(one in ("told", "changed") for one in outcomes)
+    compared = sum(one != "withheld" for one in outcomes)
+    return f"{apart}/{compared}" if compared else "-"
+
+
+def _finding(row: pd.Series, attack: str) -> audit.Finding | None:
+    value, low, high = (row.get(f"{attack}{end}", math.nan) for end in ("", "_low", "_high"))
+    return None if pd.isna(value) else audit.Finding(float(value), float(low), float(high))
+
+
+def _written(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -57,30 +118,54 @@ def _cell(values: pd.DataFrame, column: Column) -> str:
     return shown if seeds == 1 else f"{shown} ± {column.factor * std:.{column.decimals}f}"
 
 
-def filled(page: str, summary: pd.DataFrame) -> str:
-    """The page with the table of each run between its markers.
+def filled(page: str, tables: dict[str, str]) -> str:
+    """The page with each table between its markers.
+
+    Args:
+      page: Markdown.
+      tables: by what their markers say, `table: RUN`.
 
     Raises:
-      ValueError: if a run has no markers, or markers have no run.
+      ValueError: if a table has no markers, or markers have no table.
     """
-    tables = {str(run): table(rows) for run, rows in summary.groupby("run", sort=False)}
-    marked = re.findall(r"^<!-- table: (\S+) -->$", page, re.MULTILINE)
+    marked = re.findall(r"^<!-- ((?:table|told): \S+) -->$", page, re.MULTILINE)
     if set(marked) != tables.keys():
-        raise ValueError(f"the page has markers for {marked}, the summary has {[*tables]}")
+        raise ValueError(f"the page has markers for {marked}, the tables are {[*tables]}")
 
     def put(found: re.Match[str]) -> str:
         return f"{found[1]}\n\n{tables[found[2]]}\n\n<!-- end -->"
 
-    return re.sub(r"(<!-- table: (\S+) -->)\n.*?<!-- end -->", put, page, flags=re.DOTALL)
+    marks = r"(<!-- ((?:table|told): \S+) -->)\n.*?<!-- end -->"
+    return re.sub(marks, put, page, flags=re.DOTALL)
+
+
+def tables(folder: pathlib.Path, name: str) -> dict[str, str]:
+    """The tables of a page, by what their markers say.
+
+    Args:
+      folder: of the results.
+      name: `measures` or `audit`.
+    """
+    summary = pd.read_csv(folder / f"{name}.csv")
+    columns = {"measures": MEASURES, "audit": ATTACKS}[name]
+    found = {
+        f"table: {run}": table(rows, columns) for run, rows in summary.groupby("run", sort=False)
+    }
+    if name == "audit":
+        results = pd.read_csv(folder / "audit_cpu" / "results.csv")
+        attacks = [name for name in audit.ATTACKS if name in results.columns]
+        for run, rows in results.groupby("run", sort=False):
+            found[f"told: {run}"] = told(rows, attacks)
+    return found
 
 
 def main(
-    summary: Annotated[pathlib.Path, typer.Argument(help="The CSV file.")] = RESULTS
-    / "measures.csv",
-    page: Annotated[pathlib.Path, typer.Argument(help="The page.")] = RESULTS / "measures.md",
+    folder: Annotated[pathlib.Path, typer.Argument(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Writes the page anew."""
-    page.write_text(filled(page.read_text(), pd.read_csv(summary)))
+    """Writes both pages anew."""
+    for name in ("measures", "audit"):
+        page = folder / f"{name}.md"
+        page.write_text(filled(page.read_text(), tables(folder, name)))
 
 
 if __name__ == "__main__":

@@ -173,10 +173,11 @@ def test_rounding_keeps_other_flags(monkeypatch):
     assert rounding.flags("AVX2").split() == ["--xla_some=1", "--xla_cpu_max_isa=AVX2"]
 
 
-def test_the_tables_of_the_measurements_are_those_of_their_summary():
-    summary = pd.read_csv(measure_tables.RESULTS / "measures.csv")
-    page = (measure_tables.RESULTS / "measures.md").read_text()
-    assert measure_tables.filled(page, summary) == page
+@pytest.mark.parametrize("name", ["measures", "audit"])
+def test_the_tables_of_a_page_are_those_of_its_results(name):
+    page = (measure_tables.RESULTS / f"{name}.md").read_text()
+    tables = measure_tables.tables(measure_tables.RESULTS, name)
+    assert measure_tables.filled(page, tables) == page
 
 
 def test_a_table_of_measurements():
@@ -187,12 +188,29 @@ def test_a_table_of_measurements():
     ]
     names = ["run", "label", "quantity", "mean", "std", "seeds"]
     summary = pd.DataFrame(rows, columns=names)
+    tables = {"table: mine": measure_tables.table(summary, measure_tables.MEASURES)}
     page = "# A\n\n<!-- table: mine -->\nold\n<!-- end -->\n\nB\n"
-    written = measure_tables.filled(page, summary)
+    written = measure_tables.filled(page, tables)
     assert written.startswith("# A\n\n<!-- table: mine -->\n\n| method | seeds | retained |")
     assert "| ssd | 3 |  |  | 50.0 ± 12.5 |  |" in written
     assert "| gkt | 1 |  |  | 25.0 |  |" in written
     assert written.endswith("|\n\n<!-- end -->\n\nB\n")
-    assert measure_tables.filled(written, summary) == written
-    with pytest.raises(ValueError, match=r"has markers for \['mine'\].*\['other'\]"):
-        measure_tables.filled(page, summary.assign(run="other"))
+    assert measure_tables.filled(written, tables) == written
+    with pytest.raises(ValueError, match=r"has markers for \['table: mine'\].*\['told: other'\]"):
+        measure_tables.filled(page, {"told: other": ""})
+
+
+def test_a_table_of_models_that_are_told_from_retrained_ones():
+    """Areas near 1 in the original, near 1/2 in retrained models; one method leaves what is there."""
+    rows = [
+        (label, seed, value + 0.01 * seed, value - 0.05, value + 0.05)
+        for label, value in (("original", 0.97), ("retrain", 0.5), ("hides", 0.96))
+        for seed in (0, 1, 2)
+    ]
+    ends = ["logit-ranking", "logit-ranking_low", "logit-ranking_high"]
+    results = pd.DataFrame(rows, columns=["label", "training_seed", *ends])
+    written = measure_tables.told(results, ["logit-ranking"]).splitlines()
+    assert written[0] == "| attack | original | retrain | hides |"
+    assert written[2] == "| logit-ranking | 3/3 | 0/3 | 3/3 |"
+    alone = results[results["label"] != "retrain"]
+    assert measure_tables.told(alone, ["logit-ranking"]).endswith("| logit-ranking | - | - |")
