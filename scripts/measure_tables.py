@@ -70,8 +70,8 @@ def table(summary: pd.DataFrame, columns: tuple[Column, ...]) -> str:
 def told(results: pd.DataFrame, attacks: list[str]) -> str:
     """How many models of each method an attack tells from retrained ones; of one run.
 
-    The retrained models are those of all training seeds. A model that is retrained itself is
-    compared with the others.
+    The retrained models are those of all training seeds, two at least. A model that is retrained
+    itself is compared with the others.
     """
     rows = [["attack", *results["label"].unique()]]
     rows.append(["---"] * len(rows[0]))
@@ -91,7 +91,7 @@ def _told(results: pd.DataFrame, label: str, attack: str) -> str:
         original = results[(results["label"] == "original") & (results["training_seed"] == seed)]
         found = [_finding(one, attack) for _, one in pd.concat([others, original]).iterrows()]
         model = _finding(row, attack)
-        if model is None or len(found) < 2 or None in found:
+        if model is None or len(found) < 3 or None in found:
             continue
         *references, before = [one for one in found if one is not None]
         outcomes.append(compare(model, references, before, bounds=bounds).outcome)

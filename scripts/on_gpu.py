@@ -15,7 +15,7 @@ stopped, and a training goes on from its last checkpoint. A stage that would not
 that is left, or needs more memory than the card has, is left out and named. `--out` has few files
 that are worth keeping: `results.json`, and the trained models as float16.
 
-`--tiny` runs every stage at next to no size on a CPU, in about a minute, to try the script out.
+`--tiny` runs every stage at next to no size on a CPU, in a few minutes, to try the script out.
 """
 
 import functools

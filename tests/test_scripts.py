@@ -201,7 +201,7 @@ def test_a_table_of_measurements():
 
 
 def test_a_table_of_models_that_are_told_from_retrained_ones():
-    """Areas near 1 in the original, near 1/2 in retrained models; one method leaves what is there."""
+    """Areas near 1 in the original and near 1/2 in retrained models; one method hides the class."""
     rows = [
         (label, seed, value + 0.01 * seed, value - 0.05, value + 0.05)
         for label, value in (("original", 0.97), ("retrain", 0.5), ("hides", 0.96))
