@@ -178,3 +178,5 @@ def test_one_word_for_all_attacks():
     measuring.check(["attacks"])
     with pytest.raises(InvalidArgumentError, match="is there twice"):
         measuring.named(["attacks", "attacks"])
+    with pytest.raises(InvalidArgumentError, match="has no settings"):
+        measuring.named([{"attacks": {"samples": 3}}])

@@ -39,7 +39,7 @@ def named(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
         twice.
     """
     found: dict[str, dict[str, Any]] = {}
-    for entry in _spelled_out(list(entries)):
+    for entry in entries:
         one = {entry: None} if isinstance(entry, str) else entry
         if not (isinstance(one, Mapping) and len(one) == 1):
             raise InvalidArgumentError(
@@ -51,13 +51,13 @@ def named(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
         if name in found:
             raise InvalidArgumentError("measure", name, "is there twice; name it once")
         found[name] = dict(settings or {})
+    if ATTACKS in found:
+        if settings := found.pop(ATTACKS):
+            raise InvalidArgumentError(
+                ATTACKS, settings, "has no settings; name the attack that has them beside it"
+            )
+        found = {**{name: {} for name in audit.ATTACKS}, **found}
     return dict(sorted(found.items()))
-
-
-def _spelled_out(entries: list[Entry]) -> list[Entry]:
-    beside = {name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)}
-    attacks = [name for name in audit.ATTACKS if name not in beside]
-    return [one for entry in entries for one in (attacks if entry == ATTACKS else [entry])]
 
 
 def build(name: str, settings: Mapping[str, Any]) -> Measure:
