@@ -9,7 +9,8 @@ comparisons with retrained models between `<!-- told: RUN -->` and `<!-- end -->
 import math
 import pathlib
 import re
-from typing import Annotated, NamedTuple
+from collections.abc import Hashable
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 import typer
@@ -73,34 +74,38 @@ def told(results: pd.DataFrame, attacks: list[str]) -> str:
     The retrained models are those of all training seeds, two at least. A model that is retrained
     itself is compared with the others.
     """
-    rows = [["attack", *results["label"].unique()]]
-    rows.append(["---"] * len(rows[0]))
+    labels = list(results["label"].unique())
+    rows = [["attack", *labels], ["---"] * (len(labels) + 1)]
     for attack in attacks:
-        counts = [_told(results, label, attack) for label in rows[0][1:]]
-        rows.append([attack, *counts])
+        found = {
+            (row["label"], row["training_seed"]): _finding(row, attack)
+            for row in results.to_dict("records")
+        }
+        bounds = audit.describe(attack).range
+        rows.append([attack, *(_told(found, label, bounds) for label in labels)])
     return _written(rows)
 
 
-def _told(results: pd.DataFrame, label: str, attack: str) -> str:
+def _told(
+    found: dict[tuple[str, int], audit.Finding | None], label: str, bounds: tuple[float, float]
+) -> str:
     """`told/compared`, or a dash if nothing can be compared."""
-    bounds, retrained = audit.describe(attack).range, results["label"] == "retrain"
     outcomes = []
-    for _, row in results[results["label"] == label].iterrows():
-        seed = row["training_seed"]
-        others = results[retrained & ((label != "retrain") | (results["training_seed"] != seed))]
-        original = results[(results["label"] == "original") & (results["training_seed"] == seed)]
-        found = [_finding(one, attack) for _, one in pd.concat([others, original]).iterrows()]
-        model = _finding(row, attack)
-        if model is None or len(found) < 3 or None in found:
-            continue
-        *references, before = [one for one in found if one is not None]
-        outcomes.append(compare(model, references, before, bounds=bounds).outcome)
+    for (name, seed), model in found.items():
+        before = found.get(("original", seed))
+        others = [
+            other
+            for (kind, theirs), other in found.items()
+            if kind == "retrain" and other is not None and (kind, theirs) != (name, seed)
+        ]
+        if name == label and model is not None and before is not None and len(others) > 1:
+            outcomes.append(compare(model, others, before, bounds=bounds).outcome)
     apart = sum(one in ("told", "changed") for one in outcomes)
     compared = sum(one != "withheld" for one in outcomes)
     return f"{apart}/{compared}" if compared else "-"
 
 
-def _finding(row: pd.Series, attack: str) -> audit.Finding | None:
+def _finding(row: dict[Hashable, Any], attack: str) -> audit.Finding | None:
     value, low, high = (row.get(f"{attack}{end}", math.nan) for end in ("", "_low", "_high"))
     return None if pd.isna(value) else audit.Finding(float(value), float(low), float(high))
 
