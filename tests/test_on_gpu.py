@@ -26,9 +26,18 @@ from on_gpu_stages import baggage, correctness, learning, packing, pieces, sched
 from on_gpu_stages.schedule import Place, Stage
 from on_gpu_stages.sizes import FULL, TINY
 
-# The other stages are the same functions, of trainings by other names.
+# The other stages are the same functions, of trainings by other names or with other settings.
 SAME = [name for name in TINY.trainings if name != "resnet18"]
-STAGES = [stage for stage in on_gpu.STAGES if stage.name.removeprefix("train_") not in SAME]
+ALIKE = {
+    "ignp_paper": "ignp",
+    "pytorch_lenet": "pytorch_resnet18",
+    "pytorch_vit_tiny": "pytorch_resnet18",
+}
+STAGES = [
+    stage
+    for stage in on_gpu.STAGES
+    if stage.name.removeprefix("train_") not in SAME and stage.name not in ALIKE
+]
 NAMES = [stage.name for stage in STAGES]
 
 
@@ -65,7 +74,7 @@ class TestTiny:
         # Sums of 16 products, and of 2 squares.
         assert all(row["difference"] < 1e-5 for row in found["squares_fused"])
 
-    @pytest.mark.parametrize("name", ["ignp", "ignp_bfloat16", "ignp_paper"])
+    @pytest.mark.parametrize("name", ["ignp", "ignp_bfloat16"])
     def test_each_class_is_forgotten_by_one_compilation(self, folder, name):
         found = self.results(folder)[name]
         assert [row["forget"] for row in found["classes"]] == list(range(10))
@@ -90,6 +99,14 @@ class TestTiny:
         on_gpu.main(tiny=True, only=NAMES, work=folder / "work", out=folder / "out")
         assert capsys.readouterr().out.count("was done") == len(NAMES)
         assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize(("name", "other"), ALIKE.items())
+def test_stages_that_are_the_same_with_other_settings(name, other):
+    named: dict[str, Any] = {stage.name: stage.run for stage in on_gpu.STAGES}
+    assert named[name].func == named[other].func
+    assert named[name].keywords.keys() == named[other].keywords.keys()
+    assert named[name].keywords != named[other].keywords
 
 
 @pytest.mark.parametrize("name", SAME)
