@@ -30,8 +30,7 @@ def retained_finetune(
 
     The mean over several draws of the samples, on test samples. Its interval is the wider one of
     Student's over the draws and Wilson's over the test samples, and not over trainings of the
-    model. Needs the weights and labelled retained training
-    samples, and none of the class.
+    model. Needs the weights and labelled retained training samples, and none of the class.
 
     `details` has the accuracy on retained test samples as `retain_accuracy`, and both accuracies
     after 1, 5, 20 and 100 steps as `forget_accuracy_N` and `retain_accuracy_N`.
