@@ -170,7 +170,7 @@ OPERATIONS = {
     "pixel_shuffle": lambda p, x: F.pixel_shuffle(x, 2),
     "made": lambda p, x: torch.zeros_like(x) + torch.ones_like(x) + x.new_zeros(7, 6)
     + torch.full_like(x, 2) + torch.arange(6) + torch.ones(7, 1) + x.new_ones(6),
-    "cast": lambda p, x: x.half().float() + (x > 0).to(x.dtype) + (x * 3).int(),
+    "cast": lambda p, x: x.bfloat16().float() + (x > 0).to(x.dtype) + (x * 3).int(),
     "triangles": lambda p, x: x.tril() + x.triu(1),
     "dropped": lambda p, x: F.dropout(x, 0.5, False) + F.dropout2d(x, 0.5, False),
     "equal": lambda p, x: torch.eq(x, x) * 2 + torch.ne(x, 0) + torch.le(x, 0.5)
