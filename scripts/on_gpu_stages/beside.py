@@ -20,32 +20,46 @@ from on_gpu_stages.schedule import Place
 SYNCED = "torch.cuda.synchronize before and after each stage"
 
 
-def equal_work(place: Place, name: str) -> dict[str, Any]:
+def equal_work(place: Place, name: str) -> Iterator[dict[str, Any]]:
     """Rows of every method, on an untrained model."""
-    from beside_pytorch import contests, subject
+    from beside_pytorch import contests
 
     sizes = contests.sizes(**place.sizes.contests)
-    contender = place.sizes.beside[name]
     with _float32() as device:
-        side = subject.untrained(
-            contender.model,
-            contender.width,
-            sizes.images,
-            place.sizes.contests["quick"],
-            forget=0,
-            device=device,
-        )
-        rows = []
-        for method in contender.methods:
-            rows += _both(contests.equal_work(side, sizes, method), side, place)
+        side = _untrained(place, name, device)
+        for method in place.sizes.beside[name].methods:
+            rows = _both(contests.equal_work(side, sizes, method), side, place)
+            yield from rows
             if (rows[-1]["pytorch_compile_error"] or "").startswith(TimeoutError.__name__):
                 break  # the time of the stage is over
-        # By programs of its own, which take longer to compile than all that tiny sizes run.
-        agreement = None if place.sizes.contests["quick"] else _agreement(side)
-        return {"agreement": agreement, "rows": rows, "timing": SYNCED}
 
 
-def equal_outcome(place: Place, name: str) -> dict[str, Any]:
+def agreement(place: Place) -> Iterator[dict[str, Any]]:
+    """Whether both sides compute the same numbers, a row for each model."""
+    from beside_pytorch import agreement
+
+    with _float32() as device:
+        for name in place.sizes.beside:
+            found = agreement.differences(_untrained(place, name, device), 2, 4)
+            yield {
+                "model": name,
+                "differences": found,
+                "tolerances": agreement.TOLERANCES,
+                "same": all(found[name] <= agreement.TOLERANCES[name] for name in found),
+            }
+
+
+def _untrained(place: Place, name: str, device: Any) -> Any:
+    from beside_pytorch import contests, subject
+
+    contender, quick = place.sizes.beside[name], place.sizes.contests["quick"]
+    images = contests.sizes(**place.sizes.contests).images
+    return subject.untrained(
+        contender.model, contender.width, images, quick, forget=0, device=device
+    )
+
+
+def equal_outcome(place: Place, name: str) -> list[dict[str, Any]]:
     """Rows of IGNP on a trained model: our defaults, and PyTorch by the paper's settings."""
     from beside_pytorch import contests, subject
 
@@ -67,8 +81,7 @@ def equal_outcome(place: Place, name: str) -> dict[str, Any]:
             test=splits.test,
         )
         quick = place.sizes.contests["quick"]
-        rows = _both(contests.equal_outcome(side, sizes, place.sizes.settings, quick), side, place)
-        return {"rows": rows, "timing": SYNCED}
+        return _both(contests.equal_outcome(side, sizes, place.sizes.settings, quick), side, place)
 
 
 def _both(contest: Any, side: Any, place: Place) -> list[dict[str, Any]]:
@@ -87,6 +100,7 @@ def _both(contest: Any, side: Any, place: Place) -> list[dict[str, Any]]:
             "speedup_over_best": best / row["ours_seconds"],
             "pytorch_first_compiled_seconds": compiled["first"],
             "pytorch_compile_error": compiled["error"],
+            "timing": SYNCED,
         }
     return rows
 
@@ -118,18 +132,6 @@ def _compiled(contest: Any, side: Any, place: Place) -> dict[str, Any]:
         torch._dynamo.reset()
         side.restore()
     return found
-
-
-def _agreement(side: Any) -> dict[str, Any]:
-    """Whether both sides compute the same numbers, as the script demands before it times."""
-    from beside_pytorch import agreement
-
-    found = agreement.differences(side, 2, 4)
-    return {
-        "differences": found,
-        "tolerances": agreement.TOLERANCES,
-        "same": all(found[name] <= agreement.TOLERANCES[name] for name in found),
-    }
 
 
 @contextlib.contextmanager

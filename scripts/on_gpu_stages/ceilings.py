@@ -1,5 +1,6 @@
 """How near each stage of IGNP comes to what the card can do, as `bench_roofline.py` counts it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,9 +10,9 @@ from on_gpu_stages.correctness import model
 from on_gpu_stages.schedule import Place
 
 
-def reached(place: Place) -> list[dict[str, Any]]:
+def reached(place: Place) -> Iterator[dict[str, Any]]:
     """A row for each model, precision and stage."""
-    sizes, rows = place.sizes, []
+    sizes = place.sizes
     few = sizes.repeats < 2
     samples, held_out, microbatch = (2, 2, 2) if few else (20, 20, 32)
     ceilings = {}
@@ -27,5 +28,4 @@ def reached(place: Place) -> list[dict[str, Any]]:
                     measured = bench_roofline.measure(program, sizes.repeats)
                 row = bench_roofline.row(stage, measured, *ceilings[setting])
                 peaks = dict(zip(("peak_flops", "peak_bytes"), ceilings[setting], strict=True))
-                rows.append({"model": name, "width": width, "precision": precision, **row, **peaks})
-    return rows
+                yield {"model": name, "width": width, "precision": precision, **row, **peaks}

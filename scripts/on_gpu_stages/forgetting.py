@@ -10,8 +10,7 @@ import jax
 
 import forget_each_class
 import ignpx
-from ignpx import data, stages, training
-from ignpx.audit import count_correct
+from ignpx import stages
 from ignpx.classifier import Classifier
 from ignpx.methods import build
 from ignpx.unlearner import Request, Unlearner
@@ -99,37 +98,3 @@ def _stages(run: Callable[[int], Any], classes: Any) -> dict[str, float]:
         recorded.append(dict(seconds))
     names = [name for name in recorded[0] if name != "compile"]
     return {name: statistics.median(one[name] for one in recorded) for name in names}
-
-
-def retrained(place: Place, name: str, index: int) -> dict[str, Any]:
-    """The model that never saw a class, by the epochs that the original had: the yardstick."""
-    plan = place.sizes.trainings[name]
-    described, splits = learning.prepared(plan)
-    original = pieces.load(place.work, name)
-    epochs = min(plan.epochs, max(2, plan.least))
-    recipe = training.Recipe.of(
-        {
-            **vars(described.training),
-            "epochs": epochs,
-            "schedule": "cosine",
-            "warmup_epochs": min(described.training.warmup_epochs, epochs - 1),
-        }
-    )
-    fresh = pieces.created(
-        described.model.name,
-        original.input_shape,
-        original.num_classes,
-        described.model.width,
-        splits.preprocess,
-    )
-    begin = time.perf_counter()
-    without = data.retained(splits.train, [index])
-    found, _ = training.fit(fresh, without, recipe, jax.random.key(1))
-    counts = count_correct(jax.block_until_ready(found), splits.test)
-    return {
-        "class": index,
-        "epochs": epochs,
-        "seconds": time.perf_counter() - begin,
-        "retain_accuracy": counts.accuracy_without([index]),
-        "forget_accuracy": counts.accuracy([index]),
-    }

@@ -6,6 +6,7 @@ so the number of epochs can follow from the seconds that the first ones took, an
 again.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -37,7 +38,11 @@ SECONDS = 20.0
 def learn(place: Place, name: str) -> dict[str, Any]:
     """Trains one of the sizes' models, and keeps it as float16."""
     plan = place.sizes.trainings[name]
+    if plan.like is not None:
+        epochs = json.loads(place.result_of(f"train_{plan.like}").read_text())["result"]["epochs"]
+        plan = dataclasses.replace(plan, epochs=epochs, least=epochs)
     described, splits = prepared(plan)
+    seen = splits.train if plan.without is None else data.retained(splits.train, [plan.without])
     fresh = pieces.created(
         described.model.name,
         splits.train.images.shape[1:],
@@ -47,7 +52,7 @@ def learn(place: Place, name: str) -> dict[str, Any]:
     )
     in_progress = checkpoint.Latest(place.work / f"{name}_in_progress")
     room = min(plan.seconds, place.left() - 20)
-    found, trained = fit(fresh, splits.train, described.training, plan, room, in_progress)
+    found, trained = fit(fresh, seen, described.training, plan, room, in_progress)
     model = {"name": described.model.name, "width": described.model.width}
     files = pieces.save(place.work, name, trained, model)
     if plan.kept:
@@ -59,6 +64,7 @@ def learn(place: Place, name: str) -> dict[str, Any]:
     return {
         "config": plan.config,
         "overrides": plan.overrides,
+        "without": plan.without,
         **found,
         "validation_accuracy": count_correct(trained, splits.validation).accuracy(),
         "test_accuracy": count_correct(trained, splits.test).accuracy(),

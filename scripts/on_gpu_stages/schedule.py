@@ -63,7 +63,7 @@ class Stage:
 
     Attributes:
       name: of its result.
-      run: returns JSON values.
+      run: returns JSON values, or yields rows, which are kept as far as they come.
       seconds: what it takes on an H100, with some to spare; it is not begun if fewer are left.
       gib: memory of the device that it needs.
       after: the stage whose outcome it needs.
@@ -80,7 +80,8 @@ def run(stages: Sequence[Stage], place: Place) -> dict[str, str]:
     """Runs what is not done yet.
 
     Returns:
-      What became of each stage by its name: `done`, `was done`, or why there is no result.
+      What became of each stage by its name: `done`, `done in part` with what ended it, `was done`,
+      or why there is no result.
     """
     place.work.mkdir(parents=True, exist_ok=True)
     outcomes = {}
@@ -97,13 +98,22 @@ def _outcome(stage: Stage, place: Place) -> str:
     if why := _hindrance(stage, place):
         return f"left out: {why}"
     begin, started = time.monotonic(), datetime.datetime.now(datetime.UTC)
+    rows: list[Any] = []
+    why = None
     try:
         with compiling() as compiled, _ended_after(_limit(stage, place)):
             found = stage.run(place)
+            if isinstance(found, Iterator):
+                for row in found:
+                    rows.append(row)
+                found = rows
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
         said = memory.exhausted(error) or f"{type(error).__name__}: {error}"
-        return f"failed: {said.strip().partition(chr(10))[0]}{_peak()}"
+        why = f"{said.strip().partition(chr(10))[0]}{_peak()}"
+        if not rows:
+            return f"failed: {why}"
+        found = rows
     finally:
         _freed()
     result = {
@@ -112,11 +122,12 @@ def _outcome(stage: Stage, place: Place) -> str:
         "seconds": time.monotonic() - begin,
         "compile_seconds": sum(compiled),
         "compilations": len(compiled),
+        "ended_by": why,
         **about(),
         "result": found,
     }
     write(place.result_of(stage.name), result)
-    return "done"
+    return "done" if why is None else f"done in part ({len(rows)} rows): {why}"
 
 
 def _limit(stage: Stage, place: Place) -> float:

@@ -15,6 +15,8 @@ class Training:
       least: epochs at least, whatever they take.
       seconds: for all epochs, without compilation; their number follows from the first ones.
       kept: whether the model is one of the few files that are kept.
+      without: a class that the model never sees.
+      like: an earlier training, whose number of epochs this one has.
     """
 
     config: str
@@ -23,6 +25,8 @@ class Training:
     least: int
     seconds: float
     kept: bool = True
+    without: int | None = None
+    like: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +97,13 @@ LOWER = {"training.precision": "bfloat16"}
 FULL = Sizes(
     share_of_seconds=1.0,
     trainings={
-        "resnet18": Training("cifar10_resnet18", LOWER, 60, 20, 210.0),
+        "resnet18": Training("cifar10_resnet18", LOWER, 60, 20, 130.0),
+        "resnet18_without_0": Training(
+            "cifar10_resnet18", LOWER, 60, 20, 130.0, without=0, like="resnet18"
+        ),
         "mnist_lenet": Training("mnist_lenet", LOWER, 20, 5, 15.0),
         "mnist_resnet9": Training("mnist_resnet9", LOWER, 10, 3, 30.0),
-        "vit_tiny": Training("cifar10_vit_tiny", LOWER, 60, 20, 90.0),
+        "vit_tiny": Training("cifar10_vit_tiny", LOWER, 60, 20, 90.0, kept=False),
         "hundred_resnet18": Training(
             "tiny_imagenet_100_32_resnet18", LOWER, 60, 20, 180.0, kept=False
         ),
@@ -125,7 +132,12 @@ TINY = Sizes(
     share_of_seconds=0.0,
     trainings={
         name: Training(
-            "examples/digits_lenet", LOWER | {"model.width": 0.5}, 4, 3, 8.0, training.kept
+            "examples/digits_lenet",
+            LOWER | {"model.width": 0.5},
+            *(4, 3, 8.0),
+            kept=training.kept,
+            without=training.without,
+            like=training.like,
         )
         for name, training in FULL.trainings.items()
     },

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,9 +19,8 @@ from on_gpu_stages.schedule import GIB, Place
 TILE = 64
 
 
-def by_microbatch(place: Place) -> list[dict[str, Any]]:
+def by_microbatch(place: Place) -> Iterator[dict[str, Any]]:
     """Seconds and memory of each model and microbatch."""
-    rows = []
     for name, width in place.sizes.profiled.items():
         for microbatch in place.sizes.microbatches:
             runs = runs_of(model(name, width), place.sizes.weighed, microbatch)
@@ -29,22 +28,19 @@ def by_microbatch(place: Place) -> list[dict[str, Any]]:
                 del runs["vmap"]
             found = measured(runs, place.sizes.repeats)
             statistics_of_device = jax.devices()[0].memory_stats() or {}
-            rows.append(
-                {
-                    "model": name,
-                    "width": width,
-                    "samples": place.sizes.weighed,
-                    "microbatch": microbatch,
-                    **found,
-                    "over_gradient": found["sensitivity_seconds"] / found["gradient_seconds"],
-                    # Of all that the process has run so far.
-                    "peak_gib": statistics_of_device.get("peak_bytes_in_use", 0) / GIB,
-                }
-            )
-    return rows
+            yield {
+                "model": name,
+                "width": width,
+                "samples": place.sizes.weighed,
+                "microbatch": microbatch,
+                **found,
+                "over_gradient": found["sensitivity_seconds"] / found["gradient_seconds"],
+                # Of all that the process has run so far.
+                "peak_gib": statistics_of_device.get("peak_bytes_in_use", 0) / GIB,
+            }
 
 
-def fused(place: Place) -> list[dict[str, Any]]:
+def fused(place: Place) -> Iterator[dict[str, Any]]:
     """The sum of squared products as XLA makes it, and in one kernel that keeps no product.
 
     `samples` have `positions` each: `sum over b of w_b (A_b^T G_b)^2`, of factors `(B, P, I)` and
@@ -53,7 +49,6 @@ def fused(place: Place) -> list[dict[str, Any]]:
     few = place.sizes.repeats < 2
     # Of ResNet18's last stage, and of the dense layers of ViT-Tiny.
     shapes = [(2, 16, 64, 64)] if few else [(200, 16, 4608, 512), (200, 64, 192, 768)]
-    rows = []
     for samples, positions, inputs, outputs in shapes:
         keys = jax.random.split(jax.random.key(0), 3)
         a = jax.random.normal(keys[0], (samples, positions, inputs))
@@ -73,8 +68,7 @@ def fused(place: Place) -> list[dict[str, Any]]:
             row["difference"] = apart(in_kernel(a, g, weights), plain(a, g, weights))
         except Exception as error:  # a kernel that the device's compiler refuses decides it too
             row["fused_error"] = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        rows.append(row)
-    return rows
+        yield row
 
 
 def plain(a: jax.Array, g: jax.Array, weights: jax.Array) -> jax.Array:
