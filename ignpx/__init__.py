@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from ignpx.audit import list_measures
     from ignpx.classifier import Classifier
+    from ignpx.doctor import Finding, Findings, check
     from ignpx.errors import (
         ConversionWarning,
         IgnpxError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         UnlearningWarning,
     )
     from ignpx.methods import list_methods
+    from ignpx.overview import Layer, Summary, summary
     from ignpx.samples import Samples
     from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
 
@@ -53,21 +55,27 @@ __version__ = version("ignpx")
 _HOMES = {
     "Classifier": "classifier",
     "ConversionWarning": "errors",
+    "Finding": "doctor",
+    "Findings": "doctor",
     "IgnpxError": "errors",
     "InvalidArgumentError": "errors",
     "PluginWarning": "errors",
     "RecoveryWarning": "errors",
     "UnlearningError": "errors",
     "UnlearningWarning": "errors",
+    "Layer": "overview",
+    "check": "doctor",
     "list_measures": "audit",
     "list_methods": "methods",
     "Samples": "samples",
+    "Summary": "overview",
     "Changes": "unlearner",
     "Forgets": "unlearner",
     "Info": "unlearner",
     "Request": "unlearner",
     "Sees": "unlearner",
     "Unlearner": "unlearner",
+    "summary": "overview",
     "unlearn": "unlearner",
 }
 # Where modules that stood on top in 0.1 are now; their old names go with 0.3.
@@ -87,21 +95,26 @@ __all__ = [
     "Changes",
     "Classifier",
     "ConversionWarning",
+    "Finding",
+    "Findings",
     "Forgets",
     "IgnpxError",
     "Info",
     "InvalidArgumentError",
+    "Layer",
     "PluginWarning",
     "RecoveryWarning",
     "Request",
     "Samples",
     "Sees",
+    "Summary",
     "Unlearner",
     "UnlearningError",
     "UnlearningWarning",
     "__version__",
     "adversarial",
     "audit",
+    "check",
     "data",
     "descent",
     "edits",
@@ -118,6 +131,7 @@ __all__ = [
     "sharding",
     "stages",
     "steps",
+    "summary",
     "synthesis",
     "targets",
     "training",

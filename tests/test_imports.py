@@ -26,6 +26,7 @@ LAYERS = [
     ["classifier", "samples"],
     ["gradients"],
     ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
+    ["doctor", "overview"],
     ["unlearner", "models", "data"],
     ["audit", "steps"],
     ["training"],

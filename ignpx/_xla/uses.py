@@ -17,10 +17,12 @@ class Use(NamedTuple):
       path: the path of the leaf, as `targets.paths` returns it.
       operation: name of the JAX primitive: `dot_general` for a dense kernel, `conv_general_dilated`
         for the kernel of a convolution, `add` for a bias, `mul` for a scale.
+      shape: shape of the result of that operation.
     """
 
     path: str
     operation: str
+    shape: tuple[int, ...]
 
     @property
     def of_kernel(self) -> bool:
@@ -43,7 +45,7 @@ def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: P
       inputs: pytree of arrays, or of objects with a shape and a dtype.
     """
     closed = jax.make_jaxpr(function)(params, inputs)
-    met: dict[int, str] = {}
+    met: dict[int, tuple[str, tuple[int, ...]]] = {}
 
     # A value is represented by the indices of its leaves, or by None if it depends on the inputs.
     def rule(_: int, equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
@@ -55,7 +57,7 @@ def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: P
         if None not in origins:
             return [leaves] * len(equation.outvars)
         for leaf in leaves:
-            met.setdefault(leaf, equation.primitive.name)
+            met.setdefault(leaf, (equation.primitive.name, equation.outvars[0].aval.shape))
         return [None] * len(equation.outvars)
 
     count = len(jax.tree.leaves(params))
@@ -63,7 +65,7 @@ def uses(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: P
     others = [None] * (len(closed.jaxpr.invars) - count)
     jaxprs.walk(closed.jaxpr, [()] * len(closed.consts), [*arguments, *others], rule)
     names = paths(params)
-    return [Use(names[leaf], operation) for leaf, operation in met.items()]
+    return [Use(names[leaf], *found) for leaf, found in met.items()]
 
 
 def _body(equation: Any) -> Any:

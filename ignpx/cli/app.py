@@ -37,6 +37,7 @@ from ignpx.errors import (
 from ignpx.experiments import (
     audit_page,
     audits,
+    checkpoint,
     demonstration,
     memory,
     preparation,
@@ -293,6 +294,32 @@ def _numbers(name: str, text: str | None, kind: type) -> tuple[Any, ...] | None:
         return tuple(kind(one) for one in text.split(","))
     except ValueError:
         raise InvalidArgumentError(name, text, "must be numbers, separated by commas") from None
+
+
+@app.command()
+def summary(
+    directory: Annotated[pathlib.Path, typer.Argument(help="A run, by train or by unlearn.")],
+    model: OwnModel = None,
+) -> None:
+    """List the layers of a run's model: which methods edit, how, and what synthesis matches."""
+    classifier, _ = checkpoint.load(checkpoint.in_run(directory), model=model)
+    _say(str(ignpx.summary(classifier)))
+
+
+@app.command()
+def check(
+    directory: Annotated[pathlib.Path, typer.Argument(help="A run, by train or by unlearn.")],
+    model: OwnModel = None,
+) -> None:
+    """Look for faults of a run's model that spoil unlearning, without data.
+
+    Status 1 says that a check failed.
+    """
+    classifier, _ = checkpoint.load(checkpoint.in_run(directory), model=model)
+    found = ignpx.check(classifier)
+    _say(str(found))
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command()
