@@ -234,7 +234,8 @@ def _sensitivities(layer: Layer) -> str:
         return ""
     if layer.factored * 2 >= layer.parameters:
         return "by factors"
-    return f"by sample ({', '.join(dict.fromkeys(layer.direct.values()))})"
+    reasons = dict.fromkeys(one.removeprefix("used by ") for one in layer.direct.values())
+    return f"by sample ({', '.join(reasons)})"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -102,6 +102,19 @@ def test_unlearn_leaves_a_run(forgotten_run):
     }
 
 
+def test_summary_and_check_of_a_run(trained_run, monkeypatch):
+    status, printed = run("summary", trained_run)
+    assert status == 0
+    classifier, _ = checkpoint.load(trained_run / "checkpoint")
+    assert printed.rstrip() == str(ignpx.summary(classifier))
+    status, printed = run("check", trained_run)
+    assert status == 0, printed
+    assert printed.rstrip() == str(ignpx.check(classifier))
+    faults = ignpx.Findings([ignpx.Finding("noise", False, 1.0, "check the preprocessing")])
+    monkeypatch.setattr(ignpx, "check", lambda classifier: faults)
+    assert run("check", trained_run) == (1, "FAIL  noise  1\n      check the preprocessing\n")
+
+
 def test_in_sequence(forgotten_run):
     out = forgotten_run.with_name("without_0_and_6")
     # The run itself says what it has forgotten before.

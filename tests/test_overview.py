@@ -1,5 +1,7 @@
 """The summary of a classifier: layers, their parameters, and what methods do with them."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -74,7 +76,7 @@ def test_totals_are_printed(net):
     head = next(line for line in lines if line.startswith("head"))
     assert head.split() == ["head", "dense", "3", "15", "yes", "by", "factors"]
     steps = next(line for line in lines if line.startswith("steps"))
-    assert steps.endswith("48      by sample (used by scan)")
+    assert steps.endswith("48      by sample (scan)")
 
 
 def test_layers_of_an_nnx_model():
@@ -93,6 +95,12 @@ def test_layers_of_an_nnx_model():
         ("norm", "batch norm", True),
         ("dense", "dense", False),
     ]
+
+
+def test_the_guide_shows_what_is_printed():
+    lenet = ignpx.models.create("lenet", input_shape=(32, 32, 1), num_classes=10)
+    guide = pathlib.Path(__file__).parents[1] / "docs" / "guides" / "your_model.md"
+    assert f"```text\n{ignpx.summary(lenet)}\n```" in guide.read_text()
 
 
 def test_of_a_plain_function(mlp):
