@@ -60,7 +60,7 @@ class Findings(tuple[Finding, ...]):
     def __str__(self) -> str:
         width = max(len(one.name) for one in self)
         return "\n".join(
-            f"{'ok  ' if one.passed else 'FAIL'}  {one.name.ljust(width)}  {_shown(one.value)}"
+            f"{'ok  ' if one.passed else 'FAIL'}  {one.name:{width}}  {_shown(one.value)}".rstrip()
             + (f"\n      {one.advice}" if one.advice else "")
             for one in self
         )

@@ -105,7 +105,8 @@ class Summary(NamedTuple):
             ]
         )
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def summary(classifier: Classifier) -> Summary:
