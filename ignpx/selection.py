@@ -287,96 +287,71 @@ class CoverageSearch(NamedTuple):
     Attributes:
       coverages: `(G,)`, the coverages that were tried, ascending.
       forget: `(G,)`, share of the held-out forget prototypes that are recognised at each coverage.
-      retain: `(G,)`, share of the held-out retain prototypes that are recognised at each coverage.
+      retain: `(G,)`, what the retained class that loses most keeps of its confidence at each
+        coverage, as a share.
       chosen: the chosen coverage, see `search_coverage`.
-      beyond: whether it was chosen among the coverages beyond the range.
     """
 
     coverages: jax.Array
     forget: jax.Array
     retain: jax.Array
     chosen: jax.Array
-    beyond: jax.Array
+
+    @property
+    def forgets(self) -> jax.Array:
+        """`(G,)` bool, whether no prototype is recognised at a coverage and at the next larger."""
+        return (self.forget == 0) & (jnp.append(self.forget[1:], 0.0) == 0)
 
 
 def search_coverage(
     log_ratios: PyTree,
-    recognised: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    judged: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     coverages: jax.Array,
     *,
-    beyond: jax.Array | None = None,
     total: int | None = None,
     keep: float = 0.99,
-    margin: float = 2.0,
+    margin: float = 4.0,
 ) -> CoverageSearch:
     """Chooses a coverage by held-out prototypes, without data.
 
     A coverage *forgets* if the model recognises no held-out forget prototype at it or at the next
-    larger coverage. It *retains* if the model recognises at least a share `keep` of the held-out
-    retain prototypes at it and at all smaller coverages. The chosen coverage is half way, on a log
-    scale, between the smallest coverage that forgets and the largest that retains, because real
-    samples are harder to forget and easier to damage than prototypes. If no coverage that forgets
-    also retains, it is the smallest coverage that forgets. If none forgets, it is the largest of
-    all.
+    larger coverage. It *retains* if every retained class keeps at least a share `keep` of its
+    confidence at it and at all smaller coverages. Confidence is the mean probability of the right
+    class on held-out prototypes. It falls long before a prototype is mistaken for another class,
+    and real samples are mistaken earlier than prototypes.
 
-    If all coverages retain and none forgets, the search continues in `beyond`. The rule there is
-    the same, but the chosen coverage is at most `sqrt(margin)` times the smallest that forgets, so
-    that no more is edited than needed. If no coverage forgets there either, the first choice stays.
+    The chosen coverage is half way, on a log scale, between the smallest coverage that forgets and
+    the largest that retains, because real samples are also harder to forget. It is at most
+    `sqrt(margin)` times the smallest that forgets, so that no more is edited than needed. If no
+    coverage that forgets also retains, it is the smallest coverage that forgets. If none forgets,
+    it is the smallest of those at which the fewest prototypes are recognised.
 
     Args:
       log_ratios: see `log_ratio`.
-      recognised: maps a log alpha to the shares of held-out forget and of held-out retain
-        prototypes that the model edited at that threshold recognises.
+      judged: maps a log alpha to the share of the held-out forget prototypes that the model edited
+        at that threshold recognises, and to the least share of its confidence that a retained
+        class keeps.
       coverages: `(G,)`, coverages to try, ascending.
-      beyond: `(G,)`, larger coverages, ascending; None ends the search with `coverages`.
       total: see `calibrate`.
-      keep: share of the retain prototypes that must be recognised, in 0 to 1.
-      margin: bounds the chosen coverage in `beyond`, at least 1.
+      keep: share of its confidence that every retained class must keep, in 0 to 1.
+      margin: bounds the chosen coverage, at least 1.
 
     Returns:
-      The `CoverageSearch` of the coverages that were chosen from. The coverages are tried one after
-      another, so memory does not grow with their number.
+      The `CoverageSearch`. The coverages are tried one after another, so memory does not grow with
+      their number.
     """
 
     def attempt(coverage: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return recognised(calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha)
+        return judged(calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha)
 
-    def tried(coverages: jax.Array, furthest: jax.Array, beyond: jax.Array) -> CoverageSearch:
-        forget, retain = jax.lax.map(attempt, coverages)
-        last = len(coverages) - 1
-        forgets = _forgets(forget)
-        smallest = jnp.where(jnp.any(forgets), jnp.argmax(forgets), last)
-        damages = retain < keep
-        largest = jnp.where(jnp.any(damages), jnp.argmax(damages) - 1, last)
-        low, high = coverages[smallest], coverages[jnp.maximum(largest, smallest)]
-        chosen = jnp.sqrt(low * jnp.minimum(high, furthest * low))
-        return CoverageSearch(coverages, forget, retain, chosen, beyond)
-
-    if beyond is None:
-        return tried(coverages, jnp.float32(ALWAYS), jnp.bool_(False))
-    # A loop of one or two iterations, so that the trial of a coverage is compiled once.
-    furthest = jnp.asarray([ALWAYS, margin], jnp.float32)
-    stages = jnp.stack([coverages, beyond]), furthest, jnp.asarray([False, True])
-
-    def unfinished(state: tuple[jax.Array, CoverageSearch]) -> jax.Array:
-        index, found = state
-        fails = jnp.all(found.retain >= keep) & ~jnp.any(_forgets(found.forget))
-        return (index == 0) | ((index == 1) & fails)
-
-    def search(state: tuple[jax.Array, CoverageSearch]) -> tuple[jax.Array, CoverageSearch]:
-        index, before = state
-        found = tried(*jax.tree.map(lambda stage: stage[index], stages))
-        better = (index == 0) | jnp.any(_forgets(found.forget))
-        return index + 1, jax.tree.map(lambda n, o: jnp.where(better, n, o), found, before)
-
-    nothing = jnp.zeros(len(coverages), jnp.float32)
-    start = CoverageSearch(coverages, nothing, nothing, jnp.float32(0.0), jnp.bool_(False))
-    return jax.lax.while_loop(unfinished, search, (jnp.int32(0), start))[1]
-
-
-def _forgets(recognised: jax.Array) -> jax.Array:
-    """`(G,)` bool, whether no prototype is recognised at a coverage and at the next larger one."""
-    return (recognised == 0) & (jnp.append(recognised[1:], 0.0) == 0)
+    forget, retain = jax.lax.map(attempt, coverages)
+    found = CoverageSearch(coverages, forget, retain, jnp.float32(0.0))
+    forgets, damages = found.forgets, retain < keep
+    smallest = jnp.where(jnp.any(forgets), jnp.argmax(forgets), jnp.argmin(forget))
+    largest = jnp.where(jnp.any(damages), jnp.argmax(damages) - 1, len(coverages) - 1)
+    low, high = coverages[smallest], coverages[jnp.maximum(largest, smallest)]
+    between = jnp.sqrt(low * jnp.minimum(high, margin * low))
+    return found._replace(chosen=jnp.where(jnp.any(forgets), between, low))
 
 
 def check_coverage(coverage: tuple[float, float]) -> tuple[float, float]:

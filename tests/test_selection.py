@@ -149,57 +149,28 @@ TRIED = jnp.asarray([0.01, 0.02, 0.04, 0.08, 0.16])
         ([0.0, 0.1, 0.0, 0.0, 0.0], [1, 1, 1, 1, 1], 0.08),
         # Retains up to 0.08.
         ([0.5, 0.0, 0.0, 0.0, 0.0], [1, 1, 1, 0.99, 0.9], 0.04),
+        # At most twice the smallest that forgets.
+        ([0.0, 0.0, 0.0, 0.0, 0.0], [1, 1, 1, 1, 1], 0.02),
         # What forgets damages: the smallest of those.
         ([0.5, 0.5, 0.5, 0.0, 0.0], [1, 0.9, 0.9, 0.8, 0.7], 0.08),
         ([0.5, 0.5, 0.0, 0.0, 0.0], [0.9, 0.9, 0.9, 0.8, 0.7], 0.04),
-        # Nothing forgets.
+        # Nothing forgets: the smallest of those that forget most.
         ([1.0, 1.0, 1.0, 1.0, 0.1], [1, 1, 1, 1, 1], 0.16),
+        ([1.0, 1.0, 0.4, 0.5, 0.4], [1, 1, 1, 0.5, 0.4], 0.04),
     ],
 )
 def test_search_goes_half_way_between_forgetting_and_damage(forget, retain, expected):
     tree = ratios()
     alphas = jnp.stack([selection.calibrate(tree, (0, 1), at=c).log_alpha for c in TRIED])
 
-    def recognised(log_alpha):
+    def judged(log_alpha):
         index = jnp.argmin(jnp.abs(alphas - log_alpha))
         return jnp.asarray(forget)[index], jnp.asarray(retain, jnp.float32)[index]
 
-    search = selection.search_coverage(tree, recognised, TRIED)
+    search = selection.search_coverage(tree, judged, TRIED)
     np.testing.assert_allclose(search.forget, forget)
     np.testing.assert_allclose(search.retain, retain)
     assert float(search.chosen) == pytest.approx(expected, rel=1e-5)
-
-
-BEYOND = jnp.asarray([0.2, 0.24, 0.32, 0.48, 0.5])
-
-
-@pytest.mark.parametrize(
-    ("forget", "retain", "expected", "beyond"),
-    [
-        # Something within the range forgets.
-        ([1, 1, 1, 0, 0] + [0] * 5, [1] * 10, np.sqrt(0.08 * 0.16), False),
-        # Nothing within does: at most twice the smallest that does, half way on a log scale.
-        ([1] * 7 + [0] * 3, [1] * 10, np.sqrt(0.32 * 0.5), True),
-        ([1] * 5 + [0] * 5, [1] * 10, np.sqrt(0.2 * 0.4), True),
-        # What retains ends before that.
-        ([1] * 5 + [0] * 5, [1] * 6 + [0.9] * 4, 0.2, True),
-        # Damage within the range: no more is tried. Nothing forgets anywhere: the range's largest.
-        ([1] * 5 + [0] * 5, [1] * 4 + [0.9] * 6, 0.16, False),
-        ([1] * 10, [1] * 10, 0.16, False),
-    ],
-)
-def test_search_goes_beyond_the_range_where_nothing_in_it_forgets(forget, retain, expected, beyond):
-    tree, tried = ratios(), jnp.concatenate([TRIED, BEYOND])
-    alphas = jnp.stack([selection.calibrate(tree, (0, 1), at=c).log_alpha for c in tried])
-
-    def recognised(log_alpha):
-        index = jnp.argmin(jnp.abs(alphas - log_alpha))
-        return jnp.float32(forget)[index], jnp.float32(retain)[index]
-
-    search = selection.search_coverage(tree, recognised, TRIED, beyond=BEYOND)
-    assert bool(search.beyond) == beyond
-    assert float(search.chosen) == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(search.coverages, BEYOND if beyond else TRIED)
 
 
 def test_runs_under_jit_and_vmap():

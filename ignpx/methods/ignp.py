@@ -42,6 +42,8 @@ PAPER: dict[str, Any] = {
     "pixel_range": False,
     "sensitivity_loss": "cross_entropy",
     "direction": "any",
+    "samples": 20,
+    "held_out": 20,
 }
 
 # Optimisers of optax that need no more than a learning rate.
@@ -56,7 +58,7 @@ def ignp(
     within: Literal["held_out", "middle"] = "held_out",
     strength: float = 10.0,
     targets: tuple[str, ...] | None = None,
-    samples: int = 20,
+    samples: int = 30,
     steps: int = 200,
     learning_rate: float = 0.1,
     optimizer: str = "adam",
@@ -65,7 +67,7 @@ def ignp(
     batch_statistics: float = 1.0,
     pixel_range: bool = True,
     sensitivity_loss: Literal["log_odds", "cross_entropy"] = "log_odds",
-    held_out: int = 20,
+    held_out: int = 10,
     direction: Literal["supporting", "any"] = "supporting",
     microbatch: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -78,17 +80,16 @@ def ignp(
     Args:
       coverage: the range that the share of edited parameters must lie in (Equation 6). The paper
         has (0.04, 0.05) for ten classes and (0.011, 0.013) for a hundred, chosen on test data, and
-        1 to 5 % in general. `auto` takes neither test data nor a setting for each dataset: a range
-        that follows from the number of classes. With `within="held_out"` it goes beyond that range,
-        to half of the parameters, where none of it forgets the held-out prototypes, and where a
-        single class is retained (see `ignpx.steps.calibrate`).
+        1 to 5 % in general. `auto` takes neither test data nor a setting for each dataset: with
+        `within="held_out"` it tries coverages from one that follows from the number of classes up
+        to half of the parameters (see `ignpx.steps.calibrate`).
       within: which coverage of the range is taken; any will do for Equation 6. `held_out` lets
         prototypes decide that took no part in the sensitivities (see
         `ignpx.selection.search_coverage`); `middle` takes the middle of the range.
       strength: lambda of Equation 7: selected parameters shrink at least this many times.
       targets: patterns of the layers to edit; by default the classifier's own `targets`.
       samples: prototypes of each class that enter the sensitivities. The paper's "200 samples" are
-        20 for each of ten classes.
+        20 for each of ten classes. More of them make the outcome steadier.
       steps: of the synthesis; 200 in the paper.
       learning_rate: of the synthesis. Not given in the paper.
       optimizer: name of an optax optimiser for the synthesis, of `OPTIMIZERS`. Not given in the

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import _xla
+from ignpx import _xla, losses
 from ignpx.classifier import Classifier
 from ignpx.steps.contract import State, Step
 from ignpx.unlearner import Request
@@ -56,13 +56,18 @@ def judge() -> Step:
 
 @jax.jit
 def _judged(classifier: Classifier, unseen: jax.Array) -> Judged:
-    return Judged(recognised(classifier, unseen))
+    return Judged(jnp.mean(recognised(classifier, unseen)[0], axis=1))
 
 
-def recognised(classifier: Classifier, examples: jax.Array) -> jax.Array:
-    """The share of examples `(num_classes, n, *input_shape)` that are taken for their class."""
+def recognised(classifier: Classifier, examples: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of examples `(num_classes, n, *input_shape)`, one by one.
+
+    Returns:
+      `(num_classes, n)` bool, whether an example is taken for its class, and `(num_classes, n)`,
+      the probability of its class.
+    """
     classes, count = examples.shape[:2]
     flat = examples.reshape(-1, *classifier.input_shape)
-    logits = _xla.fast(Classifier.logits)(classifier, flat)
-    right = jnp.argmax(logits, axis=-1).reshape(-1, count) == jnp.arange(classes)[:, None]
-    return jnp.mean(right, axis=1)
+    logits = _xla.fast(Classifier.logits)(classifier, flat).reshape(classes, count, -1)
+    own = jnp.broadcast_to(jnp.arange(classes)[:, None], (classes, count))
+    return jnp.argmax(logits, axis=-1) == own, jnp.exp(-losses.cross_entropy(logits, own))

@@ -1,6 +1,7 @@
 """Select: which parameters are edited, by their importance to the two sides."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +18,14 @@ from ignpx.steps.editing import Editing, edited
 from ignpx.steps.judging import recognised
 from ignpx.unlearner import Request
 
-# The largest coverage that `coverage="auto"` takes where the held-out examples ask for it.
+# The largest coverage that `coverage="auto"` tries.
 MOST = 0.5
+
+# Below this share of its confidence a retained class is doubted.
+KEPT = 0.98
+
+# Points of accuracy that real samples lose for each point of confidence that prototypes lose.
+HARDER = 3.0
 
 
 class Counted(NamedTuple):
@@ -45,6 +52,22 @@ class Counted(NamedTuple):
         return {"coverage": float(self.coverage), "selected_by_parameter": _numbers(self.selected)}
 
 
+class Estimate(NamedTuple):
+    """What real samples may show, by the held-out prototypes.
+
+    A draw is one held-out prototype of every class. Each array has the lowest draw, the mean of all
+    and the highest.
+
+    Attributes:
+      retain_change: `(3,)`, change of the accuracy on the retained classes, as a share:
+        `HARDER` times that of the confidence in them. `results/steady.md` has how often it held.
+      forget_accuracy: `(3,)`, share of the forget prototypes that are still recognised.
+    """
+
+    retain_change: jax.Array
+    forget_accuracy: jax.Array
+
+
 class Calibrated(NamedTuple):
     """The report of `calibrate`.
 
@@ -53,16 +76,31 @@ class Calibrated(NamedTuple):
       search: what the search within the range saw; None with `within="middle"`.
       selected: number of selected parameters, a pytree like the parameters with None outside the
         targets.
+      usual: the coverage that usually suffices (`auto_coverage`); 1 for a range of one's own.
+      kept: `(num_classes,)`, share of its confidence that each class keeps on held-out examples;
+        None with `within="middle"`.
+      estimate: see `Estimate`; None with `within="middle"`.
     """
 
     calibration: selection.Calibration
     search: selection.CoverageSearch | None
     selected: PyTree
+    usual: jax.Array
+    kept: jax.Array | None = None
+    estimate: Estimate | None = None
 
     def check(self, request: Request) -> None:
-        """Raises if the coverage was not reached."""
+        """Raises if the coverage was not reached, or no coverage forgets."""
         if not self.calibration.converged:
             raise UnlearningError(self._unreachable(request))
+        if self.search is not None and self.usual < 1 and np.min(self.search.forget) > 0.5:
+            raise UnlearningError(
+                f"the held-out prototypes do not agree with those that were weighed: of coverages "
+                f"up to {float(self.search.coverages[-1]):.0%} none forgets more than "
+                f"{1 - np.min(self.search.forget):.0%} of those of classes "
+                f"{np.flatnonzero(request.forget).tolist()}. Raise samples or steps, or widen "
+                "targets"
+            )
 
     def _unreachable(self, request: Request) -> str:
         """Why no alpha reaches the coverage, and what to do."""
@@ -99,15 +137,26 @@ class Calibrated(NamedTuple):
         )
 
     def doubts(self, request: Request) -> list[str]:
-        """Whether more had to be edited than is usual."""
+        """Whether more had to be edited than is usual, or a retained class lost confidence."""
         # A single retained class has no other that it could be taken for.
-        if self.search is None or not self.search.beyond or np.sum(request.retain) <= 1:
+        if self.search is None or np.sum(request.retain) <= 1:
             return []
-        return [
-            f"it took {float(self.calibration.coverage):.2%} of the parameters to forget the "
-            f"class, more than the {float(self.search.coverages[0]):.2%} that usually do: the "
-            "retained classes may have lost accuracy that their prototypes do not show"
-        ]
+        coverage, usual, doubts = float(self.calibration.coverage), float(self.usual), []
+        if coverage > usual:
+            doubts.append(
+                f"it took {coverage:.2%} of the parameters to forget the class, more than the "
+                f"{usual:.2%} that usually do: the retained classes may have lost accuracy that "
+                "their prototypes do not show"
+            )
+        assert self.kept is not None  # as a search has it
+        kept = np.where(request.retain, self.kept, np.inf)
+        if (lost := np.flatnonzero(kept < KEPT)).size:
+            doubts.append(
+                f"classes {lost.tolist()} lost up to {1 - kept.min():.1%} of the model's "
+                "confidence in their held-out prototypes: real samples of them may be mistaken. "
+                "Compare with another seed, or raise samples"
+            )
+        return doubts
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -118,6 +167,14 @@ class Calibrated(NamedTuple):
             "coverage": float(self.calibration.coverage),
             "calibration_passes": int(self.calibration.passes),
             "selected_by_parameter": _numbers(self.selected),
+            **({} if self.estimate is None else self._estimated()),
+        }
+
+    def _estimated(self) -> dict[str, list[float]]:
+        assert self.estimate is not None
+        return {
+            f"estimated_{name}": [float(value) for value in values]
+            for name, values in self.estimate._asdict().items()
         }
 
 
@@ -165,9 +222,8 @@ def calibrate(
 
     Args:
       coverage: the range of the share of all parameters of the model, see
-        `ignpx.selection.calibrate`. `auto` is a range that follows from the number of classes
-        (`auto_coverage`), and goes beyond it, up to `MOST`, where none of it forgets the held-out
-        examples and where a single class is retained.
+        `ignpx.selection.calibrate`. `auto` begins where the number of classes suggests
+        (`auto_coverage`) and ends at `MOST`; with `within="middle"` it is `auto_coverage`.
       within: which coverage of the range is taken: `held_out` lets examples decide that took no
         part in the importance (see `ignpx.selection.search_coverage`); `middle` takes its middle.
       trial: the edit whose outcome the held-out examples judge: that which follows in the chain.
@@ -195,7 +251,7 @@ def calibrate(
 
 
 def auto_coverage(num_classes: int) -> tuple[float, float]:
-    """The range that `coverage="auto"` searches first: 0.3 to 2.5 % for ten classes."""
+    """The range in which `coverage="auto"` usually ends: 0.3 to 2.5 % for ten classes."""
     return 0.03 / num_classes, 0.08 / num_classes**0.5
 
 
@@ -230,41 +286,72 @@ def _calibrated(
     ratios = selection.log_ratio(*found)
     total = targets.size(classifier.params)
     limits = auto_coverage(classifier.num_classes) if coverage == "auto" else coverage
+    usual = jnp.float32(limits[1] if coverage == "auto" else 1.0)
     if within == "middle":
-        search, calibration = None, selection.calibrate(ratios, limits, total=total)
+        search, kept, estimate = None, None, None
+        calibration = selection.calibrate(ratios, limits, total=total)
     else:
         assert trial is not None
         assert unseen is not None
-        shares = functools.partial(_shares, trial, classifier, unseen, request, ratios)
-        tried, beyond = jnp.geomspace(*limits, 16), None
+        tried = jnp.geomspace(*limits, 16)
         if coverage == "auto":
-            # A single retained class cannot be mistaken for another: nothing bounds the edit.
-            widest = jnp.geomspace(limits[0], MOST, 16)
-            tried = jnp.where(jnp.sum(request.retain) == 1, widest, tried)
-            beyond = jnp.geomspace(limits[1], MOST, 16)
+            tried = jnp.geomspace(limits[0], MOST, _steps_to(MOST / limits[0]))
             # What the examples choose is taken where it is not the range that was asked for.
             limits = (1 / total, 1.0)
-        search = selection.search_coverage(ratios, shares, tried, beyond=beyond, total=total)
+        at = functools.partial(_edited_at, trial, classifier, unseen, ratios)
+        _, before = recognised(classifier, unseen)
+        search = selection.search_coverage(
+            ratios, lambda alpha: _shares(request, before, *at(alpha)), tried, total=total
+        )
         calibration = selection.calibrate(ratios, limits, at=search.chosen, total=total)
+        right, after = at(calibration.log_alpha)
+        kept, estimate = _kept(before, after), _estimate(request, before, right, after)
     masks = selection.mask(ratios, calibration.log_alpha)
     counts = jax.tree.map(jnp.sum, masks)
     selected = Selected(masks, ratios, calibration.log_alpha)
-    return selected, Calibrated(calibration, search, counts)
+    return selected, Calibrated(calibration, search, counts, usual, kept, estimate)
 
 
-def _shares(
+def _steps_to(widening: float) -> int:
+    """How many coverages reach so far, each about a quarter larger than the one before."""
+    return math.ceil(math.log(widening) / math.log(1.25)) + 1
+
+
+def _edited_at(
     trial: Editing,
     classifier: Classifier,
     unseen: jax.Array,
-    request: Request,
     ratios: PyTree,
     log_alpha: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """What is still recognised of both sides after the edit at a threshold."""
+    """What is recognised after the edit at a threshold, and with which confidence."""
     selected = Selected(selection.mask(ratios, log_alpha), ratios, log_alpha)
     # XLA computes what the layers below the targets make of the examples only once.
-    each = recognised(edited(trial, classifier, selected, jax.random.key(0)), unseen)
-    return _mean(each, request.forget), _mean(each, request.retain)
+    return recognised(edited(trial, classifier, selected, jax.random.key(0)), unseen)
+
+
+def _shares(
+    request: Request, before: jax.Array, right: jax.Array, after: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of both sides, see `selection.search_coverage`."""
+    least = jnp.min(jnp.where(request.retain, _kept(before, after), jnp.inf))
+    return _mean(jnp.mean(right, axis=1), request.forget), least
+
+
+def _kept(before: jax.Array, after: jax.Array) -> jax.Array:
+    """The share of its confidence that each class keeps, of probabilities `(num_classes, n)`."""
+    before, after = jnp.mean(before, axis=1), jnp.mean(after, axis=1)
+    return jnp.where(before > 0, after / jnp.where(before > 0, before, 1.0), 1.0)
+
+
+def _estimate(request: Request, before: jax.Array, right: jax.Array, after: jax.Array) -> Estimate:
+    def over_draws(values: jax.Array, mask: jax.Array) -> jax.Array:
+        draws = jax.vmap(_mean, (1, None))(values.astype(jnp.float32), mask)
+        return jnp.stack([jnp.min(draws), jnp.mean(draws), jnp.max(draws)])
+
+    return Estimate(
+        HARDER * over_draws(after - before, request.retain), over_draws(right, request.forget)
+    )
 
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -1,0 +1,179 @@
+"""How steady IGNP is: each class, with several seeds of unlearning, on several trained models.
+
+    python scripts/steady.py digits:0 digits:1 runs/mnist_lenet_cpu --seeds 10
+
+A row of `results/steady.csv` is one cell: what a model knew of the forgotten and the retained
+classes before and after, and what `info` said without data. A model is a run by `ignpx train`, or
+`digits:SEED`, which is the model that `ignpx demo` trains with that seed. Prototypes are prepared
+once for the ten classes. Rows that the file has already are not made again, so that the command can
+be stopped and started; with other settings give another `--out`. `--split validation` reads nothing
+of the test set: for choosing defaults.
+"""
+
+import pathlib
+import warnings
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import pandas as pd
+import typer
+from rich.console import Console
+
+from ignpx import Classifier, Samples, UnlearningError, data, models, training
+from ignpx.audit import count_correct
+from ignpx.audit.accuracy import ClassCounts
+from ignpx.experiments import checkpoint, config, demonstration, workdir
+from ignpx.methods import ignp
+from ignpx.unlearner import Request, Unlearner
+
+console = Console()
+
+
+def digits(seed: int) -> tuple[Classifier, data.Splits]:
+    """The model of `ignpx demo` with this seed, and its data."""
+    splits = data.load_splits("digits")
+    fresh = models.create(
+        "lenet",
+        input_shape=splits.train.images.shape[1:],
+        num_classes=splits.info.num_classes,
+        preprocess=splits.preprocess,
+        seed=seed,
+    )
+    recipe = demonstration.RECIPE
+    return training.train(fresh, splits.train, splits.validation, recipe, seed=seed), splits
+
+
+def loaded(name: str, split: str, data_dir: str | None) -> tuple[Classifier, Samples]:
+    """A model by its name, and the samples to measure it on."""
+    if name.startswith("digits:"):
+        classifier, splits = digits(int(name.removeprefix("digits:")))
+        return classifier, getattr(splits, split)
+    classifier, described = checkpoint.load(pathlib.Path(name) / workdir.CHECKPOINT)
+    fields = described["dataset"]
+    if split == "test":
+        fields = {n: v for n, v in fields.items() if n != "validation_share"}
+        return classifier, data.load_test(**fields, data_dir=data_dir)[0]
+    return classifier, getattr(data.load_splits(**fields, data_dir=data_dir), split)
+
+
+def cells(
+    classifier: Classifier, unlearner: Unlearner, seed: int, samples: Samples, before: ClassCounts
+) -> Iterator[dict[str, Any]]:
+    """A row for each class that is forgotten with one seed."""
+    key = jax.random.key(seed)
+    assert unlearner.prepare is not None  # as IGNP has it
+    prepared = unlearner.prepare(classifier, key)
+    for index in range(classifier.num_classes):
+        request = Request.classes([index], classifier.num_classes)
+        edited, info = unlearner.unlearn(classifier, request, key, prepared)
+        after = count_correct(edited, samples)
+        yield {
+            "seed": seed,
+            "forget": index,
+            "forget_before": before.accuracy([index]),
+            "forget_after": after.accuracy([index]),
+            "retain_before": before.accuracy_without([index]),
+            "retain_after": after.accuracy_without([index]),
+            **told(info, request),
+        }
+
+
+def told(info: Any, request: Request) -> dict[str, Any]:
+    """What can be known without data."""
+    coverage, tried = float(info.calibration.coverage), info.search.coverages
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            info.check(request)
+        refused = ""
+    except UnlearningError as error:
+        refused = str(error)
+    estimate = info.estimate
+    return {
+        "coverage": coverage,
+        "at_end": bool(coverage >= 0.99 * float(tried[-1])),
+        "beyond": bool(coverage > float(info.usual)),
+        "least_kept": float(jnp.min(jnp.where(request.retain, info.kept, jnp.inf))),
+        "promised_low": float(estimate.retain_change[0]),
+        "promised": float(estimate.retain_change[1]),
+        "promised_high": float(estimate.retain_change[2]),
+        "held_out_forget": float(jnp.mean(info.held_out[request.forget])),
+        "held_out_retain": float(jnp.mean(info.held_out[request.retain])),
+        "doubts": " | ".join(info.doubts(request)),
+        "refused": refused,
+    }
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """By model, in points and per cent.
+
+    A cell failed if more than 0.5 % of the class is left or more than a point is lost. A promise is
+    an estimate of less than a point lost, without a doubt; it was kept if no more was lost. The
+    deviation over seeds is the mean of those of the classes.
+    """
+    frame = frame.assign(
+        change=100 * (frame["retain_after"] - frame["retain_before"]),
+        left=100 * frame["forget_after"],
+        doubted=100.0 * ((frame["doubts"] != "") | (frame["refused"] != "")),
+    )
+    frame["failed"] = (frame["left"] > 0.5) | (frame["change"] < -1)
+    frame["kept"] = 100.0 * (frame["change"] >= -1)
+    promising = frame[(frame["promised"] > -0.01) & (frame["doubts"] == "")]
+    by_model = frame.groupby("model", sort=False)
+    names = list(frame["model"].unique())
+    spread = frame.groupby(["model", "forget"], sort=False)["change"].std(ddof=1)
+    return pd.DataFrame(
+        {
+            "cells": by_model.size(),
+            "change, mean": by_model["change"].mean(),
+            "worst": by_model["change"].min(),
+            "deviation over seeds": spread.groupby(level="model", sort=False).mean(),
+            "left, mean": by_model["left"].mean(),
+            "left, worst": by_model["left"].max(),
+            "cells with more than 0.5 % left": by_model["left"].agg(lambda v: (v > 0.5).sum()),
+            "failures": by_model["failed"].sum(),
+            "failures doubted": rate(frame[frame["failed"]], names),
+            "sound cells doubted": rate(frame[~frame["failed"]], names),
+            "promises kept": rate(promising, names, "kept"),
+        }
+    )
+
+
+def rate(frame: pd.DataFrame, names: list[str], of: str = "doubted") -> pd.Series:
+    """The mean of a column over the cells of each model, in per cent."""
+    return frame.groupby("model")[of].mean().reindex(names)
+
+
+def main(
+    names: Annotated[list[str], typer.Argument(help="Runs by `ignpx train`, or digits:SEED.")],
+    seeds: Annotated[int, typer.Option(help="Of unlearning: 0, 1, ... so many.")] = 10,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="name=value")] = None,
+    split: Annotated[str, typer.Option(help="test, or validation to choose settings on.")] = "test",
+    out: pathlib.Path = pathlib.Path("results/steady.csv"),
+    data_dir: Annotated[str | None, typer.Option(envvar="TFDS_DATA_DIR")] = None,
+) -> None:
+    """Writes the rows that are missing, and prints a summary by model."""
+    unlearner = ignp(**config.parse_overrides(overrides or ()))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.read_csv(out, keep_default_na=False) if out.exists() else pd.DataFrame()
+    for name in names:
+        model = pathlib.Path(name).name
+        done = set() if table.empty else set(table.loc[table["model"] == model, "seed"])
+        missing = [seed for seed in range(seeds) if seed not in done]
+        if not missing:
+            continue
+        classifier, samples = loaded(name, split, data_dir)
+        before = count_correct(classifier, samples)
+        for seed in missing:
+            about = {"model": model, "split": split}
+            rows = [{**about, **row} for row in cells(classifier, unlearner, seed, samples, before)]
+            table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+            table.to_csv(out, index=False, float_format="%.6g")
+            console.print(f"{model}, seed {seed}: {len(rows)} cells")
+    console.print(summary(table).T.to_string(float_format=lambda value: f"{value:.2f}"))
+
+
+if __name__ == "__main__":
+    typer.run(main)
