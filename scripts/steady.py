@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import pandas as pd
 import typer
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from ignpx import Classifier, Samples, UnlearningError, data, models, training
@@ -146,12 +147,30 @@ def rate(frame: pd.DataFrame, names: list[str], of: str = "doubted") -> pd.Serie
     return frame.groupby("model")[of].mean().reindex(names)
 
 
+def picture(frame: pd.DataFrame) -> Figure:
+    """The change of the retained classes by the class that is forgotten, a panel for each model."""
+    models = list(frame.groupby("model", sort=False))
+    figure = Figure(figsize=(2.4 * len(models), 2.6), layout="constrained")
+    axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for axis, (name, cells) in zip(axes, models, strict=True):
+        change = 100 * (cells["retain_after"] - cells["retain_before"])
+        axis.axhline(0, color="0.8", linewidth=1)
+        axis.plot(cells["forget"], change, "o", color="#4a6fa5", alpha=0.5, markersize=3)
+        axis.set_title(name, fontsize=7)
+        axis.set_xticks(sorted(cells["forget"].unique()))
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel("forgotten class", fontsize=7)
+    axes[0].set_ylabel("retained classes, change in points", fontsize=7)
+    return figure
+
+
 def main(
     names: Annotated[list[str], typer.Argument(help="Runs by `ignpx train`, or digits:SEED.")],
     seeds: Annotated[int, typer.Option(help="Of unlearning: 0, 1, ... so many.")] = 10,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="name=value")] = None,
     split: Annotated[str, typer.Option(help="test, or validation to choose settings on.")] = "test",
     out: pathlib.Path = pathlib.Path("results/steady.csv"),
+    image: pathlib.Path = pathlib.Path("docs/steady.png"),
     data_dir: Annotated[str | None, typer.Option(envvar="TFDS_DATA_DIR")] = None,
 ) -> None:
     """Writes the rows that are missing, and prints a summary by model."""
@@ -172,6 +191,7 @@ def main(
             table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
             table.to_csv(out, index=False, float_format="%.6g")
             console.print(f"{model}, seed {seed}: {len(rows)} cells")
+    picture(table).savefig(image, dpi=110)
     console.print(summary(table).T.to_string(float_format=lambda value: f"{value:.2f}"))
 
 

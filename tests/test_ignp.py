@@ -17,7 +17,7 @@ from ignpx import (
 )
 from ignpx.data import Normalise
 from ignpx.methods import METHODS, ignp
-from ignpx.steps.selecting import auto_coverage
+from ignpx.steps.selecting import HARDER, Calibrated, auto_coverage
 
 pytestmark = pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
 QUICK = {"samples": 4, "held_out": 2, "steps": 20, "coverage": (0.05, 0.2)}
@@ -256,6 +256,48 @@ def test_a_coverage_that_no_alpha_reaches_says_why(two_classes):
     assert "classes [1]" in message
     assert "[0]" in message
     assert "auto" in message
+
+
+def calibrated(*, forget=(1, 0, 0), kept=(1, 1, 1), coverage=0.01):
+    """What a search over three coverages tells of a model of three classes."""
+    tried = np.array([0.003, 0.01, 0.5])
+    search = selection.CoverageSearch(tried, np.array(forget), np.ones(3), np.float32(coverage))
+    reached = selection.Calibration(0.0, np.float32(coverage), 1, True, tried[:2], tried[:2])
+    return Calibrated(reached, search, {}, np.float32(0.025), np.array(kept))
+
+
+def test_held_out_prototypes_that_disagree_are_an_error_with_the_figures():
+    request = Request.classes([1], 3)
+    calibrated(forget=(1, 0.5, 0.6)).check(request)
+    with pytest.raises(UnlearningError, match=r"up to 50% none forgets more than 40% .* \[1\]"):
+        calibrated(forget=(1, 0.6, 0.6)).check(request)
+
+
+def test_a_retained_class_that_loses_confidence_is_a_doubt():
+    request = Request.classes([1], 3)
+    assert calibrated(kept=(0.98, 0.1, 1)).doubts(request) == []
+    (doubt,) = calibrated(kept=(0.97, 0.1, 0.91)).doubts(request)
+    assert doubt.startswith("classes [0, 2] lost up to 9.0%")
+    (doubt,) = calibrated(coverage=0.1).doubts(request)
+    assert "10.00%" in doubt
+    assert "2.50%" in doubt
+    # What is confused where a single class is retained, is not retained.
+    single = Request.classes([1], 3, forgotten=[0])
+    assert calibrated(kept=(0.5, 0.1, 0.91), coverage=0.1).doubts(single) == []
+
+
+def test_an_estimate_is_of_each_draw_of_held_out_prototypes(two_classes):
+    request, classifier = Request.classes([0], 2), two_classes
+    unlearner = ignp(samples=6, held_out=6, steps=40)
+    edited, info = ignpx.unlearn(unlearner, classifier, request, jax.random.key(0))
+    unseen = info.prototypes.inputs[:, 6:]
+    before, after = (np.asarray(jax.nn.softmax(c.logits(unseen[1]))) for c in (classifier, edited))
+    change = HARDER * (after - before)[:, 1]
+    expected = [change.min(), change.mean(), change.max()]
+    # Probabilities are rounded to 2**-24 and their differences to a few of these.
+    np.testing.assert_allclose(info.estimate.retain_change, expected, rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(info.estimate.forget_accuracy, 0)
+    assert info.summary()["estimated_forget_accuracy"] == [0, 0, 0]
 
 
 def test_prototypes_that_are_not_finite_say_what_and_when():

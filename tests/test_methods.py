@@ -32,6 +32,8 @@ def test_every_method_is_described(name):
 def test_what_a_variant_fixes_is_among_its_defaults():
     plain, variant = describe("ignp"), describe("ignp-paper")
     assert (plain.defaults["within"], variant.defaults["within"]) == ("held_out", "middle")
+    counts = [{d.defaults[name] for name in ("samples", "held_out")} for d in (plain, variant)]
+    assert counts == [{30, 10}, {20}]
     assert (plain.sees, plain.forgets, plain.changes) == ("nothing", "classes", ("targets",))
     ssd = describe("ssd")
     assert ssd.paper.endswith("Foster, Schoepf and Brintrup, AAAI 2024.")

@@ -16,6 +16,7 @@ import jit_toy
 import measure_tables
 import rounding
 import settling
+import steady
 from ignpx import _xla, data, importance, models, training
 from ignpx._xla import convolutions, factors
 from ignpx.audit import count_correct
@@ -149,6 +150,27 @@ def test_speedups_are_left_out(trained, tmp_path, monkeypatch):
     found = [table[1:][table["without"][1:] == name][columns] for name in few]
     np.testing.assert_allclose(*found, atol=0.01)
     assert found[0]["forget_accuracy"].mean() < 0.5 < found[0]["retain_accuracy"].min()
+
+
+def test_steadiness_is_counted_by_model():
+    """Two classes by two seeds: one loses, one keeps some of the class, two are sound."""
+    rows = [(0, 0, 0.9, 0.0, -0.02, "said"), (0, 1, 0.98, 0.0, 0.0, ""),
+            (1, 0, 0.975, 0.25, 0.0, ""), (1, 1, 0.985, 0.0, -0.001, "said")]  # fmt: skip
+    frame = pd.DataFrame(
+        [{"model": "m", "forget": c, "seed": s, "retain_before": 0.98, "retain_after": after,
+          "forget_after": left, "promised": promised, "doubts": doubts, "refused": ""}
+         for c, s, after, left, promised, doubts in rows]
+    )  # fmt: skip
+    found = steady.summary(frame).loc["m"]
+    assert found["change, mean"] == pytest.approx(-2)
+    assert found["worst"] == pytest.approx(-8)
+    # Of (-8, 0) and of (-0.5, 0.5).
+    assert found["deviation over seeds"] == pytest.approx((32**0.5 + 0.5**0.5) / 2)
+    assert (found["left, mean"], found["left, worst"]) == (6.25, 25)
+    assert list(found[["failures", "failures doubted", "sound cells doubted"]]) == [2, 50, 50]
+    # Two cells promise: no doubt, and less than a point.
+    assert found["promises kept"] == 100
+    assert [axis.get_title() for axis in steady.picture(frame).axes] == ["m"]
 
 
 def test_rounding(tmp_path, monkeypatch):
