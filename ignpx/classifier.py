@@ -329,7 +329,7 @@ class Classifier:
             state=adapters.nnx_state(
                 model, inspection.arrays("state", state, floating=False), jax.random.key(0)
             ),
-            apply=inspection.hashable("model", NnxApply(graphdef, logits=logits)),
+            apply=NnxApply(graphdef, logits=logits),
             **fields,
         )
         return _called(handle, "model", type(model))
@@ -367,7 +367,7 @@ class Classifier:
             for name, value in collections.items()
             if name not in adapters.SOWN
         }
-        apply = inspection.hashable("module", LinenApply(module, logits=logits))
+        apply = LinenApply(module, logits=logits)
         state = {name: value for name, value in arrays.items() if name != "params"}
         handle = _called(
             cls(params=arrays["params"], state=state, apply=apply, **fields), "module", type(module)

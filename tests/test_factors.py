@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
+from ignpx import targets
 from ignpx._xla import factors
 from ignpx.gradients import moments
 
@@ -16,11 +17,11 @@ def squares(loss, params, samples, weights, **options):
     return moments.gradient_moments(loss, params, samples, weights, weights, **options)
 
 
-def assert_same(loss, params, samples, rtol=1e-5):
+def assert_same(loss, params, samples, rtol=1e-5, microbatches=(1, 3, 32)):
     count = len(jax.tree.leaves(samples)[0])
     weights = jnp.linspace(0.1, 1.0, 2 * count).reshape(2, count)
     expected = squares(loss, params, samples, weights, per_sample=True)
-    for microbatch in (1, 3, 32):
+    for microbatch in microbatches:
         actual = squares(loss, params, samples, weights, microbatch=microbatch)
         for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             assert a.dtype == jnp.float32
@@ -64,6 +65,7 @@ PLAIN = {
     ),
     "transposed": (lambda p, x, _: scalar(x @ p.T), normal(4, 6), (3, 6)),
     "reshaped": (lambda p, x, _: scalar(x @ p.reshape(6, 4)), normal(3, 8), (3, 6)),
+    "reversed": (lambda p, x, _: scalar(x @ p[::-1]), normal(6, 4), (3, 6)),
     "under jit": (lambda p, x, _: scalar(jax.jit(jnp.dot)(x, p)), normal(6, 4), (3, 6)),
     "under checkpoint": (
         lambda p, x, _: scalar(jax.checkpoint(jnp.dot)(x, p)),
@@ -190,7 +192,7 @@ def test_an_nnx_model_with_attention():
     plan = factors.read(loss, params, jnp.zeros((6, 6, 1)), None)
     assert {path for path in plan.direct if not path.endswith("bias")} == {"norm/scale", "place"}
     assert len(plan.taps) == 6
-    assert_same(loss, params, inputs(6, 6, 1))
+    assert_same(loss, params, inputs(6, 6, 1), microbatches=(3,))
 
 
 def test_a_linen_model():
@@ -202,7 +204,44 @@ def test_a_linen_model():
 
     plan = factors.read(loss, params, jnp.zeros((6, 6, 1)), None)
     assert set(plan.direct) == {"conv/bias", "general/bias", "head/bias"}
-    assert_same(loss, params, inputs(6, 6, 1))
+    assert_same(loss, params, inputs(6, 6, 1), microbatches=(3,))
+
+
+class Mixed(linen.Module):
+    """Layers in the forms that users give them, most of which do not factor."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Conv(8, (3,), feature_group_count=4, name="depthwise")(x)
+        x = linen.ConvTranspose(4, (3,), strides=(2,), transpose_kernel=True, name="up")(x)
+        x = linen.WeightNorm(linen.Conv(4, (3,), kernel_dilation=2, name="normed"))(x)
+        x = linen.RNN(linen.SimpleCell(4), name="rnn")(linen.GroupNorm(2, name="groups")(x))
+        tied = self.param("tied", linen.initializers.lecun_normal(), (4, 6))
+        x = jnp.tanh(x[:, -1] @ tied) @ tied.T
+        experts = self.param("experts", linen.initializers.lecun_normal(), (2, 4, 5))
+        x = jnp.einsum("bi,eio->beo", x, experts)
+        gates = linen.softmax(linen.Dense(2, name="gate")(x.mean(1)))
+        return linen.Dense(3, name="head")(jnp.einsum("be,beo->bo", gates, x))
+
+
+def test_a_model_of_many_structures():
+    module = Mixed()
+    params = module.init(jax.random.key(0), jnp.zeros((1, 6, 4)))["params"]
+
+    def loss(params, x, _):
+        return scalar(module.apply({"params": params}, x[None]))
+
+    plan = factors.read(loss, params, jnp.zeros((6, 4)), None)
+    names = dict(zip(range(len(jax.tree.leaves(params))), targets.paths(params), strict=True))
+    # The experts are one matrix beside another, and so one kernel.
+    assert {names[tap.leaf] for tap in plan.taps} == {
+        "up/kernel",
+        "experts",
+        "gate/kernel",
+        "head/kernel",
+    }
+    assert plan.direct["tied"] == "used 2 times"
+    assert_same(loss, params, inputs(6, 4), microbatches=(3,))
 
 
 def test_half_precision():

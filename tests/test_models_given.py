@@ -346,6 +346,42 @@ class TestOutputs:
         np.testing.assert_array_equal(two.logits(jnp.array([[2.0], [-3.0]])), [[0, 2], [0, -3]])
 
 
+class Tabled(linen.Module):
+    """Attributes as users write them, which have no hash."""
+
+    sizes: list
+    table: dict
+    scale: np.ndarray
+
+    @linen.compact
+    def __call__(self, x):
+        layers = [linen.Dense(size) for size in self.sizes]
+        return linen.Sequential([*layers, getattr(linen, self.table["act"])])(x * self.scale)
+
+
+def test_lists_and_dicts_among_the_attributes_of_modules():
+    """Linen modules compare by their values."""
+    scale = np.ones(4)
+
+    def made(sizes, act="relu", scale=scale):
+        module = linen.Sequential([Tabled(sizes, {"act": act}, scale), linen.Dense(3)])
+        return Classifier.from_linen(module, module.init(jax.random.key(0), X), **FIELDS)
+
+    first, same = made([5, 4]), made([5, 4])
+    assert first.apply == same.apply
+    assert hash(first.apply) == hash(same.apply)
+    for other in (made([5, 3]), made([5, 4], act="tanh"), made([5, 4], scale=2 * scale)):
+        assert first.apply != other.apply
+    run = jax.jit(Classifier.logits)
+    np.testing.assert_array_equal(run(first, X), run(same, X))
+    assert first.fresh(jax.random.key(1)).apply == first.apply
+    model = with_call("", "self.head(x) * len(self.sizes)")
+    model.sizes, model.table = [5, 4], {"act": "relu"}
+    classifier = Classifier.from_nnx(model, **FIELDS)
+    np.testing.assert_allclose(run(classifier, X), model(X), rtol=1e-5)
+    assert classifier.replace(params=classifier.params).apply == classifier.apply
+
+
 class Leaves(nnx.Module):
     def __init__(self, rngs):
         self.head = nnx.Linear(4, 3, rngs=rngs)

@@ -22,7 +22,7 @@ CALLS = ("jit", "pjit", "closed_call")
 REMATS = ("remat", "remat2", "checkpoint")
 CONVOLUTION, PRODUCT, SCAN = "conv_general_dilated", "dot_general", "scan"
 # Primitives that move the entries of an array and do not change their values.
-VIEWS = ("reshape", "transpose", "squeeze", "expand_dims")
+VIEWS = ("reshape", "transpose", "squeeze", "expand_dims", "rev")
 CASTS = ("convert_element_type", "copy", "copy_p")
 
 

@@ -21,7 +21,8 @@ from ignpx.targets import PyTree
 
 TWO_LOGITS = (
     "a model with one logit z for two classes is given as one with the logits (0, z): pad it by "
-    "`jnp.pad(z.reshape(-1, 1), ((0, 0), (1, 0)))` and set num_classes=2"
+    "`jnp.pad(z.reshape(-1, 1), ((0, 0), (1, 0)))`, in `logits` of a Flax module, and set "
+    "num_classes=2; either class can then be forgotten"
 )
 
 

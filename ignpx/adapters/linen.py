@@ -23,7 +23,7 @@ RNG = "rng"
 SOWN = ("intermediates", "perturbations")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LinenApply(ModuleApply):
     """A Flax Linen module; its mode argument may have any of the usual names.
 

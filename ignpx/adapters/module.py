@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Self
 
 import jax
+from flax import linen
 
 from ignpx import _xla
 from ignpx.adapters import observing
@@ -14,9 +15,11 @@ from ignpx.adapters.precision import InPrecision
 from ignpx.targets import PyTree
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ModuleApply:
     """A Flax module, by how one call of it runs.
+
+    Lists, dicts and arrays may be among the attributes of the module, which have no hash.
 
     Attributes:
       logits: maps the output of the module to its logits; None if the output is the logits.
@@ -29,6 +32,16 @@ class ModuleApply:
     positional: bool = False
     held: frozenset[str] = frozenset()
     narrow: bool = False
+
+    @functools.cached_property
+    def _key(self) -> Hashable:
+        return type(self), *(_key(getattr(self, one.name)) for one in dataclasses.fields(self))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModuleApply) and self._key == other._key
 
     def holding(self, paths: frozenset[str]) -> Self:
         """The same model, with some batch-norm layers in evaluation mode also while training.
@@ -76,3 +89,19 @@ class ModuleApply:
     ) -> tuple[Any, PyTree]:
         """Logits and the new state; the layers tag what is watched."""
         raise NotImplementedError
+
+
+def _key(value: Any) -> Hashable:
+    """A key that is equal for modules of the same kind with equal attributes."""
+    if isinstance(value, linen.Module):
+        names = [field.name for field in dataclasses.fields(value) if field.name != "parent"]
+        return type(value), *(_key(getattr(value, name)) for name in names)
+    if isinstance(value, list | tuple):
+        return type(value), *map(_key, value)
+    if isinstance(value, Mapping):
+        return type(value), tuple(value), *map(_key, value.values())
+    try:
+        hash(value)
+    except TypeError:
+        return _xla.identity(value)
+    return type(value), value

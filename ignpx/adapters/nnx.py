@@ -69,7 +69,7 @@ class NnxInitialise:
         return params, {**state, RNG: jax.random.fold_in(key, 0)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class NnxApply(ModuleApply):
     """A Flax NNX module, split into its graph and its arrays.
 
