@@ -90,6 +90,37 @@ def test_sensitivities_are_means_over_what_is_forgotten_and_what_is_retained(
             np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6 * float(e.max()))
 
 
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_parameter_counts_as_in_the_draw_that_depends_on_it_least(mlp, prepare, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        selection, "log_ratio", lambda f, r: seen.append((f, r)) or jax.tree.map(jnp.log, f)
+    )
+    # Interpreted step by step, so as few of them as will do.
+    settings = {**QUICK, "samples": 21, "steps": 2, "within": "middle", "draws": 3}
+    unlearner, key = ignp(**settings), jax.random.key(0)
+    with jax.disable_jit():
+        prepared = [unlearner.prepare(mlp, key)] if prepare else []
+        _, info = unlearner.unlearn(mlp, Request.classes([2], 4), key, *prepared)
+    inputs, right = info.prototypes.inputs[:, :21], jnp.full(21, 2)
+    loss, sides = losses.negative_log_odds, []
+    # Not in three, of seven each.
+    for part in (slice(0, 11), slice(11, 21)):
+        share = jnp.full(len(right[part]), 1 / len(right[part]))
+        gradient = importance.mean_gradient(mlp, inputs[2, part], right[part], share, loss=loss)
+        square = importance.sensitivity(mlp, inputs[2, part], right[part], loss=loss)
+        sides.append(selection.supporting(square, gradient, mlp.params))
+    expected = jax.tree.map(jnp.minimum, *sides)
+    for a, e in zip(*map(jax.tree.leaves, (seen[0][0], expected)), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6 * float(e.max()))
+    retained = importance.sensitivity(
+        mlp, inputs[jnp.array([0, 1, 3])].reshape(63, 6), jnp.repeat(jnp.array([0, 1, 3]), 21),
+        loss=loss,
+    )  # fmt: skip
+    for a, e in zip(*map(jax.tree.leaves, (seen[0][1], retained)), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5 * float(e.max()))
+
+
 def test_prepared_once_forgets_any_class(mlp):
     """As without: retained is what is left of a total, rather than what was weighed."""
     unlearner, key = ignp(**QUICK), jax.random.key(0)
@@ -228,6 +259,8 @@ def test_the_automatic_range_shrinks_as_classes_grow_in_number():
         {"coverage": "automatic"},
         {"direction": "up"},
         {"within": "top"},
+        {"draws": 0},
+        {"held_out": 0},
     ],
 )
 def test_bad_settings(setting):

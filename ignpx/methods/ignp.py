@@ -44,6 +44,7 @@ PAPER: dict[str, Any] = {
     "direction": "any",
     "samples": 20,
     "held_out": 20,
+    "draws": 1,
 }
 
 # Optimisers of optax that need no more than a learning rate.
@@ -68,6 +69,7 @@ def ignp(
     pixel_range: bool = True,
     sensitivity_loss: Literal["log_odds", "cross_entropy"] = "log_odds",
     held_out: int = 10,
+    draws: int = 2,
     direction: Literal["supporting", "any"] = "supporting",
     microbatch: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -108,6 +110,10 @@ def ignp(
         rest, so that none is pushed into another. The cross-entropy of each is its own.
       held_out: prototypes of each class that are kept out of the sensitivities: they choose the
         coverage, and `info.held_out` tells by them how the edit went.
+      draws: parts that the prototypes of what is forgotten are divided into, or fewer where a part
+        would have less than ten of a class. A parameter counts as much as in the part that depends
+        on it least, so that a few prototypes do not decide alone. With 1, the paper's setting, it
+        counts as in their mean.
       direction: `supporting` edits only parameters whose shrinking raises the loss of the forget
         class, to first order: those with `theta * dL/dtheta < 0` on its prototypes. Squares do not
         tell them from parameters that speak against the class, which Equation 5 (`any`) dampens
@@ -144,6 +150,7 @@ def ignp(
             supporting=direction == "supporting",
             targets=targets,
             microbatch=microbatch,
+            draws=draws,
         ),
         calibrate(coverage, within=within, trial=dampen),
         edit(dampen),

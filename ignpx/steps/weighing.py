@@ -22,6 +22,9 @@ from ignpx.steps.contract import Examples, Importance, State, Step
 from ignpx.targets import as_patterns, partition, paths
 from ignpx.unlearner import Request
 
+# Fewer examples than this do not show what a class depends on.
+SMALLEST_DRAW = 10
+
 
 class Weighed(NamedTuple):
     """The report of `weigh`.
@@ -69,6 +72,7 @@ def weigh(
     supporting: bool = True,
     targets: tuple[str, ...] | None = None,
     microbatch: int | None = None,
+    draws: int = 1,
 ) -> Step:
     """Takes the importance on the examples.
 
@@ -83,10 +87,15 @@ def weigh(
         `ignpx.selection.supporting`. By default only.
       targets: patterns of the layers to weigh; the classifier's own `targets` by default.
       microbatch: examples differentiated at once; memory against speed, not the result.
+      draws: parts that the forget examples of each class are divided into, or fewer where a part
+        would have less than ten examples. The forget importance of a parameter is the least of
+        those of the parts, so that what a few examples alone depend on does not count. By default
+        there is one part.
 
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
+    checks.whole(draws=draws)
     if microbatch is not None:
         checks.whole(microbatch=microbatch)
     if targets is not None:
@@ -106,7 +115,7 @@ def weigh(
 
         return Step("sensitivity", run_by, check=check)
 
-    squares = _Squares(loss, supporting, microbatch)
+    squares = _Squares(loss, supporting, microbatch, draws)
 
     def prepare(state: State, key: jax.Array) -> PyTree:
         return squares.total(state, patterns(state.classifier))
@@ -164,6 +173,7 @@ class _Squares(NamedTuple):
     loss: losses.SampleLoss
     supporting: bool
     microbatch: int | None
+    draws: int
 
     @property
     def joins_classes(self) -> bool:
@@ -208,11 +218,36 @@ class _Squares(NamedTuple):
         """
         return importance.sensitivity_moments(
             classifier,
-            *_each_sample(examples, classes, labels, weights, mean_weights),
+            *self.drawn(
+                examples.weighed.shape[1],
+                *_each_sample(examples, classes, labels, weights, mean_weights),
+            ),
             loss=self.loss,
             patterns=patterns,
             microbatch=self.microbatch,
         )
+
+    def drawn(
+        self,
+        samples: int,
+        inputs: jax.Array,
+        labels: jax.Array,
+        weights: jax.Array,
+        mean_weights: jax.Array | None,
+    ) -> tuple[Any, ...]:
+        """The same with weights of each draw, `(draws, N)`, in place of those of what is forgotten.
+
+        `weights` of one side alone stay as they are.
+        """
+        draws = max(1, min(self.draws, samples // SMALLEST_DRAW))
+        if draws == 1 or weights.ndim == 1:
+            return inputs, labels, weights, mean_weights
+        draw = np.arange(samples) * draws // samples
+        chosen = draw == np.arange(draws)[:, None]
+        share = (chosen * samples / chosen.sum(axis=1, keepdims=True)).astype(np.float32)
+        share = np.tile(share, len(labels) // samples)
+        each = None if mean_weights is None else share * mean_weights
+        return inputs, labels, jnp.concatenate([share * weights[0], weights[1:]]), each
 
     @functools.partial(jax.jit, static_argnums=(0, 5, 6))
     def labelled(
@@ -243,7 +278,10 @@ class _Squares(NamedTuple):
         self, found: Moments, chosen: PyTree, total: PyTree | None, retained: jax.Array
     ) -> Importance:
         """The two sides from what was weighed."""
-        forget, retain = (jax.tree.map(lambda leaf, i=i: leaf[i], found.square) for i in (0, 1))
+        forget, retain = (
+            jax.tree.map(lambda leaf, part=part: leaf[part], found.square)
+            for part in (slice(None, -1), -1)
+        )
         if total is not None:
             retain = jax.tree.map(
                 # Rounding, where the retained classes add next to nothing.
@@ -255,6 +293,7 @@ class _Squares(NamedTuple):
             )
         if self.supporting:
             forget = selection.supporting(forget, found.mean, chosen)
+        forget = jax.tree.map(lambda leaf: jnp.min(leaf, axis=0), forget)
         return Importance(forget, retain)
 
 
