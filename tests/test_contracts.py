@@ -30,6 +30,7 @@ QUICK = {
     }
 }
 QUICK["ignp-paper"] = QUICK["ignp-zero"] = QUICK["ignp"]
+QUICK["ignp-deep"] = {name: value for name, value in QUICK["ignp"].items() if name != "coverage"}
 BRIEF = {"epochs": 2, "batch_size": 4}
 QUICK |= {
     "retrain": {"recipe": BRIEF, "validation_share": 0.3},
@@ -70,6 +71,15 @@ QUICK |= {
         "batch_size": 4,
     },
     "jit": {"learning_rate": 0.01, "batch_size": 4, "perturbations": 2},
+}
+PROTOTYPES = {"samples": 4, "synthesis_steps": 3}
+QUICK |= {
+    "damp": {"samples": 4},
+    "damp-zs": {**PROTOTYPES, "held_out": 2},
+    "delete": BRIEF,
+    "delete-zs": BRIEF | PROTOTYPES,
+    "opc": BRIEF,
+    "opc-zs": {**PROTOTYPES, "steps": 2},
 }
 HELD = json.loads(os.environ.get("IGNPX_CONTRACT", "{}")) or QUICK
 CLASSES = 4

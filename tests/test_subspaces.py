@@ -159,6 +159,25 @@ def test_gram_matrices_equal_a_loop_over_patches(kind):
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen", "function"])
+def test_mean_inputs_and_coordinates_are_those_of_the_patches(kind):
+    classifier, x = build(kind), inputs(5)
+    weights = np.random.default_rng(0).uniform(size=(3, 5)).astype(np.float32)
+    means = {path: rows.mean(1) for path, rows in rows_by_hand(kind, classifier, x).items()}
+    found = subspaces.mean_inputs(classifier, x, jnp.asarray(weights), microbatch=2)
+    bases = {
+        path: np.random.default_rng(1).normal(size=(rows.shape[1], 2)).astype(np.float32)
+        for path, rows in means.items()
+    }
+    along = subspaces.coordinates(classifier, x, bases, microbatch=2)
+    assert set(found) == set(along) == set(means)
+    for path, rows in means.items():
+        # Sums of at most 84 products, through two layers of float32.
+        close = {"rtol": 2e-5, "atol": 2e-5 * np.abs(rows).sum(1).max()}
+        np.testing.assert_allclose(found[path], weights @ rows, **close)
+        np.testing.assert_allclose(along[path], rows @ bases[path], **close)
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen", "function"])
 def test_a_kernel_is_the_matrix_that_multiplies_the_inputs_of_its_layer(kind):
     classifier = build(kind)
     leaves = dict(

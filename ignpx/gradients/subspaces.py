@@ -27,8 +27,10 @@ __all__ = [
     "Layer",
     "basis",
     "complement",
+    "coordinates",
     "gram_matrices",
     "layers",
+    "mean_inputs",
     "projected",
     "random_basis",
     "rank",
@@ -108,6 +110,58 @@ def gram_matrices(
         layer.path: jnp.zeros((layer.inputs,) * 2, jnp.float32) for layer in layers(classifier)
     }
     return _xla.iterate(_gram_step, (classifier, *chunks), zeros, len(chunks[0]))[0]
+
+
+def mean_inputs(
+    classifier: Classifier, inputs: jax.Array, weights: jax.Array, *, microbatch: int = 32
+) -> dict[str, jax.Array]:
+    """Weighted sums of the mean input of each layer, in evaluation mode.
+
+    Args:
+      classifier: the model.
+      inputs: `(N, *input_shape)`, preprocessed.
+      weights: `(K, N)` float, such as the share of each sample in the mean of each class.
+      microbatch: samples processed at once. Memory grows with it and not with N.
+
+    Returns:
+      A dict from the path of each of `layers` to `(K, inputs)` float32. The input of a sample is
+      its mean over positions: over the patches of a convolution, the tokens of an attention.
+    """
+    microbatch = min(microbatch, inputs.shape[0])
+    chunks = (
+        batching.microbatches(inputs, microbatch),
+        batching.microbatches(weights.T.astype(jnp.float32), microbatch, zero=True),
+    )
+    zeros = {
+        layer.path: jnp.zeros((weights.shape[0], layer.inputs), jnp.float32)
+        for layer in layers(classifier)
+    }
+    return _xla.iterate(_mean_step, (classifier, *chunks), zeros, len(chunks[0]))[0]
+
+
+def coordinates(
+    classifier: Classifier,
+    inputs: jax.Array,
+    directions: dict[str, jax.Array],
+    *,
+    microbatch: int = 32,
+) -> dict[str, jax.Array]:
+    """The mean input of each layer along directions, sample by sample, in evaluation mode.
+
+    Args:
+      classifier: the model.
+      inputs: `(N, *input_shape)`, preprocessed.
+      directions: by the path of each of `layers`, `(inputs, k)`.
+      microbatch: samples processed at once.
+
+    Returns:
+      By path, `(N, k)` float32.
+    """
+    count = inputs.shape[0]
+    chunks = batching.microbatches(inputs, min(microbatch, count))
+    operands = (classifier, chunks, directions)
+    found = _xla.iterate(_coordinates_step, operands, jnp.zeros(()), len(chunks))[1]
+    return jax.tree.map(lambda rows: rows.reshape(-1, rows.shape[-1])[:count], found)
 
 
 @jax.jit
@@ -231,18 +285,43 @@ def _total(params: PyTree, x: jax.Array, rest: Classifier) -> jax.Array:
     return jnp.sum(rest.replace(params=params).logits(x[None]))
 
 
+def _rows(classifier: Classifier, inputs: jax.Array) -> dict[str, jax.Array]:
+    """The inputs of each layer, `(B, positions, inputs)` by path."""
+    plan, found = _read(*_signature(classifier))
+    # Only the inputs are used, so XLA does not compute the cotangents.
+    recorded, _ = plan.gradients(classifier.params, inputs, classifier.replace(params=None))
+    pairs = zip(found, recorded, strict=True)
+    return {layer.path: layer.tap.factors(*pair).inputs for layer, pair in pairs}
+
+
 def _gram_step(
     operands: PyTree, totals: dict[str, jax.Array], index: jax.Array
 ) -> tuple[dict[str, jax.Array], None]:
     classifier, inputs, weights = operands
-    plan, found = _read(*_signature(classifier))
-    # Only the inputs are used, so XLA does not compute the cotangents.
-    rest = classifier.replace(params=None)
-    recorded, _ = plan.gradients(classifier.params, inputs[index], rest)
-    grams = {}
-    for layer, pair in zip(found, recorded, strict=True):
-        rows = layer.tap.factors(*pair).inputs
-        grams[layer.path] = jnp.einsum(
-            "b,bpi,bpj->ij", weights[index], rows, rows, precision=_exact
-        )
+    grams = {
+        path: jnp.einsum("b,bpi,bpj->ij", weights[index], rows, rows, precision=_exact)
+        for path, rows in _rows(classifier, inputs[index]).items()
+    }
     return jax.tree.map(jnp.add, totals, grams), None
+
+
+def _mean_step(
+    operands: PyTree, totals: dict[str, jax.Array], index: jax.Array
+) -> tuple[dict[str, jax.Array], None]:
+    classifier, inputs, weights = operands
+    sums = {
+        path: _product(weights[index].T, rows.astype(jnp.float32).mean(axis=1))
+        for path, rows in _rows(classifier, inputs[index]).items()
+    }
+    return jax.tree.map(jnp.add, totals, sums), None
+
+
+def _coordinates_step(
+    operands: PyTree, carry: jax.Array, index: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    classifier, inputs, directions = operands
+    found = {
+        path: _product(rows.astype(jnp.float32).mean(axis=1), directions[path])
+        for path, rows in _rows(classifier, inputs[index]).items()
+    }
+    return carry, found

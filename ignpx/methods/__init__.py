@@ -22,14 +22,18 @@ from ignpx.errors import InvalidArgumentError, PluginWarning, near_names
 from ignpx.methods.amnesiac import amnesiac, amnesiac_subtract
 from ignpx.methods.bad_teacher import bad_teacher
 from ignpx.methods.boundary import boundary_expand, boundary_shrink
+from ignpx.methods.damp import damp, damp_zs
+from ignpx.methods.delete import delete, delete_zs
 from ignpx.methods.emmn import emmn
 from ignpx.methods.finetune import finetune
 from ignpx.methods.fisher import fisher
 from ignpx.methods.gkt import gkt
 from ignpx.methods.ignp import PAPER, ignp, zeroing
+from ignpx.methods.ignp_deep import ignp_deep
 from ignpx.methods.jit import jit
 from ignpx.methods.last_layers import cf_k, eu_k
 from ignpx.methods.neggrad import neggrad, neggrad_plus
+from ignpx.methods.opc import opc, opc_zs
 from ignpx.methods.random_labels import random_labels
 from ignpx.methods.retrain import retrain
 from ignpx.methods.salun import salun
@@ -52,7 +56,11 @@ __all__ = [
     "boundary_shrink",
     "build",
     "cf_k",
+    "damp",
+    "damp_zs",
     "defaults",
+    "delete",
+    "delete_zs",
     "describe",
     "describe_all",
     "emmn",
@@ -62,10 +70,13 @@ __all__ = [
     "gkt",
     "hyperparameters",
     "ignp",
+    "ignp_deep",
     "jit",
     "list_methods",
     "neggrad",
     "neggrad_plus",
+    "opc",
+    "opc_zs",
     "package",
     "random_k",
     "random_labels",
@@ -90,6 +101,7 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
     "ignp": ignp,
     "ignp-paper": partial(ignp, **PAPER),
     "ignp-zero": zeroing,
+    "ignp-deep": ignp_deep,
     "retrain": retrain,
     "finetune": finetune,
     "ssd": ssd,
@@ -122,6 +134,12 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
     "fisher": fisher,
     "emmn": emmn,
     "jit": jit,
+    "damp": damp,
+    "damp-zs": damp_zs,
+    "delete": delete,
+    "delete-zs": delete_zs,
+    "opc": opc,
+    "opc-zs": opc_zs,
 }
 
 

@@ -27,6 +27,7 @@ from ignpx.steps.contract import (
 from ignpx.steps.descending import Course, descend, under_mask
 from ignpx.steps.editing import CappedDampen, Dampen, Editing, Zero, edit
 from ignpx.steps.judging import judge
+from ignpx.steps.projecting import Shown, project
 from ignpx.steps.selecting import Counted, calibrate, counted, select, threshold
 from ignpx.steps.synthesising import synthesise
 from ignpx.steps.weighing import Weighing, reweigh, weigh
@@ -43,6 +44,7 @@ __all__ = [
     "Prepared",
     "Report",
     "Selected",
+    "Shown",
     "State",
     "Step",
     "Weighing",
@@ -54,6 +56,7 @@ __all__ = [
     "descend",
     "edit",
     "judge",
+    "project",
     "reweigh",
     "select",
     "synthesise",

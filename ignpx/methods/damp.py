@@ -1,0 +1,99 @@
+"""DAMP (Depth-Aware Modulation by Projection), Hatami et al., 2026 (arXiv 2604.15166).
+
+Each layer has a direction by which it reads the forgotten class: the mean of its inputs for that
+class, less what the means of the retained classes hold of it. The weights are projected off it,
+`W <- W - s D D^T W`, little in early layers and much in late ones. Nothing is trained.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ignpx._support import checks
+from ignpx.methods.ignp import descent_by, objective
+from ignpx.samples import joined
+from ignpx.steps import Shown, State, chain, judge, project, synthesise
+from ignpx.unlearner import Sees, Unlearner
+
+
+def damp(
+    *,
+    strength: float = 1.0,
+    by_depth: bool = True,
+    samples: int = 100,
+    targets: tuple[str, ...] = (".*",),
+) -> Unlearner:
+    """Builds the DAMP unlearner, which sees the forget set and the retained data.
+
+    The paper's full text could not be read. What its abstract leaves open is our reading. All
+    directions are those of the original model. The inputs of a convolution are its patches,
+    averaged over positions. The direction is orthogonal to the means of all retained classes. The
+    separability that scales an edit is the share of the variance that lies between both sides (see
+    `ignpx.gradients.directions.separability`).
+
+    Args:
+      strength: s where the separability is 1, in (0, 1].
+      by_depth: multiplies s by the separability of each layer; otherwise s is the same for all.
+      samples: of each class, at most, drawn at random, whose means are taken.
+      targets: patterns of the layers that may be edited; by default all layers.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    checks.whole(samples=samples)
+
+    def shown(state: State, key: jax.Array) -> Shown:
+        everything = joined(state.forget_data, state.retain_data)
+        order = np.asarray(jax.random.permutation(key, len(everything.labels)))
+        labels = np.asarray(everything.labels)[order]
+        some = [np.flatnonzero(labels == label)[:samples] for label in np.unique(labels)]
+        rows = order[np.concatenate(some)]
+        images = np.asarray(everything.images)[rows]
+        return Shown(
+            state.classifier.preprocess(jnp.asarray(images)),
+            jnp.asarray(np.asarray(everything.labels)[rows]),
+        )
+
+    return chain(
+        project(shown, strength=strength, by_depth=by_depth, targets=targets, sees=Sees.BOTH)
+    )
+
+
+def damp_zs(
+    *,
+    strength: float = 1.0,
+    by_depth: bool = True,
+    targets: tuple[str, ...] = (".*",),
+    samples: int = 20,
+    held_out: int = 20,
+    synthesis_steps: int = 200,
+    synthesis_learning_rate: float = 0.1,
+) -> Unlearner:
+    """Builds the data-free form of DAMP, which no paper has.
+
+    Prototypes as IGNP synthesises them take the place of data.
+
+    Args:
+      strength: see `damp`.
+      by_depth: see `damp`.
+      targets: see `damp`.
+      samples: prototypes of each class, whose means are taken.
+      held_out: prototypes of each class that tell how the edit went.
+      synthesis_steps: of Adam on the prototypes.
+      synthesis_learning_rate: of the same.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    checks.whole(held_out=held_out)
+    return chain(
+        synthesise(
+            objective(diversity=1.0, total_variation=1.0, batch_statistics=1.0),
+            samples=samples,
+            held_out=held_out,
+            steps=synthesis_steps,
+            optimizer=descent_by("adam", synthesis_learning_rate),
+        ),
+        project(strength=strength, by_depth=by_depth, targets=targets),
+        judge(),
+    )
