@@ -72,7 +72,7 @@ QUICK |= {
     },
     "jit": {"learning_rate": 0.01, "batch_size": 4, "perturbations": 2},
 }
-PROTOTYPES = {"samples": 4, "synthesis_steps": 3}
+PROTOTYPES = {"samples": 4, "synthesis_steps": 20, "synthesis_learning_rate": 0.3}
 QUICK |= {
     "damp": {"samples": 4},
     "damp-zs": {**PROTOTYPES, "held_out": 2},
