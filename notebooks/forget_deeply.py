@@ -25,7 +25,7 @@ from sklearn.decomposition import PCA
 import ignpx
 from ignpx import Samples, data, models, training
 from ignpx.audit import Evidence, build, count_correct
-from ignpx.methods import ignp, ignp_deep
+from ignpx.methods import ignp
 from ignpx.training import Recipe
 
 # %% [markdown]
@@ -62,7 +62,7 @@ request = ignpx.Request.classes([FORGET], num_classes=10)
 key = jax.random.key(0)
 prepared = ignp().prepare(original, key)
 hidden, _ = ignpx.unlearn(ignp(), original, request, key, prepared)
-deep, info = ignpx.unlearn(ignp_deep(), original, request, key, prepared)
+deep, info = ignpx.unlearn(ignp(depth=1.0), original, request, key, prepared)
 
 for layer, strength in info.strengths.items():
     print(f"{layer}: {float(strength):.0%} of the direction is taken out")
@@ -107,6 +107,7 @@ for axis, (name, model) in zip(axes, MODELS.items(), strict=True):
 # zero's logit ranks zeros before other digits. The class means give each image the digit whose mean
 # of features is nearest. The representation is the similarity of the features to the original's
 # (CKA). The value to reach is that of the retrained model.
+
 
 # %%
 def part(samples, classes):

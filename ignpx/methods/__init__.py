@@ -28,8 +28,7 @@ from ignpx.methods.emmn import emmn
 from ignpx.methods.finetune import finetune
 from ignpx.methods.fisher import fisher
 from ignpx.methods.gkt import gkt
-from ignpx.methods.ignp import PAPER, ignp, zeroing
-from ignpx.methods.ignp_deep import ignp_deep
+from ignpx.methods.ignp import DEEP, PAPER, ignp, zeroing
 from ignpx.methods.jit import jit
 from ignpx.methods.last_layers import cf_k, eu_k
 from ignpx.methods.neggrad import neggrad, neggrad_plus
@@ -70,7 +69,6 @@ __all__ = [
     "gkt",
     "hyperparameters",
     "ignp",
-    "ignp_deep",
     "jit",
     "list_methods",
     "neggrad",
@@ -101,7 +99,7 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
     "ignp": ignp,
     "ignp-paper": partial(ignp, **PAPER),
     "ignp-zero": zeroing,
-    "ignp-deep": ignp_deep,
+    "ignp-deep": partial(ignp, **DEEP),
     "retrain": retrain,
     "finetune": finetune,
     "ssd": ssd,
