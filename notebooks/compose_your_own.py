@@ -66,6 +66,9 @@ keep("original", classifier)
 # what it sees to a number, and a list of terms is an objective. The rest is IGNP: it weighs every
 # parameter by its squared gradients on the images of the class to forget and on those of the
 # others, selects the one percent with the largest ratio, and dampens it.
+#
+# The images and the sum of their squared gradients do not depend on what is forgotten. They are
+# prepared once, and serve every method that begins with the same two steps.
 
 # %%
 terms = [
@@ -77,8 +80,9 @@ images = steps.synthesise(terms, samples=10, held_out=10, steps=100, pixel_range
 one_percent = steps.calibrate((0.009, 0.011), within="middle")
 
 method = steps.chain(images, steps.weigh(), one_percent, steps.edit(steps.Dampen(10.0)))
+prepared = method.prepare(classifier, jax.random.key(0))
 
-dampened, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+dampened, info = ignpx.unlearn(method, classifier, request, jax.random.key(0), prepared)
 inputs = np.asarray(info.prototypes.inputs)
 display(pictures.prototypes(inputs, splits.info.class_names, forget=[FORGET]))
 keep("UISPS's images, IGNP's edit", dampened)
@@ -92,7 +96,7 @@ keep("UISPS's images, IGNP's edit", dampened)
 # %%
 method = steps.chain(images, steps.weigh(), one_percent, steps.edit(steps.CappedDampen(1.0)))
 
-scaled, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+scaled, info = ignpx.unlearn(method, classifier, request, jax.random.key(0), prepared)
 print(f"IGNP's factors are {float(info.calibration.alpha) / 10:.2g} times as large")
 keep("IGNP's mask, SSD's scaling", scaled)
 
@@ -115,20 +119,17 @@ def shuffle(params, selected, key):
 
 method = steps.chain(images, steps.weigh(), one_percent, steps.edit(shuffle), steps.judge())
 
-shuffled, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+shuffled, info = ignpx.unlearn(method, classifier, request, jax.random.key(0), prepared)
 print("held-out images still recognised, by class:", np.asarray(info.held_out).round(2))
 keep("an edit of one's own", shuffled)
 
 # %% [markdown]
 # ## All ten classes at once
 #
-# A method is a pure function, and so `jax.vmap` maps it over requests. What does not depend on the
-# request, here the images and their sensitivities, is prepared once.
+# A method is a pure function, and so `jax.vmap` maps it over requests.
+
 
 # %%
-prepared = method.prepare(classifier, jax.random.key(0))
-
-
 @jax.jit
 @jax.vmap
 def forget(classes):

@@ -34,7 +34,7 @@ splits = data.load_splits("digits")
 classifier = models.create(
     "lenet", input_shape=(32, 32, 1), num_classes=10, preprocess=splits.preprocess
 )
-recipe = Recipe(epochs=20, batch_size=64, optimizer="adam", learning_rate=2e-3)
+recipe = Recipe(epochs=15, batch_size=64, optimizer="adam", learning_rate=2e-3)
 classifier = training.train(classifier, splits.train, splits.validation, recipe, seed=0)
 
 # %% [markdown]
@@ -53,7 +53,7 @@ plain, smooth = (
         classifier,
         jax.random.key(0),
         terms=tuple(terms),
-        samples=20,
+        samples=10,
         bounds=splits.preprocess.bounds,
     )
     for terms in (paper, ours)
@@ -89,7 +89,7 @@ display(figure)
 
 # %%
 inputs = smooth.inputs.reshape(-1, *classifier.input_shape)
-labels = jnp.repeat(smooth.labels, 20)
+labels = jnp.repeat(smooth.labels, 10)
 is_forget = (labels == FORGET).astype(jnp.float32)
 weights = jnp.stack([is_forget / is_forget.sum(), (1 - is_forget) / (1 - is_forget).sum()])
 both = importance.sensitivity(

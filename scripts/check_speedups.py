@@ -58,21 +58,24 @@ def called_steps() -> Patches:
 
 
 # What is left out: the patches, settings, and whether sensitivities are prepared.
-WITHOUT: dict[str, tuple[Callable[[], Patches], dict[str, Any], bool]] = {
-    "nothing": (contextlib.nullcontext, {}, False),
+WITHOUT: dict[str, tuple[Callable[[], Patches] | None, dict[str, Any], bool]] = {
+    "nothing": (None, {}, False),
     "convolutions": (plain_convolutions, {}, False),
     "factors": (single_samples, {}, False),
     "compiled loop": (called_steps, {}, False),
-    "one pass": (contextlib.nullcontext, {}, True),
-    "float32": (contextlib.nullcontext, {"precision": "bfloat16"}, False),
+    "one pass": (None, {}, True),
+    "float32": (None, {"precision": "bfloat16"}, False),
 }
 
 
 @contextlib.contextmanager
-def compiled_anew(patches: Patches) -> Iterator[None]:
-    """Within patches that compiled functions do not know of."""
+def patched(patches: Callable[[], Patches] | None) -> Iterator[None]:
+    """Within patches, of which functions that are compiled already do not know."""
+    if patches is None:
+        yield
+        return
     jax.clear_caches()
-    with patches:
+    with patches():
         yield
     jax.clear_caches()
 
@@ -114,7 +117,7 @@ def main(
     table = []
     for name, (patches, changed, prepared) in WITHOUT.items():
         about = {"run": run.name, "settings": str(settings), "without": name}
-        with compiled_anew(patches()):
+        with patched(patches):
             unlearner = build("ignp", settings | changed)
             found = rows(unlearner, classifier, samples, classes, prepared)
             table += [about | row for row in found]

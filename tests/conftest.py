@@ -11,18 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import compiling
+import evidence
 import mappings
 import small_bench
-from ignpx import Classifier, data, models, training
-from ignpx.training import Recipe
+from ignpx import Classifier, data
 
-# Most of the time of the tests is compilation. With few of LLVM's optimisations it takes a fifth
-# less, and in JAX 0.10 with the older code for fusions a quarter less again, and some less in one
-# piece: here and in the processes that tests start.
+# Most of the time of the tests is compilation: of many small programs, which run once. Without
+# LLVM's optimisations it takes a third less, and with the older code for fusions of JAX 0.10 a
+# quarter less again, and some less in one piece: here and in the processes that tests start.
+# Modules with `COMPUTES`, whose programs run for long, have few optimisations instead of none. So
+# has everything in `make test-isa`.
 BRIEFLY = "--xla_backend_optimization_level=1"
 if jax.__version_info__ < (0, 11):
     BRIEFLY += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{BRIEFLY} {os.environ.get('XLA_FLAGS', '')}"
+OPTIMISED = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "0"
+jax.config.update(compiling.OPTION, not OPTIMISED)
 
 # Much of it is of the same functions. A directory for each worker, because entries are not written
 # whole.
@@ -31,6 +36,21 @@ CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "xla" / WORKER
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+# What takes longest, so that no process is left alone with one of them at the end.
+LONG = ("test_notebooks", "test_on_gpu", "test_mnist", "test_docs", "test_bench_vs_pytorch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that forget what is compiled come first, where there is little of it; then `LONG`."""
+
+    def place(item: pytest.Item) -> int:
+        module = getattr(item, "module", None)
+        if getattr(module, "PATCHES", False):
+            return 0
+        return 1 if getattr(module, "__name__", None) in LONG else 2
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_anew(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -38,7 +58,8 @@ def compiled_anew(request: pytest.FixtureRequest) -> Iterator[None]:
     patches = getattr(request.module, "PATCHES", False)
     if patches:
         mappings.forget()
-    yield
+    with compiling.optimised(OPTIMISED or getattr(request.module, "COMPUTES", False)):
+        yield
     if patches:
         mappings.forget()
     mappings.make_room()
@@ -50,13 +71,9 @@ def digits() -> data.Splits:
 
 
 @pytest.fixture(scope="session")
-def trained(digits: data.Splits) -> Classifier:
+def trained() -> Classifier:
     """LeNet on the embedded digits, a few seconds of training."""
-    fresh = models.create(
-        "lenet", input_shape=(32, 32, 1), num_classes=10, preprocess=digits.preprocess
-    )
-    recipe = Recipe(epochs=15, batch_size=64, optimizer="adam", learning_rate=2e-3)
-    return training.train(fresh, digits.train, digits.validation, recipe, seed=0)
+    return evidence.trained_on_digits(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A benchmark of LeNet on the embedded digits, and what its tests look at."""
+"""A benchmark of a small net on the embedded digits, and what its tests look at."""
 
 import pathlib
 import threading
@@ -8,14 +8,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
+import small_net
 from ignpx.bench import cells as expansion
 from ignpx.bench import config as configs
 from ignpx.bench import results, run
 
 TRAINING = {
     "dataset": {"name": "digits"},
-    "model": {"name": "lenet", "width": 0.5},
-    "training": {"epochs": 1, "batch_size": 128, "optimizer": "adam", "learning_rate": 0.003},
+    "model": {"name": small_net.NAME},
+    "training": {"epochs": 1, "batch_size": 128, "optimizer": "adam", "learning_rate": 0.01},
 }
 BENCH = {
     "title": "A small benchmark",

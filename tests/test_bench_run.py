@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import small_bench
+import small_net
 from ignpx import data
 from ignpx.audit import count_correct
 from ignpx.bench import outcome, results, run, trained
@@ -435,7 +436,7 @@ def test_settings_are_chosen_on_the_validation_split(bench, tmp_path):
     config = bench(split="validation", methods={"original": None}, models=[entry], forget=[0])
     [(cell, result)] = run.run(config, tmp_path / "out").results
     model = tmp_path / "out" / "models" / cell.models["original"].id
-    classifier, _ = checkpoint.load(model / workdir.CHECKPOINT)
+    classifier, _ = checkpoint.load(model / workdir.CHECKPOINT, model=small_net.NAME)
     counts = count_correct(classifier, data.load_splits("digits").validation)
     assert result["measured"]["retain_accuracy"] == counts.accuracy_without([0])
     assert result["measured"]["forget_accuracy"] == counts.accuracy([0])

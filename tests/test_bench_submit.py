@@ -1,5 +1,8 @@
 """Shards of a benchmark, and jobs that run them."""
 
+import os
+import pathlib
+
 import pytest
 
 from ignpx.bench import outcome, run, submit
@@ -13,8 +16,9 @@ def test_bad_shards(bench, tmp_path, shard):
         run.run(bench(), tmp_path / "out", shard=submit.parse_shard(shard))
 
 
-def test_submitted_jobs_are_the_shards(bench, tmp_path):
-    """Two jobs of two processes on this machine."""
+def test_submitted_jobs_are_the_shards(bench, tmp_path, monkeypatch):
+    """Two jobs of two processes on this machine, which find the module of the model."""
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent), prepend=os.pathsep)
     path = bench(methods={"original": None}, models=[{"config": "digits.yaml"}], measures=[])
     out = tmp_path / "out"
     models = tmp_path / "models"

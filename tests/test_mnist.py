@@ -9,6 +9,9 @@ from ignpx.audit import count_correct
 from ignpx.methods import ignp
 from ignpx.training import Recipe
 
+# See conftest.py.
+COMPUTES = True
+
 
 @pytest.fixture(scope="module")
 def mnist(tfds_dir):
@@ -20,7 +23,7 @@ def lenet(mnist):
     fresh = models.create(
         "lenet", input_shape=(32, 32, 1), num_classes=10, preprocess=mnist.preprocess
     )
-    recipe = Recipe(epochs=4, optimizer="adam", learning_rate=2e-3)
+    recipe = Recipe(epochs=3, optimizer="adam", learning_rate=2e-3)
     return training.train(fresh, mnist.train, mnist.validation, recipe, seed=0)
 
 

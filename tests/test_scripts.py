@@ -16,12 +16,16 @@ import jit_toy
 import measure_tables
 import rounding
 import settling
+import small_net
 import steady
 from ignpx import _xla, data, importance, models, training
 from ignpx._xla import convolutions, factors
 from ignpx.audit import count_correct
 from ignpx.experiments import checkpoint
 from ignpx.training import Recipe
+
+# See conftest.py.
+COMPUTES = True
 
 
 def test_jit_toy(tmp_path):
@@ -45,17 +49,15 @@ def test_random_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(forget_random_samples, "unlearning_degree", degree)
     splits = data.load_splits("digits")
     recipe = Recipe(epochs=2, batch_size=64, optimizer="adam", learning_rate=0.003)
+    # Of dense layers, which are compiled soonest.
+    monkeypatch.setattr(models._REGISTRY, "_added", {"small": small_net.small})
     fresh = models.create(
-        "lenet",
-        input_shape=(32, 32, 1),
-        num_classes=10,
-        width=0.5,
-        preprocess=splits.preprocess,
+        "small", input_shape=(32, 32, 1), num_classes=10, preprocess=splits.preprocess
     )
     trained = training.train(fresh, splits.train, splits.validation, recipe, seed=0)
     described = {
         "dataset": {"name": "digits"},
-        "model": {"name": "lenet", "width": 0.5},
+        "model": {"name": "small"},
         "training": dataclasses.asdict(recipe),
     }
     checkpoint.save(tmp_path / "run" / "checkpoint", trained, described)
