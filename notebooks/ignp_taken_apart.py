@@ -140,7 +140,7 @@ print(f"{share:.0%} of the parameters that matter to the forget class support it
 #
 # A parameter is marked where its forget sensitivity exceeds alpha times its retain sensitivity, and
 # alpha is what marks the wanted share of the model. The curve is the share for every alpha; the
-# band is the range asked for, the line the alpha that the search found in a few passes.
+# band is the range asked for, the line the alpha that the search found.
 
 # %%
 coverage = (0.008, 0.012)
