@@ -34,7 +34,7 @@ jax.config.update(compiling.OPTION, not OPTIMISED)
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "xla" / WORKER
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # What takes longest, so that no process is left alone with one of them at the end.
 LONG = ("test_notebooks", "test_on_gpu", "test_mnist", "test_docs", "test_bench_vs_pytorch")

@@ -16,7 +16,7 @@ from ignpx.bench import results, run
 TRAINING = {
     "dataset": {"name": "digits"},
     "model": {"name": small_net.NAME},
-    "training": {"epochs": 1, "batch_size": 128, "optimizer": "adam", "learning_rate": 0.01},
+    "training": {"epochs": 1, "batch_size": 128, "optimizer": "adam", "learning_rate": 0.003},
 }
 BENCH = {
     "title": "A small benchmark",

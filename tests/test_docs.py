@@ -14,9 +14,6 @@ import pytest
 
 import ignpx
 
-# See conftest.py.
-COMPUTES = True
-
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.append(str(DOCS / "_ext"))

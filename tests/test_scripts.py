@@ -24,9 +24,6 @@ from ignpx.audit import count_correct
 from ignpx.experiments import checkpoint
 from ignpx.training import Recipe
 
-# See conftest.py.
-COMPUTES = True
-
 
 def test_jit_toy(tmp_path):
     out, image = tmp_path / "toy.csv", tmp_path / "toy.png"
