@@ -29,7 +29,7 @@ dataset: {name: digits}
 model: {name: lenet}
 training: {epochs: 12, batch_size: 64, optimizer: adam, learning_rate: 2.0e-3}
 """
-QUICK = ["--set", "samples=10", "--set", "steps=100", "--set", "held_out=4"]
+QUICK = ["--set", "samples=6", "--set", "steps=60", "--set", "held_out=4"]
 
 
 def run(*arguments):
@@ -303,10 +303,10 @@ def test_overwrite_when_told_to(trained_run, tmp_path):
 
 
 def test_settings_may_be_numpys(trained_run, tmp_path):
-    settings = {"samples": np.int64(10), "steps": 100, "held_out": np.int32(4)}
+    settings = {"samples": np.int64(6), "steps": 60, "held_out": np.int32(4)}
     runs.unlearn(trained_run, tmp_path / "out", Classes((2,)), settings=settings, score=False)
     _, config = checkpoint.load(tmp_path / "out" / "checkpoint")
-    assert config["unlearning"][0]["settings"] == {"samples": 10, "steps": 100, "held_out": 4}
+    assert config["unlearning"][0]["settings"] == {"samples": 6, "steps": 60, "held_out": 4}
 
 
 def test_train_refuses(trained_run, tmp_path):
