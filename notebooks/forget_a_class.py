@@ -50,8 +50,8 @@ print(f"test accuracy {before.accuracy():.1%}")
 #
 # A request says what to forget. It carries no data here, and IGNP would not be handed any: it
 # declares that it sees nothing, and `ignpx.unlearn` holds it to that. It makes ten prototypes of
-# each class to weigh the parameters on, and ten that are held out. This is half of the default,
-# and enough for a model this small.
+# each class to weigh the parameters on, and ten that are held out: fewer than by default, and
+# enough for a model this small.
 
 # %%
 method = ignp(samples=10, held_out=10)

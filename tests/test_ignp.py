@@ -13,6 +13,7 @@ from ignpx import (
     UnlearningError,
     importance,
     losses,
+    selection,
     steps,
     synthesis,
 )
