@@ -285,6 +285,28 @@ def test_one_class_of_two_is_forgotten_by_default(two_classes):
         assert float(info.held_out[1 - forget]) == 1.0
 
 
+def test_either_class_of_one_logit_is_forgotten():
+    """The logits are (0, z), as `Classifier.from_function` asks for them."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    params = {
+        "hidden": jax.random.normal(keys[0], (6, 16)),
+        "bias": jax.random.normal(keys[1], (16,)),
+        "out": jax.random.normal(keys[2], (16, 1)),
+    }
+    single = Classifier.from_function(
+        lambda p, x: jnp.pad(jax.nn.relu(x @ p["hidden"] + p["bias"]) @ p["out"], ((0, 0), (1, 0))),
+        params,
+        input_shape=(6,),
+        num_classes=2,
+    )
+    unlearner = ignp(samples=6, held_out=6, steps=40)
+    for forget in (0, 1):
+        request = Request.classes([forget], 2)
+        _, info = ignpx.unlearn(unlearner, single, request, jax.random.key(0))
+        assert float(info.held_out[forget]) == 0.0
+        assert float(info.held_out[1 - forget]) == 1.0
+
+
 def test_a_coverage_that_no_alpha_reaches_says_why(two_classes):
     unlearner = ignp(samples=6, held_out=6, steps=40, coverage=(0.001, 0.002))
     request = Request.classes([1], 2)

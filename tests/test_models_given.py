@@ -551,6 +551,14 @@ WRONG = {
     ),
     "a slip": (lambda: from_function(lambda p, x: p["w"] @ x.shapes), "function=.*raised"),
     "None": (lambda: from_function(lambda p, x: None + x), "function=.*TypeError: unsupported"),
+    "tokens": (
+        lambda: from_function(lambda p, x: p[x].mean(1)),
+        "function=.*integer.*give the model one-hot vectors or embeddings",
+    ),
+    "tokens of a module": (
+        lambda: from_nnx(nnx.Embed(10, 3, rngs=nnx.Rngs(0))),
+        "model=.*integer.*give the model one-hot vectors or embeddings",
+    ),
     "arguments": (
         lambda: from_function(lambda p, x, key: x @ p),
         "function=.*missing 1 required positional",

@@ -234,7 +234,15 @@ def call_failed(name: str, given: Any, input_shape: tuple[int, ...], error: Exce
             f"the model does not take an input of this shape ({summary}); "
             "give the shape of one preprocessed input, without the batch dimension",
         )
-    why = "it must be traceable by `jax.jit`" if traced else "mend it, or what is given for it"
+    if traced:
+        why = "it must be traceable by `jax.jit`"
+    elif re.search(r"\binteger\b", summary):
+        why = (
+            "inputs are floating-point numbers, because methods synthesise them by gradients: give "
+            "the model one-hot vectors or embeddings in place of integers"
+        )
+    else:
+        why = "mend it, or what is given for it"
     return InvalidArgumentError(
         name,
         given,

@@ -33,7 +33,8 @@ class Synthesised(NamedTuple):
             shares = ", ".join(f"{c}: {recognised[c]:.0%}" for c in lost[:10])
             raise UnlearningError(
                 f"prototypes did not reach their class (recognised share by class: {shares}); "
-                "the model may be constant or untrained, otherwise raise steps or learning_rate"
+                "the model may be constant or untrained, which ignpx.check tells; otherwise raise "
+                "steps or learning_rate"
             )
 
     def doubts(self, request: Request) -> list[str]:
