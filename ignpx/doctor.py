@@ -167,7 +167,10 @@ def _gradients(classifier: Classifier) -> _Outcome:
     chosen, _ = targets.partition(reached, classifier.targets)
     names = zip(targets.paths(chosen), jax.tree.leaves(chosen), strict=True)
     unreached = [name for name, moves in names if not moves]
-    advice = "no logit depends on these parameters to first order; leave them out of `targets`"
+    advice = (
+        "no logit depends on these parameters to first order: they are unused, behind "
+        "`stop_gradient`, or behind a scale of zero as before training; leave them out of `targets`"
+    )
     return not unreached, unreached, advice if unreached else ""
 
 

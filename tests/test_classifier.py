@@ -131,6 +131,14 @@ def test_linen_modules_without_dropout_have_no_key(module):
     assert set(classifier.fresh(jax.random.key(1)).state) == {"batch_stats"}
 
 
+def test_norms_over_devices_are_not_trained_here():
+    module = NamedAxis()
+    variables = module.init(jax.random.key(0), INPUTS, train=False)
+    classifier = Classifier.from_linen(module, variables, **FIELDS)
+    with pytest.raises(InvalidArgumentError, match=r"^classifier=.*axis name.*without `axis_name`"):
+        classifier.apply(classifier.params, classifier.state, INPUTS, train=True)
+
+
 def test_plain_function():
     classifier = Classifier.from_function(lambda params, x: x @ params, jnp.ones((6, 3)), **FIELDS)
     np.testing.assert_allclose(classifier.logits(INPUTS), INPUTS @ jnp.ones((6, 3)), rtol=1e-6)

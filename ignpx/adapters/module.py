@@ -12,6 +12,7 @@ from ignpx import _xla
 from ignpx.adapters import observing
 from ignpx.adapters.observing import NormStatistics
 from ignpx.adapters.precision import InPrecision
+from ignpx.errors import InvalidArgumentError
 from ignpx.targets import PyTree
 
 
@@ -59,8 +60,22 @@ class ModuleApply:
     def __call__(
         self, params: PyTree, state: PyTree, inputs: jax.Array, *, train: bool
     ) -> tuple[jax.Array, PyTree]:
-        """See `ignpx.classifier.Apply`."""
-        return self._run(params, state, inputs, train=train)
+        """See `ignpx.classifier.Apply`.
+
+        Raises:
+          InvalidArgumentError: if batch norm averages over devices, which are not mapped here.
+        """
+        try:
+            return self._run(params, state, inputs, train=train)
+        except NameError as error:
+            if "unbound axis name" not in str(error):
+                raise
+            raise InvalidArgumentError(
+                "classifier",
+                type(self),
+                f"cannot be trained here ({str(error).partition(chr(10))[0]}): build the module "
+                "without `axis_name`, or take a method that does not train",
+            ) from error
 
     def with_statistics(
         self, params: PyTree, state: PyTree, inputs: jax.Array
