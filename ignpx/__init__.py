@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ignpx.doctor import Finding, Findings, check
     from ignpx.errors import (
         ConversionWarning,
+        DataWarning,
         IgnpxError,
         InvalidArgumentError,
         PluginWarning,
@@ -55,6 +56,7 @@ __version__ = version("ignpx")
 _HOMES = {
     "Classifier": "classifier",
     "ConversionWarning": "errors",
+    "DataWarning": "errors",
     "Finding": "doctor",
     "Findings": "doctor",
     "IgnpxError": "errors",
@@ -95,6 +97,7 @@ __all__ = [
     "Changes",
     "Classifier",
     "ConversionWarning",
+    "DataWarning",
     "Finding",
     "Findings",
     "Forgets",

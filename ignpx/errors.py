@@ -42,6 +42,10 @@ class ConversionWarning(UserWarning):
     """A model of PyTorch is taken or written back, and something of it is not as it came."""
 
 
+class DataWarning(UserWarning):
+    """Some of the files or arrays that a user gives as data are left out."""
+
+
 class PluginWarning(UserWarning):
     """Something that another package brings cannot be used, and is left out."""
 

@@ -7,11 +7,10 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from ignpx import data
 from ignpx.bench import measuring, published
 from ignpx.bench.config import ORIGINAL, RETRAIN, BenchConfig, Steps, training_config, written
 from ignpx.errors import InvalidArgumentError
-from ignpx.experiments import records
+from ignpx.experiments import datasets, records
 from ignpx.experiments.config import TrainConfig
 from ignpx.experiments.runs import TFDS_DEFAULT, Where
 from ignpx.methods import defaults
@@ -121,7 +120,7 @@ class Cell(NamedTuple):
         """What identifies it in a table of results."""
         return {
             "run": self.run,
-            "dataset": self.training.dataset.name,
+            "dataset": self.training.dataset.called,
             "model": self.training.model.name,
             "width": self.training.model.width,
             "epochs": self.training.training.epochs,
@@ -168,13 +167,10 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
     compared = measuring.compares(measures)
     cells = []
     for seed, entry in itertools.product(config.training_seeds, config.models):
-        training = training_config(entry, directory).model_copy(update={"seed": seed})
-        dataset = training.dataset.model_dump(
-            exclude={"image_size", "validation_share", "backdoor"}
-        )
-        info = data.describe(**dataset, **where._asdict())
+        training = training_config(entry, directory, where).model_copy(update={"seed": seed})
+        info = datasets.describe(training.dataset, where)
         methods = config.entries(entry)
-        for steps in config.requests(info.num_classes):
+        for steps in config.requests(info.class_names):
             _check_classes(steps, info.num_classes)
             for label, method in methods.items():
                 twin = _twin(config, seed) if compared and method.method == RETRAIN else None

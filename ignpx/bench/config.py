@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -12,6 +13,8 @@ from ignpx import models as architectures
 from ignpx.bench import measuring
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.experiments import config as configuration
+from ignpx.experiments import datasets, scenarios
+from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 from ignpx.methods import build, defaults, list_methods
 
 # Not methods that edit a classifier: the model as it was trained, and one that never saw the
@@ -24,6 +27,9 @@ Steps = tuple[tuple[int, ...], ...]
 # As in `ignpx.experiments.config`, with room for those of models that others are compared with.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 Several = Annotated[list[Seed], pydantic.Field(min_length=1)]
+
+# A class by its number or its name.
+Class = int | str
 
 # A measurement by its name, or by its name with its settings.
 MeasureEntry = str | dict[str, dict[str, Any] | None]
@@ -75,10 +81,10 @@ class BenchConfig(_Section):
     """The models to forget from."""
     methods: dict[str, MethodEntry | None] = pydantic.Field(min_length=1)
     """The methods by label; null is the method of that name with its defaults."""
-    forget: Literal["each"] | list[int | list[int | list[int]]]
-    """The requests, a list of classes or lists. A list names classes to forget one after the other,
-    and a list within it classes that go at once: `[0, [0, 1], [[2, 3]]]`. `each` is every class in
-    turn.
+    forget: Literal["each"] | list[Class | list[Class | list[Class]]]
+    """The requests, a list of classes, by number or name, or of lists. A list names classes to
+    forget one after the other, and a list within it classes that go at once: `[0, [0, 1], [[2,
+    3]]]`. `each` is every class in turn.
     """
     seeds: Several | Seeds = [0]
     """Seeds of the training and of the methods; every cell is run with each. A list has the same
@@ -155,11 +161,19 @@ class BenchConfig(_Section):
             return [training_seed]
         return self.seeds.unlearning[: 1 if method in (ORIGINAL, RETRAIN) else None]
 
-    def requests(self, num_classes: int) -> list[Steps]:
-        """What is to be forgotten, request by request."""
+    def requests(self, class_names: Sequence[str]) -> list[Steps]:
+        """What is to be forgotten, request by request.
+
+        Raises:
+          InvalidArgumentError: if a name is none of the classes, or of several.
+        """
         if self.forget == "each":
-            return [((index,),) for index in range(num_classes)]
-        return [_steps(request) for request in self.forget]
+            return [((index,),) for index in range(len(class_names))]
+
+        def numbers(group: Sequence[Class]) -> tuple[int, ...]:
+            return scenarios.named(group, lambda: class_names, class_names).ids
+
+        return [tuple(map(numbers, _steps(request))) for request in self.forget]
 
 
 def load(path: pathlib.Path) -> BenchConfig:
@@ -172,15 +186,20 @@ def load(path: pathlib.Path) -> BenchConfig:
     return configuration.parse(BenchConfig, configuration.read_yaml(path))
 
 
-def training_config(entry: ModelEntry, directory: pathlib.Path) -> configuration.TrainConfig:
+def training_config(
+    entry: ModelEntry, directory: pathlib.Path, where: Where = TFDS_DEFAULT
+) -> configuration.TrainConfig:
     """The training config of a model entry, whose path is relative to the benchmark's own file.
 
+    It has the fingerprint of data at a path, see `ignpx.experiments.datasets`.
+
     Raises:
-      InvalidArgumentError: as `ignpx.experiments.config.load`, and if the model is unknown.
+      InvalidArgumentError: as `ignpx.experiments.config.load` and `datasets.pinned`, and if the
+        model is unknown.
     """
     loaded = configuration.load(directory / entry.config, entry.set)
     architectures.check_name(loaded.model.name)
-    return loaded
+    return datasets.pinned(loaded, where)
 
 
 def written(steps: Steps) -> str:
@@ -188,7 +207,7 @@ def written(steps: Steps) -> str:
     return ">".join("+".join(map(str, group)) for group in steps)
 
 
-def _steps(request: int | list[int | list[int]]) -> Steps:
+def _steps(request: Class | list[Class | list[Class]]) -> tuple[tuple[Class, ...], ...]:
     steps = request if isinstance(request, list) else [request]
     return tuple(tuple(step) if isinstance(step, list) else (step,) for step in steps)
 

@@ -19,7 +19,7 @@ from ignpx.bench.cells import Cell
 from ignpx.bench.config import ORIGINAL, RETRAIN, Steps
 from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningWarning
-from ignpx.experiments import checkpoint, records, scenarios, workdir
+from ignpx.experiments import checkpoint, datasets, records, scenarios, workdir
 from ignpx.experiments.config import DatasetConfig
 from ignpx.experiments.pictures import PICTURES
 from ignpx.experiments.runs import Where
@@ -124,6 +124,7 @@ def measured(
         "forget_accuracy": after.accuracy(last),
         "class_accuracy_before": before.per_class(),
         "class_accuracy": after.per_class(),
+        "class_names": list(splits.info.class_names),
     }
     stored: dict[str, Any] = {}
     for name, settings in cell.measures.items():
@@ -237,4 +238,4 @@ def _unlearner(method: str, settings: str, recipe: str) -> Unlearner:
 
 @functools.lru_cache(maxsize=1)
 def _splits(dataset: DatasetConfig, where: Where) -> data.Splits:
-    return data.load_splits(**dataset.model_dump(), **where._asdict())
+    return datasets.load_splits(dataset, where)

@@ -53,6 +53,13 @@ def write(
     parts = [over_classes(cells, known), summarise(cells, known)]
     summary = pd.concat(parts, ignore_index=True)
     paper = published.read()
+    named = {
+        (row["run"], str(row["forget"])): row["forget_names"]
+        for row in cells.to_dict("records")
+        if row.get("forget_names")
+    }
+    requests = zip(summary["run"], summary["forget"], strict=True)
+    summary = summary.assign(forget_names=[named.get(request, "") for request in requests])
     compared = published.compare(summary, paper, config.get("published"), known)
     by_class = published.compare_classes(classes, paper, config.get("published"))
     layouts = [

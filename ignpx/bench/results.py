@@ -129,6 +129,7 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     rows = [
         {
             **cell.described(),
+            "forget_names": _names(cell, result),
             # Whether or not there is a value of it.
             **dict.fromkeys([*BASE, *cell.measures]),
             **_flat(result["measured"]),
@@ -157,20 +158,25 @@ def picture(measure: str, described: Mapping[str, Any]) -> str:
 
 
 def class_table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
-    """A row a cell and class: its accuracy before and after."""
+    """A row a cell and class: its name, empty if it is not known, and accuracy before and after."""
     names = ["run", "dataset", "model", "method", "label", "forget", "training_seed", "seed"]
     rows = []
     for cell, result in results:
         measured = result["measured"]
-        pairs = zip(
-            measured.get("class_accuracy_before", ()),
-            measured.get("class_accuracy", ()),
-            strict=True,
-        )
-        for index, (before, after) in enumerate(pairs):
+        before, after = (measured.get(n, ()) for n in ("class_accuracy_before", "class_accuracy"))
+        class_names = measured.get("class_names", [""] * len(after))
+        for index, found in enumerate(zip(class_names, before, after, strict=True)):
             named = [cell.described()[name] for name in names]
-            rows.append([*named, index, before, after])
-    return pd.DataFrame(rows, columns=[*names, "class", "before", "after"])
+            rows.append([*named, index, *found])
+    return pd.DataFrame(rows, columns=[*names, "class", "class_name", "before", "after"])
+
+
+def _names(cell: Cell, result: dict[str, Any]) -> str:
+    """What a cell forgets: `circle, then square and line`; empty if names are not known."""
+    names = result["measured"].get("class_names")
+    if names is None:
+        return ""
+    return ", then ".join(" and ".join(names[index] for index in group) for group in cell.steps)
 
 
 def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:

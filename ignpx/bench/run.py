@@ -90,7 +90,7 @@ def run(
         raise InvalidArgumentError("shard", f"{part}/{parts}", "must be i/n with i from 1 to n")
     config = load_config(config_path)
     every = expansion.expand(config, config_path.parent, where)
-    described = describe(config, config_path.parent)
+    described = describe(config, config_path.parent, where)
     try:
         results.claim(directory, described, every, warn)
         work = _Work(directory, models or directory / MODELS, unlearned, where, tell, warn)
@@ -175,11 +175,13 @@ def write_report(directory: pathlib.Path, ran: Report) -> list[pathlib.Path]:
     )
 
 
-def describe(config: BenchConfig, directory: pathlib.Path) -> dict[str, Any]:
+def describe(
+    config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEFAULT
+) -> dict[str, Any]:
     """The config with its training configs written out: what the results depend on."""
     described = config.model_dump(mode="json")
     for model, entry in zip(described["models"], config.models, strict=True):
-        model["training"] = training_config(entry, directory).model_dump(mode="json")
+        model["training"] = training_config(entry, directory, where).model_dump(mode="json")
     return described
 
 

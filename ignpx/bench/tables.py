@@ -96,9 +96,9 @@ def sections(compared: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         each = rows["forget"] == EACH
         if each.any():
             yield f"{title}: forget each class in turn, means", rows[each]
-        requests = rows.loc[~each, "forget"].unique()
-        if len(requests):
-            one = f": forget {_request(requests[0])}" if len(requests) == 1 else ""
+        requests = list(_requests(rows[~each]).values())
+        if requests:
+            one = f": forget {requests[0]}" if len(requests) == 1 else ""
             yield title + one, rows[~each]
 
 
@@ -108,11 +108,12 @@ def row_names(rows: pd.DataFrame) -> dict[tuple[str, str, str], list[str]]:
     The request is part of the name only where there are several.
     """
     keys = rows[["method", "label", "forget"]].drop_duplicates()
-    order = {forget: place for place, forget in enumerate(dict.fromkeys(keys["forget"]))}
+    requests = _requests(rows)
+    order = {forget: place for place, forget in enumerate(requests)}
     names = {}
     for method, label, forget in sorted(keys.itertuples(index=False), key=lambda k: order[k[2]]):
         name = label if label.startswith(method) else f"{method} {label}"
-        names[method, label, forget] = [name, _request(forget)] if len(order) > 1 else [name]
+        names[method, label, forget] = [name, requests[forget]] if len(order) > 1 else [name]
     return names
 
 
@@ -160,7 +161,7 @@ def class_layout(compared: pd.DataFrame) -> list[Table]:
     known = compared.dropna(subset=["published_before", "published_after"])
     key = ["run", "dataset", "model", "method", "label", "forget"]
     for (run, dataset, model, _, label, forget), rows in known.groupby(key, sort=False):
-        means = rows.drop(columns=key).groupby("class").mean()
+        means = rows.groupby("class").mean(numeric_only=True)
         ours = 100 * (means["after"] - means["before"])
         paper = 100 * (means["published_after"] - means["published_before"])
         most = ours.abs().sort_values(ascending=False, kind="stable").index[:10]
@@ -315,8 +316,15 @@ def _alone(rows: pd.DataFrame) -> str:
     return _ONE_TRAINING_SEED if rows["unlearning_seeds"].max() > 1 else _ONE_SEED
 
 
-def _request(forget: str) -> str:
-    return forget.replace(">", ", then ").replace("+", " and ")
+def _requests(rows: pd.DataFrame) -> dict[str, str]:
+    """What is forgotten, as it is shown: `3 (cat)`, or `3` where no other name is known."""
+    names = dict(zip(rows["forget"], rows.get("forget_names", [""] * len(rows)), strict=True))
+    return {forget: _request(forget, name) for forget, name in names.items()}
+
+
+def _request(forget: str, names: str = "") -> str:
+    numbers = forget.replace(">", ", then ").replace("+", " and ")
+    return f"{numbers} ({names})" if names and names != numbers else numbers
 
 
 def _line(texts: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from ignpx.audit import explain as explain_measure
 from ignpx.cli import display
 from ignpx.errors import (
     ConversionWarning,
+    DataWarning,
     IgnpxError,
     InvalidArgumentError,
     PluginWarning,
@@ -65,7 +66,11 @@ console = Console()
 Workdir = Annotated[pathlib.Path, typer.Option(help="Directory that the run is written to.")]
 DataDir = Annotated[
     str | None,
-    typer.Option(help="TFDS's data directory.", envvar="TFDS_DATA_DIR", show_default="TFDS's own"),
+    typer.Option(
+        help="TFDS's data directory, also of data at a relative path.",
+        envvar="TFDS_DATA_DIR",
+        show_default="TFDS's own",
+    ),
 ]
 OwnModel = Annotated[
     str | None,
@@ -119,7 +124,8 @@ def train(
 ) -> None:
     """Train a classifier by a config; an interrupted run is resumed by the same command."""
     settings = configuration.load(config, overrides or ())
-    if not overwrite and (known := runs.finished(settings, workdir)) is not None:
+    where = runs.Where(data_dir, download)
+    if not overwrite and (known := runs.finished(settings, workdir, where=where)) is not None:
         _say(f"{workdir} is finished: {_trained(known)}")
         return
     with display.counted(console, "epoch") as progress:
@@ -133,7 +139,7 @@ def train(
         metrics = runs.train(
             settings,
             workdir,
-            where=runs.Where(data_dir, download),
+            where=where,
             overwrite=overwrite,
             on_epoch=show,
         )
@@ -678,10 +684,11 @@ def _accuracies(metrics: dict[str, Any]) -> Table:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Our own warnings are said in one line each."""
-    ours = (ConversionWarning, PluginWarning, RecoveryWarning, UnlearningWarning)
+    ours = (ConversionWarning, DataWarning, PluginWarning, RecoveryWarning, UnlearningWarning)
     with warnings.catch_warnings():
         for category in ours:
             warnings.simplefilter("always", category)
+        warnings.simplefilter("once", DataWarning)  # a command lists a folder more than once
         others = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:

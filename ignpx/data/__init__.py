@@ -1,5 +1,7 @@
-"""Datasets as arrays in memory: TFDS sources, the embedded digits, splits, preprocessing."""
+"""Datasets as arrays in memory: the user's own, TFDS's, the digits; splits, preprocessing."""
 
+from ignpx.data.arrays import from_arrays, from_npz
+from ignpx.data.folders import from_folder
 from ignpx.data.poisoning import Backdoor
 from ignpx.data.preprocessing import Normalise
 from ignpx.data.sources import DatasetInfo, Source, describe, list_datasets, load, register
@@ -13,6 +15,9 @@ __all__ = [
     "Source",
     "Splits",
     "describe",
+    "from_arrays",
+    "from_folder",
+    "from_npz",
     "list_datasets",
     "load",
     "load_splits",

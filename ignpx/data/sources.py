@@ -1,5 +1,6 @@
-"""Where images come from: any prepared TFDS dataset, and scikit-learn's digits, always at hand.
+"""Where images come from: a `Source`, any prepared TFDS dataset, and scikit-learn's digits.
 
+A `Source` is a dataset of the user's own, as `from_folder`, `from_npz` and `from_arrays` make it.
 TFDS is read through `tfds.data_source`, which needs no TensorFlow. Nothing is downloaded unless
 that is asked for.
 
@@ -28,6 +29,7 @@ from ignpx._support import checks
 from ignpx._support.logs import quiet
 from ignpx._support.registry import Registry
 from ignpx.data import stratified
+from ignpx.data.images import ImageFiles, fitted
 from ignpx.errors import InvalidArgumentError, near_names
 from ignpx.samples import Samples, check_labels
 
@@ -50,6 +52,7 @@ class DatasetInfo(NamedTuple):
       class_names: of these classes, in their order.
       test_split: as TFDS names it; None where a share of the train split is held out instead.
       fine_names: of the dataset's own classes; `class_names` are groups of them if it is grouped.
+      validation_split: of a `Source`; None where a share of the train split is held out instead.
     """
 
     name: str
@@ -57,6 +60,7 @@ class DatasetInfo(NamedTuple):
     class_names: tuple[str, ...]
     test_split: str | None
     fine_names: tuple[str, ...]
+    validation_split: str | None = None
 
 
 class Source(NamedTuple):
@@ -67,15 +71,20 @@ class Source(NamedTuple):
       splits: functions that read one split each: `train`, and `test` or `validation` unless a part
         of `train` is to be held out. Their images `(N, H, W, channels)` are of uint8, uint16 or
         floats from 0 to 1.
+      name: what errors and reports call it.
+      fingerprint: by which a changed dataset is told, of the names and sizes of its files; None
+        where there are none.
     """
 
     class_names: Sequence[str]
     splits: Mapping[str, Callable[[], Samples]]
+    name: str = "arrays"
+    fingerprint: str | None = None
 
 
 @quiet()
 def describe(
-    name: str,
+    name: str | Source,
     *,
     coarse: Coarse | None = None,
     test_share: float | None = None,
@@ -88,7 +97,7 @@ def describe(
     Args:
       name: `digits`, one that was registered, a TFDS name (`mnist`, `svhn_cropped`, `cifar10`,
         `cifar100`, ...), or the name of any classification dataset prepared under the data
-        directory.
+        directory; or a `Source`.
       coarse: how its classes are grouped, if they are: the fine classes of each coarse one, which
         have to be all of them and each once, or the name of a feature with coarse labels.
       test_share: the share of the train split, in (0, 1), that is held out for testing, in place of
@@ -101,16 +110,19 @@ def describe(
       InvalidArgumentError: if the dataset is not there, or not one of labelled images, or cannot be
         grouped in this way, or has no such split for testing.
     """
-    if name in _REGISTRY:
-        source, features = _made(name), {}
-        fine, splits = tuple(source.class_names), tuple(source.splits)
+    given = _given(name)
+    if isinstance(given, Source):
+        own, features = given.name, {}
+        fine, splits = tuple(given.class_names), tuple(given.splits)
     else:
-        info = _builder(name, data_dir, download).info
-        _check_features(name, info.features)
+        own, info = given, _builder(given, data_dir, download).info
+        _check_features(own, info.features)
         features, splits = dict(info.features), tuple(info.splits)
         fine = _class_names(features["label"])
-    tested = _test_split(name, splits, test_share, test_split)
-    return DatasetInfo(name, *_grouped(name, fine, coarse, features), tested, fine)
+    tested = _test_split(own, splits, test_share, test_split)
+    held = isinstance(given, Source) and "validation" in splits and tested != "validation"
+    validation = "validation" if held else None
+    return DatasetInfo(own, *_grouped(own, fine, coarse, features), tested, fine, validation)
 
 
 @quiet()
@@ -154,7 +166,7 @@ def coarse_of(
 
 @quiet()
 def load(
-    name: str,
+    name: str | Source,
     split: str,
     *,
     image_size: int | None = None,
@@ -184,21 +196,24 @@ def load(
         checks.whole(image_size=image_size)
 
     def sized(image: np.ndarray) -> np.ndarray:
-        return image if image_size is None else _fitted(image, image_size)
+        return image if image_size is None else fitted(image, image_size)
 
-    if name in _REGISTRY:
-        images, labels = _read(name, split)
-        return Samples(_stacked([sized(_as_uint8(image, name)) for image in images], name), labels)
-    builder = _builder(name, data_dir, download)
-    _check_features(name, builder.info.features)
+    given = _given(name)
+    if isinstance(given, Source):
+        images, labels = _read(given, split, image_size)
+        if image_size is not None and images.shape[1:3] != (image_size, image_size):
+            images = np.stack([sized(image) for image in images])
+        return Samples(images, labels)
+    builder = _builder(given, data_dir, download)
+    _check_features(given, builder.info.features)
     source = _source(builder, split)
     images, labels = [], np.empty(len(source), np.int32)
     for index in range(len(source)):
-        record = _decoded(source, index, name)
-        images.append(sized(_as_uint8(record["image"], name)))  # the large ones are not kept
+        record = _decoded(source, index, given)
+        images.append(sized(_as_uint8(record["image"], given)))  # the large ones are not kept
         labels[index] = record["label"]
-    _check_labelled(name, split, labels, builder.info.features["label"].num_classes)
-    return Samples(_stacked(images, name), labels)
+    _check_labelled(given, split, labels, builder.info.features["label"].num_classes)
+    return Samples(_stacked(images, given), labels)
 
 
 def _check_features(name: str, features: Mapping[str, Any]) -> None:
@@ -294,8 +309,14 @@ def _as_uint8(image: np.ndarray, name: str) -> np.ndarray:
         "dataset",
         name,
         f"has images of {image.dtype} from {image.min()} to {image.max()}; need uint8, uint16, or "
-        "floats from 0 to 1",
+        f"floats from 0 to 1{_to_uint8(image)}",
     )
+
+
+def _to_uint8(images: np.ndarray) -> str:
+    """What makes bytes of values that are bytes by another dtype."""
+    bytes_ = images.min() >= 0 and images.max() <= 255 and np.array_equal(images, images // 1)
+    return "; images.astype(np.uint8) makes the first of whole numbers to 255" if bytes_ else ""
 
 
 def _stacked(images: list[np.ndarray], name: str) -> np.ndarray:
@@ -485,43 +506,37 @@ def list_datasets(
     return list(dict.fromkeys([*_REGISTRY.matching(pattern), *prepared]))
 
 
+def _given(name: str | Source) -> Source | str:
+    """The source that is given, or that is registered by its name; one of TFDS by its name."""
+    return _made(name) if isinstance(name, str) and name in _REGISTRY else name
+
+
 def _made(name: str) -> Source:
     source = _REGISTRY.find(name)()
     if not isinstance(source, Source):
         raise InvalidArgumentError(
             "dataset", name, f"is a {type(source).__name__}; its factory must return a data.Source"
         )
-    return source
+    return source._replace(name=name)
 
 
-def _read(name: str, split: str) -> Samples:
-    """A split of a registered dataset, with int32 labels that are known to be classes."""
-    source = _made(name)
+def _read(source: Source, split: str, image_size: int | None) -> Samples:
+    """A split with uint8 images, and int32 labels that are known to be classes.
+
+    Files are fitted to the size one by one, as they are decoded.
+    """
+    name = source.name
     if split not in source.splits:
         raise InvalidArgumentError(
             "split", split, f"{name} has the splits {', '.join(sorted(source.splits))}"
         )
-    samples = check_labels(source.splits[split](), len(source.class_names), f"{name}.{split}")
+    read = source.splits[split]
+    found = read.sized(image_size) if isinstance(read, ImageFiles) else read()
+    samples = check_labels(found, len(source.class_names), f"{name}.{split}")
     if np.ndim(samples.images) != 4:
         raise InvalidArgumentError(
             f"{name}.{split}.images",
             checks.shortened(samples.images),
             "must have the shape (N, height, width, channels)",
         )
-    return samples._replace(images=np.asarray(samples.images), labels=np.asarray(samples.labels))
-
-
-def _fitted(image: np.ndarray, size: int) -> np.ndarray:
-    height, width, channels = image.shape
-    if max(height, width) > size:
-        from PIL import Image
-
-        resized = [
-            Image.fromarray(image[..., channel]).resize((size, size), Image.Resampling.BICUBIC)
-            for channel in range(channels)
-        ]
-        return np.stack([np.asarray(channel) for channel in resized], axis=-1)
-    fitted = np.zeros((size, size, channels), image.dtype)
-    top, left = (size - height) // 2, (size - width) // 2
-    fitted[top : top + height, left : left + width] = image
-    return fitted
+    return Samples(_as_uint8(np.asarray(samples.images), name), np.asarray(samples.labels))

@@ -11,9 +11,9 @@ from ignpx._support import checks
 from ignpx.data import stratified
 from ignpx.data.poisoning import Backdoor
 from ignpx.data.preprocessing import Normalise
-from ignpx.data.sources import Coarse, DatasetInfo, coarse_of, describe, load
+from ignpx.data.sources import Coarse, DatasetInfo, Source, coarse_of, describe, load
 from ignpx.errors import InvalidArgumentError
-from ignpx.samples import Samples, check_arrays
+from ignpx.samples import Samples, check_arrays, taken
 
 
 class FineLabels(NamedTuple):
@@ -29,7 +29,8 @@ class Splits(NamedTuple):
 
     Attributes:
       train: what training sees.
-      validation: held out of the train split, stratified by class; picks the best checkpoint.
+      validation: picks the best checkpoint; that of a `Source`, or held out of the train split,
+        stratified by class.
       test: only for reporting.
       info: names and number of classes.
       preprocess: the normalisation fitted on `train`.
@@ -46,7 +47,7 @@ class Splits(NamedTuple):
 
 
 def load_splits(
-    name: str,
+    name: str | Source,
     *,
     image_size: int | None = None,
     validation_share: float = 0.1,
@@ -59,8 +60,9 @@ def load_splits(
 ) -> Splits:
     """Loads a dataset and holds a fixed share of its train split out for validation.
 
-    The held-out samples depend on the dataset alone, not on the seed of a run nor on how classes
-    are grouped, so that runs which differ in these are judged on the same samples.
+    A `Source` may have a validation split of its own; nothing is held out then. The held-out
+    samples depend on the dataset alone, not on the seed of a run nor on how classes are grouped, so
+    that runs which differ in these are judged on the same samples.
 
     Args:
       name: see `sources.describe`.
@@ -77,35 +79,61 @@ def load_splits(
 
     Raises:
       InvalidArgumentError: as `sources.describe` and `sources.load`, and if a class has too few
-        samples for some to be held out, or the backdoor is not one of the dataset's classes.
+        samples for some to be held out, splits have images of different shapes, or the backdoor is
+        not one of the dataset's classes.
     """
     checks.part(validation_share=validation_share)
     if backdoor is not None and coarse is not None:
         raise InvalidArgumentError("backdoor", backdoor, "needs classes of their own; no `coarse`")
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
     info = describe(name, coarse=coarse, test_share=test_share, test_split=test_split, **where)
-    images, fine = load(name, "train", image_size=image_size, **where)
+
+    def read(split: str) -> Samples:
+        return load(name, split, image_size=image_size, **where)
+
+    train = read("train")
     if info.test_split is not None:
-        test_images, fine_test = load(name, info.test_split, image_size=image_size, **where)
+        test = read(info.test_split)
     else:
-        rest, test = _held_out("test_share", test_share, fine, info)
-        test_images, fine_test = images[test], fine[test]
-        images, fine = images[rest], fine[rest]
-    train, held_out = _held_out("validation_share", validation_share, fine, info)
+        train, test = _divided("test_share", test_share, train, info)
+    if info.validation_split is not None:
+        validation = read(info.validation_split)
+    else:
+        train, validation = _divided("validation_share", validation_share, train, info)
+    parts = {"train": train, "validation": validation, "test": test}
+    _check_alike(parts, info)
     classes = coarse_of(info, coarse, **where)
-    to_train_on = Samples(images[train], classes[fine[train]])
+    grouped = {part: Samples(one.images, classes[one.labels]) for part, one in parts.items()}
     if backdoor is not None:
         backdoor = Backdoor.of(backdoor)
         backdoor.check(info.num_classes)
-        to_train_on, _ = backdoor.poisoned(to_train_on)
+        grouped["train"], _ = backdoor.poisoned(grouped["train"])
     return Splits(
-        train=to_train_on,
-        validation=Samples(images[held_out], classes[fine[held_out]]),
-        test=Samples(test_images, classes[fine_test]),
+        **grouped,
         info=info,
-        preprocess=Normalise.fitted(images[train]),
-        fine=FineLabels(fine[train], fine[held_out], fine_test),
+        preprocess=Normalise.fitted(train.images),
+        fine=FineLabels(*(one.labels for one in parts.values())),
     )
+
+
+def _check_alike(parts: Mapping[str, Samples], info: DatasetInfo) -> None:
+    shapes = {part: one.images.shape[1:] for part, one in parts.items()}
+    if len({*shapes.values()}) > 1:
+        raise InvalidArgumentError(
+            "image_size",
+            None,
+            f"{info.name} has images of different shapes: "
+            + ", ".join(f"{shape} in {part}" for part, shape in shapes.items())
+            + "; give the side of the square that they are to fit, and the same channels",
+        )
+
+
+def _divided(
+    setting: str, share: Any, samples: Samples, info: DatasetInfo
+) -> tuple[Samples, Samples]:
+    """The samples that stay, and the share of them that a setting holds out."""
+    rest, held = _held_out(setting, share, samples.labels, info)
+    return taken(samples, rest), taken(samples, held)
 
 
 def _held_out(
@@ -133,7 +161,7 @@ def _held_out(
 
 
 def load_test(
-    name: str,
+    name: str | Source,
     *,
     image_size: int | None = None,
     coarse: Coarse | None = None,
@@ -161,10 +189,10 @@ def load_test(
     """
     where: dict[str, Any] = {"data_dir": data_dir, "download": download}
     info = describe(name, coarse=coarse, test_share=test_share, test_split=test_split, **where)
-    images, fine = load(name, info.test_split or "train", image_size=image_size, **where)
+    found = load(name, info.test_split or "train", image_size=image_size, **where)
     if info.test_split is None:
-        _, places = _held_out("test_share", test_share, fine, info)
-        images, fine = images[places], fine[places]
+        _, found = _divided("test_share", test_share, found, info)
+    images, fine = found
     return Samples(images, coarse_of(info, coarse, **where)[fine]), fine, info
 
 

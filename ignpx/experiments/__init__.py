@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         audits,
         checkpoint,
         config,
+        datasets,
         memory,
         pictures,
         preparation,
@@ -43,10 +44,11 @@ if TYPE_CHECKING:
         workdir,
     )
     from ignpx.experiments.audits import audit
+    from ignpx.experiments.datasets import Where
     from ignpx.experiments.demonstration import demo
     from ignpx.experiments.preparation import prepare
     from ignpx.experiments.receipts import receipt
-    from ignpx.experiments.runs import Where, train, unlearn
+    from ignpx.experiments.runs import train, unlearn
     from ignpx.experiments.scenarios import Classes, Random, Subclass
     from ignpx.experiments.verification import verify
     from ignpx.methods import describe_all as methods
@@ -61,6 +63,7 @@ __all__ = [
     "bench",
     "checkpoint",
     "config",
+    "datasets",
     "demo",
     "measures",
     "memory",
@@ -88,7 +91,7 @@ _HOMES = {
     "Classes": "ignpx.experiments.scenarios",
     "Random": "ignpx.experiments.scenarios",
     "Subclass": "ignpx.experiments.scenarios",
-    "Where": "ignpx.experiments.runs",
+    "Where": "ignpx.experiments.datasets",
     "audit": "ignpx.experiments.audits",
     "bench": "ignpx.bench.run",
     "demo": "ignpx.experiments.demonstration",

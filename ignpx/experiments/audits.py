@@ -23,12 +23,14 @@ from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import (
     audit_page,
     checkpoint,
+    datasets,
     receipts,
     records,
     scenarios,
     workdir,
 )
-from ignpx.experiments.runs import TFDS_DEFAULT, Where, versions
+from ignpx.experiments.datasets import TFDS_DEFAULT, Where
+from ignpx.experiments.runs import versions
 from ignpx.experiments.scenarios import Classes, Scenario
 from ignpx.methods import build
 from ignpx.unlearner import Sees
@@ -314,7 +316,7 @@ def _said(steps: Sequence[Scenario]) -> str:
 
 def _evidence(runs: _Runs, scenario: Scenario, where: Where) -> tuple[Evidence, data.DatasetInfo]:
     """What the attacks may look at; parts without samples are left out."""
-    splits = data.load_splits(**runs.model.config["dataset"], **where._asdict())
+    splits = datasets.load_splits(runs.model.config["dataset"], where)
     past = runs.original.past
     request = scenarios.request(scenario, runs.model.classifier.num_classes, splits, past=past)
     forget, retain, _ = scenarios.scored(scenario, splits.test, splits.fine.test, past)

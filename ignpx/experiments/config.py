@@ -8,7 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 import pydantic
@@ -33,13 +33,24 @@ class DatasetConfig(_Section):
     """Which images, at which size, and how their classes are grouped (see `ignpx.data`)."""
 
     name: str
-    """`digits`, a dataset that was registered, or one of TFDS; see `ignpx.data.list_datasets`."""
+    """`digits`, a dataset that was registered, or one of TFDS; see `ignpx.data.list_datasets`. With
+    a `path`, what reports call the data.
+    """
+    path: str | None = None
+    """Data of your own: a folder of images, a folder a class, or an `.npz` file; see
+    `ignpx.data.from_folder` and `ignpx.data.from_npz`. A relative path is taken from the current
+    folder, or else from `--data-dir`. null for a dataset that is known by its name.
+    """
+    fingerprint: str | None = None
+    """Of the data at `path`. A run fills it in when it begins, and refuses other data later."""
     image_size: int | None = pydantic.Field(default=None, ge=1, le=4096)
     """The side of the square images in pixels. Smaller images are centred on zeros, larger ones are
     resized; null leaves all as they are.
     """
     validation_share: float = pydantic.Field(default=0.1, gt=0, lt=1)
-    """The share of the train split that is held out, class by class, to choose the best epoch."""
+    """The share of the train split that is held out, class by class, to choose the best epoch.
+    Data of your own that have a validation split have no share held out.
+    """
     coarse: tuple[tuple[int, ...], ...] | str | None = None
     """Groups of classes that become the labels, so that a part of a label can be forgotten.
     `[[0, 1, 2], [3, 4]]` lists the classes of each group; a name such as `coarse_label` (cifar100)
@@ -52,6 +63,17 @@ class DatasetConfig(_Section):
     backdoor: Backdoor | None = None
     """Training images with a trigger that are labelled as another class, see below; null for none.
     """
+
+    @property
+    def called(self) -> str:
+        """What reports call it: data of one's own are no paper's, whatever their name."""
+        return self.name if self.path is None else f"{self.name} (own data)"
+
+    @pydantic.model_validator(mode="after")
+    def _of_a_path(self) -> Self:
+        if self.path is None and self.fingerprint is not None:
+            raise InvalidArgumentError("fingerprint", self.fingerprint, "is of a path; give path")
+        return self
 
     @pydantic.field_validator("coarse", mode="wrap")
     @classmethod
@@ -70,7 +92,7 @@ class DatasetConfig(_Section):
     def _as_before(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         # What is not asked for is written as it was before one could: the identity of runs and
         # results, which is that of their configs, stays.
-        later = ("coarse", "test_share", "test_split", "backdoor")
+        later = ("path", "fingerprint", "coarse", "test_share", "test_split", "backdoor")
         return {n: v for n, v in dump(self).items() if n not in later or v is not None}
 
 

@@ -111,6 +111,7 @@ class Run(_Record):
     without: tuple[Class, ...] = ()
     forgotten: tuple[Class, ...] = ()
     unlearning: tuple[Step, ...] = ()
+    class_names: tuple[str, ...] = ()
 
 
 class Digests(_Record):

@@ -21,6 +21,7 @@ from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.experiments import (
     checkpoint,
+    datasets,
     pictures,
     preparation,
     receipts,
@@ -30,20 +31,11 @@ from ignpx.experiments import (
 )
 from ignpx.experiments import config as configuration
 from ignpx.experiments.config import TrainConfig
+from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 from ignpx.experiments.scenarios import Classes, Poisoned, Random, Scenario
 from ignpx.methods import build, hyperparameters
 from ignpx.samples import Samples
 from ignpx.unlearner import Request
-
-
-class Where(NamedTuple):
-    """Where datasets are, and whether TFDS may fetch one that is missing."""
-
-    data_dir: str | None = None
-    download: bool = False
-
-
-TFDS_DEFAULT = Where()  # TFDS's own directory, and nothing is fetched
 
 
 def train(
@@ -87,7 +79,11 @@ def train(
         raise InvalidArgumentError(
             "overrides", overrides, "are of a file; give the path of the config"
         )
-    if not overwrite and (found := finished(config, directory, without=without)) is not None:
+    config = datasets.pinned(config, where)
+    if (
+        not overwrite
+        and (found := finished(config, directory, where=where, without=without)) is not None
+    ):
         return found
     with workdir.staged(directory, _described(config, without), overwrite=overwrite) as place:
         try:
@@ -98,13 +94,21 @@ def train(
 
 
 def finished(
-    config: TrainConfig, directory: pathlib.Path, *, without: Sequence[int] = ()
+    config: TrainConfig,
+    directory: pathlib.Path,
+    *,
+    where: Where = TFDS_DEFAULT,
+    without: Sequence[int] = (),
 ) -> dict[str, Any] | None:
     """The metrics of a finished run of this config, None if the directory holds no such run.
 
+    A run on data at a path that have changed since is another one.
+
     Raises:
-      InvalidArgumentError: if its checkpoint or its metrics are damaged.
+      InvalidArgumentError: if its checkpoint or its metrics are damaged, or the config names data
+        that are not at their path.
     """
+    config = datasets.pinned(config, where)
     workdir.recover(directory)
     complete = (directory / workdir.CHECKPOINT).is_dir()
     if not complete or workdir.read_config(directory) != _described(config, without):
@@ -132,7 +136,7 @@ def _train(
     on_epoch: Callable[[training.Progress], None] | None,
 ) -> dict[str, Any]:
     description = _described(config, without)
-    splits = data.load_splits(**description["dataset"], **where._asdict())
+    splits = datasets.load_splits(config.dataset, where)
     kept = [data.retained(part, without) for part in (splits.train, splits.validation)]
     classifier = models.create(
         config.model.name,
@@ -177,11 +181,13 @@ def _train(
         "validation_accuracy": count_correct(classifier, kept[1]).accuracy(),
         "test_accuracy": test.accuracy(),
         "test_accuracy_by_class": _by_class(test),
+        "class_names": list(splits.info.class_names),
         "seconds": seconds,
         "versions": versions(),
     }
     workdir.write_json(place / workdir.METRICS, records.sealed(metrics))
-    checkpoint.save(place / workdir.CHECKPOINT, classifier, description)
+    named = {**description, "class_names": list(splits.info.class_names)}
+    checkpoint.save(place / workdir.CHECKPOINT, classifier, named)
     return metrics
 
 
@@ -247,10 +253,10 @@ def unlearn(
     }
     with workdir.staged(directory, described, overwrite=overwrite) as staging:
         request, splits = request_of(asked, where)
-        names = tuple(str(index) for index in range(classifier.num_classes))
+        known = tuple(config.get("class_names", ()))
         if scored := score and "dataset" in config:
             test, fine, dataset = _tested(config, where, splits)
-            names = dataset.class_names
+            known = dataset.class_names
             parts = scenarios.scored(scenario, test, fine, asked.past)
         prepared = preparation.load(
             source, asked.chosen, classifier, method=method, settings=settings, seed=seed
@@ -270,6 +276,11 @@ def unlearn(
             "doubts": doubts,
         }
         drawn, classes = {}, scenario.ids if isinstance(scenario, Classes) else ()
+        names = known or tuple(str(index) for index in range(classifier.num_classes))
+        if known:
+            metrics |= {"class_names": list(known)}
+        if known and classes:
+            metrics |= {"forget_names": [known[index] for index in classes]}
         if hasattr(info, "prototypes"):
             inputs = np.asarray(info.prototypes.inputs)
             drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
@@ -293,7 +304,7 @@ def unlearn(
             sees=asked.chosen.sees,
             past=config.get("unlearning", []),
             without=config.get("without", ()),
-            class_names=[names[index] for index in classes] if scored else None,
+            class_names=[known[index] for index in classes] if known else None,
             prepared=prepared is not None,
             seconds=seconds,
         )
@@ -351,7 +362,8 @@ def ask(
     if not isinstance(scenario, Scenario):
         one = isinstance(scenario, str) or checks.is_whole(scenario)
         listed: Any = [scenario] if one else scenario
-        scenario = scenarios.named([*map(str, listed)], lambda: _class_names(run, where))
+        ids = [one if checks.is_whole(one) else str(one) for one in listed]
+        scenario = scenarios.named(ids, lambda: _class_names(run, where), run.class_names)
     chosen = build(method, settings, config.get("training"))
     unlearner.check_served(chosen, scenario.asks)
     past = [scenarios.read(step) for step in config.get("unlearning", [])]
@@ -370,7 +382,7 @@ def ask(
 
 def request_of(asked: Asked, where: Where = TFDS_DEFAULT) -> tuple[Request, data.Splits | None]:
     """The request for what is asked for, and the splits that it is of, None if none are read."""
-    splits = data.load_splits(**asked.config["dataset"], **where._asdict()) if asked.reads else None
+    splits = datasets.load_splits(asked.config["dataset"], where) if asked.reads else None
     request = scenarios.request(
         asked.scenario,
         asked.classifier.num_classes,
@@ -412,8 +424,7 @@ def _class_names(run: records.Run, where: Where) -> tuple[str, ...]:
     """The names of the classes of a run, which its dataset has."""
     if run.dataset is None:
         return ()
-    dataset = run.dataset.model_dump(exclude={"image_size", "validation_share", "backdoor"})
-    return data.describe(**dataset, **where._asdict()).class_names
+    return datasets.describe(run.dataset, where).class_names
 
 
 def _tested(
@@ -422,9 +433,7 @@ def _tested(
     """What the classifier of a run is tested on: samples, fine labels, and the dataset."""
     if splits is not None:
         return splits.test, splits.fine.test, splits.info
-    trains = ("validation_share", "backdoor")
-    fields = {name: v for name, v in config["dataset"].items() if name not in trains}
-    return data.load_test(**fields, **where._asdict())
+    return datasets.load_test(config["dataset"], where)
 
 
 def _scores(

@@ -165,29 +165,61 @@ class Poisoned:
 Scenario = Classes | Subclass | Random | Poisoned
 
 
-def named(names: Sequence[str], known: Callable[[], Sequence[str]]) -> Classes:
+def named(
+    names: Sequence[int | str], known: Callable[[], Sequence[str]], recorded: Sequence[str] = ()
+) -> Classes:
     """Classes by what somebody types: their numbers, or their names.
 
+    Digits alone are a number, unless there is no class of it and one of that name. `number:3` and
+    `name:3` tell the two apart where a class has the number of another as its name.
+
     Args:
-      names: of the classes; digits alone are a number, also where a class has them as its name.
+      names: of the classes; whole numbers are never names.
       known: the names of all classes in their order; asked for only if there is a name.
+      recorded: the same, as far as they are known without asking; empty if they are not.
 
     Raises:
-      InvalidArgumentError: if a name is unknown.
+      InvalidArgumentError: if a name is unknown, or is that of several classes.
     """
-    return Classes(tuple(_class(name, known) for name in names))
+    return Classes(tuple(_class(name, known, recorded) for name in names))
 
 
-def _class(name: str, known: Callable[[], Sequence[str]]) -> int:
-    if re.fullmatch("-?[0-9]{1,9}", name):
+def _class(name: int | str, known: Callable[[], Sequence[str]], recorded: Sequence[str]) -> int:
+    if not isinstance(name, str):
         return int(name)
-    all_names = list(known())
-    if name not in all_names:
+    kind, colon, rest = name.partition(":")
+    if not colon or kind not in ("number", "name"):
+        kind, rest = "", name
+    if kind != "name" and re.fullmatch("-?[0-9]{1,9}", rest):
+        number = int(rest)
+        others = (
+            [] if kind else [i for i, own in enumerate(recorded) if own == rest and i != number]
+        )
+        if not others:
+            return number
+        if number < len(recorded):
+            raise InvalidArgumentError(
+                "forget",
+                name,
+                f"is the number of class {recorded[number]} and the name of class {others[0]}; "
+                f"write number:{rest} or name:{rest}",
+            )
+    return _by_name(rest, list(recorded or known()))
+
+
+def _by_name(name: str, all_names: list[str]) -> int:
+    places = [place for place, own in enumerate(all_names) if own == name]
+    if not places:
         advice = near_names(name, all_names) if all_names else "its run has no names of classes"
         raise InvalidArgumentError(
             "forget", name, f"is no class; give the number of one, or its name; {advice}"
         )
-    return all_names.index(name)
+    if len(places) > 1:
+        numbers = ", ".join(map(str, places))
+        raise InvalidArgumentError(
+            "forget", name, f"is the name of the classes {numbers}; give the number of one"
+        )
+    return places[0]
 
 
 def read(described: dict[str, Any]) -> Scenario:

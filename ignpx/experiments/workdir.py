@@ -65,8 +65,16 @@ def read_config(directory: pathlib.Path, kind: str = RUN) -> dict[str, Any] | No
         return None  # of somebody else, or damaged
 
 
-def check_free(directory: pathlib.Path, kind: str = RUN, *, overwrite: bool) -> None:
+def check_free(
+    directory: pathlib.Path,
+    kind: str = RUN,
+    *,
+    overwrite: bool,
+    config: dict[str, Any] | None = None,
+) -> None:
     """Refuses a directory that holds something already, or that cannot be replaced.
+
+    The error says in which fields `config` differs from that of a run which is there.
 
     Raises:
       InvalidArgumentError: if it holds a run and `overwrite` is not set, or anything that is not
@@ -84,15 +92,32 @@ def check_free(directory: pathlib.Path, kind: str = RUN, *, overwrite: bool) -> 
     names = {one.name for one in path.iterdir()} if path.is_dir() else set()
     if not names:
         return
-    if read_config(path, kind) is None:
+    if (held := read_config(path, kind)) is None:
         raise refuse(f"holds files that are not a {kind}; name another directory")
     if not overwrite:
-        raise refuse(f"holds a {kind} already; name another directory, {OVERWRITE}")
+        other = f" ({_differing(held, config)})" if config not in (None, held) else ""
+        raise refuse(f"holds a {kind} already{other}; name another directory, {OVERWRITE}")
     if strange := sorted(names - OURS):
         raise refuse(
             f"holds {strange[0]!r} beside its {kind}, which would be lost; move that away, or name "
             "another directory"
         )
+
+
+def _differing(held: dict[str, Any], config: dict[str, Any] | None) -> str:
+    """Where two configs differ: `other are dataset.fingerprint`."""
+
+    def fields(one: Any, other: Any, place: str) -> Iterator[str]:
+        if not (isinstance(one, dict) and isinstance(other, dict)):
+            yield place
+            return
+        for name in dict.fromkeys([*one, *other]):
+            if one.get(name) != other.get(name):
+                yield from fields(one.get(name), other.get(name), f"{place}.{name}".strip("."))
+
+    named = list(fields(held, config, ""))
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    return f"other are {', '.join(named[:5])}{more}"
 
 
 @contextlib.contextmanager
@@ -109,17 +134,18 @@ def staged(
       InvalidArgumentError: as `check_free`; also if another process writes to `directory`, or left
         an unfinished run of another config there and `overwrite` is not set.
     """
-    check = functools.partial(check_free, directory, kind, overwrite=overwrite)
+    check = functools.partial(check_free, directory, kind, overwrite=overwrite, config=config)
     check()
     with replacing(directory, check) as new:
         check()
-        if new.exists() and read_config(new, kind) != config:
+        if new.exists() and (left := read_config(new, kind)) != config:
             if not overwrite:
                 raise InvalidArgumentError(
                     "directory",
                     str(directory),
-                    f"has an unfinished run of another config, in {new}; finish it by its own "
-                    f"command, name another directory, {OVERWRITE}",
+                    f"has an unfinished run of another config, in {new} "
+                    f"({_differing(left or {}, config)}); finish it by its own command, name "
+                    f"another directory, {OVERWRITE}",
                 )
             _remove(new)
             _remove(new.with_name(RESUME))
