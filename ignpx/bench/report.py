@@ -71,7 +71,7 @@ def write(
         "results.csv": _csv(cells.assign(config_hash=hash)),
         "summary.csv": _csv(compared.assign(config_hash=hash)),
         "classes.csv": _csv(by_class),
-        "report.md": _markdown(config, ran, versions, layouts, cells),
+        "report.md": _markdown(config, ran, versions, layouts, compared, cells),
         "report.html": _html(directory, config, ran, versions, layouts, compared, cells),
     }
     paths = [directory / name for name in texts]
@@ -125,13 +125,19 @@ def _processes(versions: list[dict[str, Any]]) -> list[str]:
 
 
 NOTES = (
-    "Accuracies are in per cent, differences in points, ours minus the paper's; ± is the standard "
-    "deviation over seeds. Where each model has several unlearning seeds, the first ± is that over "
-    "training seeds, of the mean over unlearning seeds, and the second that over unlearning seeds "
-    "on one model. In brackets: the 95 % interval over samples, its ends averaged over seeds. "
-    "↓: lower is better. ↑: higher is better. ≈ retrain: the value to reach is that of a retrained "
-    "model. Unlearning is timed alone and after compilation; compilation stands beside it."
+    "Accuracies are in per cent. ± is the standard deviation over seeds. Where each model has "
+    "several unlearning seeds, the first ± is that over training seeds, of the mean over "
+    "unlearning seeds, and the second that over unlearning seeds on one model. In brackets: the "
+    "95 % interval over samples, its ends averaged over seeds. ↓: lower is better. ↑: higher is "
+    "better. ≈ retrain: the value to reach is that of a retrained model. Unlearning is timed alone "
+    "and after compilation; compilation stands beside it."
 )
+_PAPERS = "Differences from a paper's figures are in points, ours minus the paper's. "
+
+
+def _notes(compared: pd.DataFrame) -> str:
+    """How the tables are read; of papers only where there is a figure of one."""
+    return (_PAPERS if compared["published"].notna().any() else "") + NOTES
 
 
 def _markdown(
@@ -139,12 +145,13 @@ def _markdown(
     ran: dict[str, str],
     versions: list[dict[str, Any]],
     layouts: list[tables.Table],
+    compared: pd.DataFrame,
     cells: pd.DataFrame,
 ) -> str:
     lines = [f"- {name}: {tables.plain(text)}" for name, text in ran.items()]
     lines += [f"- Ran with: {tables.plain(text)}" for text in _processes(versions)]
     title = f"# {tables.plain(config['title'])}"
-    return "\n\n".join([title, "\n".join(lines), NOTES, tables.markdown(layouts, cells)])
+    return "\n\n".join([title, "\n".join(lines), _notes(compared), tables.markdown(layouts, cells)])
 
 
 def _html(
@@ -164,7 +171,7 @@ def _html(
     found, left_out = _drawn(directory / "pictures", cells, known)
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         title=config["title"],
-        notes=NOTES,
+        notes=_notes(compared),
         ran=ran,
         processes=_processes(versions),
         tables=layouts,

@@ -39,6 +39,11 @@ _CAPTIONS = {
     "compares two retrainings of different seeds: how far these are apart is the noise by which "
     "other rows are read.",
 }
+_WORST = (
+    "Worst: of the requests to forget one class each, that with the lowest retain accuracy, the "
+    "highest forget accuracy, or the worst value of the measurement; with several seeds, the mean "
+    "of each seed's worst."
+)
 _ONE_SEED = "One seed; results of a single seed can mislead (arXiv 2510.26714)."
 _ONE_TRAINING_SEED = (
     "One training seed; results of a single trained model can mislead (arXiv 2510.26714)."
@@ -285,7 +290,7 @@ def _table(
         list(names.values()),
         columns,
         values,
-        _alone(rows),
+        _caption(rows, columns),
         [
             f"{note} ({'; '.join(where) if len(where) < len(names) else 'every row'})"
             for note, where in notes.items()
@@ -309,11 +314,12 @@ def _counts(
     return [*heads, Column("Seeds", ["ours"])], values
 
 
-def _alone(rows: pd.DataFrame) -> str:
-    """What a caption says of a table of one seed."""
-    if rows["seeds"].max() > 1:
-        return ""
-    return _ONE_TRAINING_SEED if rows["unlearning_seeds"].max() > 1 else _ONE_SEED
+def _caption(rows: pd.DataFrame, columns: list[Column]) -> str:
+    """How worst values are read, and that a table is of one seed."""
+    said = [_WORST] if any("worst" in column.subs for column in columns) else []
+    if rows["seeds"].max() == 1:
+        said.append(_ONE_TRAINING_SEED if rows["unlearning_seeds"].max() > 1 else _ONE_SEED)
+    return " ".join(said)
 
 
 def _requests(rows: pd.DataFrame) -> dict[str, str]:

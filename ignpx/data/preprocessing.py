@@ -101,7 +101,8 @@ def _check_uint8(images: jax.Array | np.ndarray) -> None:
             "images",
             shortened(images),
             "must be uint8, which Normalise divides by 255; np.uint8(np.round(255 * images)) makes "
-            "it of intensities from 0 to 1, np.uint8(images >> 8) of uint16",
+            "it of intensities from 0 to 1, images.astype(np.uint8) of floats from 0 to 255, "
+            "np.uint8(images >> 8) of uint16",
         )
 
 

@@ -201,8 +201,8 @@ def _class(name: int | str, known: Callable[[], Sequence[str]], recorded: Sequen
             raise InvalidArgumentError(
                 "forget",
                 name,
-                f"is the number of class {recorded[number]} and the name of class {others[0]}; "
-                f"write number:{rest} or name:{rest}",
+                f"is the name of class number {others[0]}, and the number of the class named "
+                f"{recorded[number]}; write name:{rest} or number:{rest}",
             )
     return _by_name(rest, list(recorded or known()))
 

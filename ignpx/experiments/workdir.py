@@ -138,13 +138,13 @@ def staged(
     check()
     with replacing(directory, check) as new:
         check()
-        if new.exists() and (left := read_config(new, kind)) != config:
+        if new.exists() and (begun := read_config(new, kind)) != config:
             if not overwrite:
                 raise InvalidArgumentError(
                     "directory",
                     str(directory),
                     f"has an unfinished run of another config, in {new} "
-                    f"({_differing(left or {}, config)}); finish it by its own command, name "
+                    f"({_differing(begun or {}, config)}); finish it by its own command, name "
                     f"another directory, {OVERWRITE}",
                 )
             _remove(new)
