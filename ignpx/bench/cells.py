@@ -166,9 +166,11 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
     measures = measuring.named(config.measures)
     compared = measuring.compares(measures)
     cells = []
-    for seed, entry in itertools.product(config.training_seeds, config.models):
-        training = training_config(entry, directory, where).model_copy(update={"seed": seed})
-        info = datasets.describe(training.dataset, where)
+    trainings = [training_config(entry, directory, where) for entry in config.models]
+    infos = [datasets.describe(training.dataset, where) for training in trainings]
+    models = list(zip(config.models, trainings, infos, strict=True))
+    for seed, (entry, unseeded, info) in itertools.product(config.training_seeds, models):
+        training = unseeded.model_copy(update={"seed": seed})
         methods = config.entries(entry)
         for steps in config.requests(info.class_names):
             _check_classes(steps, info.num_classes)

@@ -82,15 +82,14 @@ class _Listing(NamedTuple):
 def _split_folders(root: pathlib.Path, found: _Listing) -> dict[str, pathlib.Path]:
     """The folder of each split: that of `train` alone if the classes are one level up."""
     train = root / "train"
-    inside = list(_entries(train)) if train.is_dir() else []
-    # A class may be called so, too; its folder has images, and no folders alone.
-    if not any(one.is_dir() for one in inside) or any(map(_is_image, inside)):
+    # A class may be called so, too; its folder has images, and no folders.
+    if not (train.is_dir() and any(map(_is_folder, _entries(train)))):
         return {"train": root}
     named = {name: split for split, names in _SPLITS.items() for name in names}
     folders: dict[str, pathlib.Path] = {}
     for entry in _entries(root):
         place = pathlib.Path(entry.path)
-        if not entry.is_dir() or entry.name not in named:
+        if not _is_folder(entry) or entry.name not in named:
             found.left_out.append(place)
         elif named[entry.name] in folders:
             raise InvalidArgumentError(
@@ -107,11 +106,14 @@ def _classes(folder: pathlib.Path, split: str, found: _Listing) -> list[pathlib.
     inside = _entries(folder)
     for entry in inside:
         place = pathlib.Path(entry.path)
-        (classes if _is_open(entry) and entry.is_dir() else found.left_out).append(place)
-        if not entry.name.isprintable():
+        if not _is_folder(entry):
+            found.left_out.append(place)
+        elif not entry.name.isprintable():
             raise InvalidArgumentError(
                 "path", str(place), "has a name that cannot be printed; rename it"
             )
+        else:
+            classes.append(place)
     if not classes:
         holds = "images without labels" if any(map(_is_image, inside)) else "no images"
         without = f"; without {folder.name}, test_share tests on a part of train"
@@ -129,6 +131,8 @@ def _labelled(
 ) -> list[tuple[_File, int]]:
     """The files of a split with their labels."""
     files: list[tuple[_File, int]] = []
+    folder = classes[0].parent
+    above = frozenset(map(_key, (folder, folder.parent)))
     for own in classes:
         if own.name not in class_names:
             raise InvalidArgumentError(
@@ -136,31 +140,27 @@ def _labelled(
                 str(own),
                 f"is no class of the train split; {near_names(own.name, class_names)}",
             )
-        inside = sorted(_walked(own, found), key=lambda one: (str(one.path.parent), one.path.name))
+        walked = _walked(own, found, above)
+        inside = sorted(walked, key=lambda one: (str(one.path.parent), one.path.name))
         files += [(one, class_names.index(own.name)) for one in inside]
     if not files:
-        raise InvalidArgumentError(
-            "path", str(classes[0].parent), "holds no PNG or JPEG images; add some"
-        )
+        raise InvalidArgumentError("path", str(folder), "holds no PNG or JPEG images; add some")
     found.used.extend(one for one, _ in files)
     return files
 
 
 def _walked(
-    folder: pathlib.Path, found: _Listing, above: frozenset[tuple[int, int]] = frozenset()
+    folder: pathlib.Path, found: _Listing, above: frozenset[tuple[int, int]]
 ) -> Iterator[_File]:
     """The images in a folder and below, over links too."""
-    own = _stat(folder)
-    key = own.st_dev, own.st_ino
+    key = _key(folder)
     if key in above:
         raise InvalidArgumentError(
             "path", str(folder), "is a link to a folder that it lies in; remove the link"
         )
     for entry in _entries(folder):
         place = pathlib.Path(entry.path)
-        if not _is_open(entry):
-            found.left_out.append(place)
-        elif entry.is_dir():
+        if _is_folder(entry):
             yield from _walked(place, found, above | {key})
         elif _is_image(entry):
             yield _File(place, _stat(place).st_size)
@@ -176,6 +176,12 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
         raise _unreadable(folder, error) from error
 
 
+def _key(folder: pathlib.Path) -> tuple[int, int]:
+    """By which a folder is known, whatever link leads to it."""
+    found = _stat(folder)
+    return found.st_dev, found.st_ino
+
+
 def _stat(path: pathlib.Path) -> os.stat_result:
     try:
         return path.stat()
@@ -189,14 +195,16 @@ def _unreadable(path: pathlib.Path, error: OSError) -> InvalidArgumentError:
     )
 
 
-def _is_open(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".")
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one, and not hidden."""
+    return not entry.name.startswith(".") and os.path.isdir(entry.path)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """By its name; a link may lead to one, and no pipe is waited for."""
-    named = _is_open(entry) and entry.name.lower().endswith(images.SUFFIXES)
-    return named and (entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)))
+    """Whether it is an image by its name, and not hidden; of no pipe, which would be waited for."""
+    named = not entry.name.startswith(".") and entry.name.lower().endswith(images.SUFFIXES)
+    dangling = entry.is_symlink() and not os.path.exists(entry.path)  # an error, later
+    return named and (dangling or os.path.isfile(entry.path))
 
 
 def _check(root: pathlib.Path, class_names: list[str], train: list[tuple[_File, int]]) -> None:

@@ -359,6 +359,13 @@ def ask(
     """
     classifier, config = loaded
     run = records.check(records.Run, config, "directory", source)
+    if len(run.class_names) not in (0, classifier.num_classes):
+        raise InvalidArgumentError(
+            "class_names",
+            list(run.class_names),
+            f"are those of {source}, whose classifier has {classifier.num_classes} classes; save "
+            "it with a name for each, or none",
+        )
     if not isinstance(scenario, Scenario):
         one = isinstance(scenario, str) or checks.is_whole(scenario)
         listed: Any = [scenario] if one else scenario
