@@ -140,7 +140,7 @@ def test_unlearning_by_name_without_and_with_data(monkeypatch):
     assert (metrics["forget"], metrics["forgotten_before"]) == ([0], [2])
     found = experiments.verify("without/receipt.json", "run", unlearned="without")
     assert found.matches
-    runs.unlearn("run", "again", ["square"], method="retrain", settings={"recipe.epochs": 1})
+    runs.unlearn("run", "again", ["square"], method="retrain")
     page = experiments.audit(
         "without", original="run", retrained=["again"], attacks=["logit-ranking"]
     )

@@ -305,18 +305,16 @@ def _as_uint8(image: np.ndarray, name: str) -> np.ndarray:
     # False for what is not a number, too.
     if np.issubdtype(image.dtype, np.floating) and image.min() >= 0 and image.max() <= 1:
         return np.round(255 * image).astype(np.uint8)
+    values, remedy = "", ""
+    if image.dtype.kind in "biuf":
+        values = f" from {image.min()} to {image.max()}"
+        if image.min() >= 0 and image.max() <= 255 and np.array_equal(image, np.floor(image)):
+            remedy = "; images.astype(np.uint8) makes the first of whole numbers to 255"
     raise InvalidArgumentError(
         "dataset",
         name,
-        f"has images of {image.dtype} from {image.min()} to {image.max()}; need uint8, uint16, or "
-        f"floats from 0 to 1{_to_uint8(image)}",
+        f"has images of {image.dtype}{values}; need uint8, uint16, or floats from 0 to 1{remedy}",
     )
-
-
-def _to_uint8(images: np.ndarray) -> str:
-    """What makes bytes of values that are bytes by another dtype."""
-    bytes_ = images.min() >= 0 and images.max() <= 255 and np.array_equal(images, images // 1)
-    return "; images.astype(np.uint8) makes the first of whole numbers to 255" if bytes_ else ""
 
 
 def _stacked(images: list[np.ndarray], name: str) -> np.ndarray:

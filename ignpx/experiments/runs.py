@@ -80,10 +80,7 @@ def train(
             "overrides", overrides, "are of a file; give the path of the config"
         )
     config = datasets.pinned(config, where)
-    if (
-        not overwrite
-        and (found := finished(config, directory, where=where, without=without)) is not None
-    ):
+    if not overwrite and (found := _finished(config, directory, without)) is not None:
         return found
     with workdir.staged(directory, _described(config, without), overwrite=overwrite) as place:
         try:
@@ -108,7 +105,12 @@ def finished(
       InvalidArgumentError: if its checkpoint or its metrics are damaged, or the config names data
         that are not at their path.
     """
-    config = datasets.pinned(config, where)
+    return _finished(datasets.pinned(config, where), directory, without)
+
+
+def _finished(
+    config: TrainConfig, directory: pathlib.Path, without: Sequence[int]
+) -> dict[str, Any] | None:
     workdir.recover(directory)
     complete = (directory / workdir.CHECKPOINT).is_dir()
     if not complete or workdir.read_config(directory) != _described(config, without):
