@@ -172,7 +172,7 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
     for seed, (entry, unseeded, info) in itertools.product(config.training_seeds, models):
         training = unseeded.model_copy(update={"seed": seed})
         methods = config.entries(entry)
-        for steps in config.requests(info.class_names):
+        for steps in config.requests(info.num_classes, info.class_names):
             _check_classes(steps, info.num_classes)
             for label, method in methods.items():
                 twin = _twin(config, seed) if compared and method.method == RETRAIN else None

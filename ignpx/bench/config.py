@@ -161,14 +161,18 @@ class BenchConfig(_Section):
             return [training_seed]
         return self.seeds.unlearning[: 1 if method in (ORIGINAL, RETRAIN) else None]
 
-    def requests(self, class_names: Sequence[str]) -> list[Steps]:
+    def requests(self, num_classes: int, class_names: Sequence[str] = ()) -> list[Steps]:
         """What is to be forgotten, request by request.
+
+        Args:
+          num_classes: of the dataset.
+          class_names: of these classes; without them every class has to be a number.
 
         Raises:
           InvalidArgumentError: if a name is none of the classes, or of several.
         """
         if self.forget == "each":
-            return [((index,),) for index in range(len(class_names))]
+            return [((index,),) for index in range(num_classes)]
 
         def numbers(group: Sequence[Class]) -> tuple[int, ...]:
             return scenarios.named(group, lambda: class_names, class_names).ids

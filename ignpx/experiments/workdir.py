@@ -95,8 +95,8 @@ def check_free(
     if (held := read_config(path, kind)) is None:
         raise refuse(f"holds files that are not a {kind}; name another directory")
     if not overwrite:
-        other = f" ({_differing(held, config)})" if config not in (None, held) else ""
-        raise refuse(f"holds a {kind} already{other}; name another directory, {OVERWRITE}")
+        differs = f"; {_differing(held, config)}" if config not in (None, held) else ""
+        raise refuse(f"holds a {kind} already; name another directory, {OVERWRITE}{differs}")
     if strange := sorted(names - OURS):
         raise refuse(
             f"holds {strange[0]!r} beside its {kind}, which would be lost; move that away, or name "
@@ -105,7 +105,7 @@ def check_free(
 
 
 def _differing(held: dict[str, Any], config: dict[str, Any] | None) -> str:
-    """Where two configs differ: `other are dataset.fingerprint`."""
+    """Where two configs differ: `its config differs in dataset.fingerprint`."""
 
     def fields(one: Any, other: Any, place: str) -> Iterator[str]:
         if not (isinstance(one, dict) and isinstance(other, dict)):
@@ -117,7 +117,7 @@ def _differing(held: dict[str, Any], config: dict[str, Any] | None) -> str:
 
     named = list(fields(held, config, ""))
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-    return f"other are {', '.join(named[:5])}{more}"
+    return f"its config differs in {', '.join(named[:5])}{more}"
 
 
 @contextlib.contextmanager
