@@ -1,0 +1,54 @@
+"""Dense layers, products of matrices, and attention."""
+
+import jax
+import jax.numpy as jnp
+
+from ignpx.interop.aten.arguments import promoted
+
+
+def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """`x @ weight.T + bias`, as one product without a transposition of the weight."""
+    x, weight, bias = promoted(x, weight, bias)
+    y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
+    return y if bias is None else y + bias
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`aten.matmul`, `mm` and `bmm`."""
+    return jnp.matmul(*promoted(x, y))
+
+
+def addmm(
+    bias: jax.Array, x: jax.Array, y: jax.Array, *, beta: float = 1, alpha: float = 1
+) -> jax.Array:
+    """`beta * bias + alpha * x @ y`; also of batches."""
+    return beta * bias + alpha * matmul(x, y)
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    attn_mask: jax.Array | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> jax.Array:
+    """Scaled dot-product attention, `(..., queries, features)`; the softmax is in float32."""
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (jnp.repeat(array, repeats, axis=-3) for array in (key, value))
+    query, key, value = promoted(query, key, value)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = jnp.matmul(query * scale, key.swapaxes(-1, -2)).astype(
+        jnp.promote_types(query.dtype, jnp.float32)
+    )
+    if is_causal:
+        attn_mask = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    if attn_mask is not None and attn_mask.dtype == bool:
+        scores = jnp.where(attn_mask, scores, -jnp.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return jnp.matmul(jax.nn.softmax(scores).astype(value.dtype), value)
