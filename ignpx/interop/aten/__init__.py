@@ -51,14 +51,8 @@ ATEN: dict[str, Callable[..., Any]] = {
     "instance_norm": normalisation.instance_norm,
     **{f"max_pool{rank}d": pooling.max_pool(rank) for rank in (1, 2, 3)},
     **{f"avg_pool{rank}d": pooling.mean_pool(rank) for rank in (1, 2, 3)},
-    **{f"adaptive_avg_pool{rank}d": pooling.adaptive(rank, jnp.mean) for rank in (1, 2, 3)},
-    **{
-        f"adaptive_max_pool{rank}d": lambda x, size, rank=rank: (
-            pooling.adaptive(rank, jnp.max)(x, size),
-            None,
-        )
-        for rank in (1, 2, 3)
-    },
+    **{f"adaptive_avg_pool{rank}d": pooling.adaptive_mean(rank) for rank in (1, 2, 3)},
+    **{f"adaptive_max_pool{rank}d": pooling.adaptive_max(rank) for rank in (1, 2, 3)},
     "relu": jax.nn.relu,
     "relu6": lambda x: activations.hardtanh(x, 0, 6),
     "gelu": activations.gelu,
@@ -119,7 +113,7 @@ ATEN: dict[str, Callable[..., Any]] = {
     "var": reductions.variance(root=False),
     "std": reductions.variance(root=True),
     "linalg_vector_norm": reductions.vector_norm,
-    "cumsum": lambda x, dim, dtype=None: jnp.cumsum(x, dim),
+    "cumsum": lambda x, dim, dtype=None: jnp.cumsum(creation.to(x, dtype), dim),
     **dict.fromkeys(("view", "_unsafe_view"), shapes.view),
     "permute": lambda x, dims: jnp.transpose(x, dims),
     "transpose": jnp.swapaxes,
@@ -135,7 +129,7 @@ ATEN: dict[str, Callable[..., Any]] = {
     "index": shapes.index,
     "index_select": lambda x, dim, places: jnp.take(x, places, axis=dim),
     "gather": lambda x, dim, places: jnp.take_along_axis(x, places, dim),
-    "embedding": lambda weight, places, *_, **__: weight[places],
+    "embedding": shapes.embedding,
     "flip": lambda x, dims: jnp.flip(x, tuple(dims)),
     "roll": shapes.roll,
     "repeat": lambda x, repeats: jnp.tile(x, tuple(repeats)),
@@ -154,7 +148,8 @@ ATEN: dict[str, Callable[..., Any]] = {
     "full_like": creation.full_like,
     "arange": creation.arange,
     "_to_copy": creation.to,
-    **dict.fromkeys(("alias", "clone", "detach"), _same),
+    **dict.fromkeys(("alias", "clone"), _same),
+    "detach": jax.lax.stop_gradient,
     "sym_size": lambda x, dim: x.shape[dim],
     "_assert_tensor_metadata": _nothing,
 }  # fmt: skip

@@ -1,4 +1,8 @@
-"""Activations that `jax.nn` does not have as PyTorch defines them."""
+"""Activations that `jax.nn` does not have as PyTorch defines them.
+
+Where a function has a corner, its gradient there is PyTorch's. `jnp.clip`, `jnp.maximum` and
+`jnp.minimum` take the mean of both sides.
+"""
 
 import math
 from collections.abc import Callable
@@ -18,18 +22,18 @@ def gelu(x: jax.Array, *, approximate: str = "none") -> jax.Array:
 
 
 def hardtanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
-    """Clipped to a range; ReLU6 is from 0 to 6."""
-    return jnp.clip(x, min_val, max_val)
+    """Clipped to a range, at whose ends the gradient is 0; ReLU6 is from 0 to 6."""
+    return jnp.where(x <= min_val, min_val, jnp.where(x >= max_val, max_val, x))
 
 
 def hardsigmoid(x: jax.Array) -> jax.Array:
     """Clipped `x / 6 + 1 / 2`."""
-    return jnp.clip(x + 3, 0, 6) / 6
+    return hardtanh(x + 3, 0, 6) / 6
 
 
 def elu(x: jax.Array, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> jax.Array:
     """`scale * alpha * (exp(input_scale * x) - 1)` below zero; SELU, too."""
-    below = alpha * jnp.expm1(input_scale * jnp.minimum(x, 0))
+    below = alpha * jnp.expm1(input_scale * jnp.where(x > 0, 0, x))
     return scale * jnp.where(x > 0, x, below)
 
 
@@ -45,8 +49,9 @@ def prelu(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def clamp(x: jax.Array, min: Any = None, max: Any = None) -> jax.Array:
-    """Clipped on one side or both."""
-    return jnp.clip(x, min, max)
+    """Clipped on one side or both, at whose ends the gradient is 1."""
+    x = x if min is None else jnp.where(x < min, min, x)
+    return x if max is None else jnp.where(x > max, max, x)
 
 
 def softmax(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

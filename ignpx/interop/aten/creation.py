@@ -9,28 +9,26 @@ import jax.numpy as jnp
 
 def made(value: float) -> Callable[..., jax.Array]:
     def apply(size: Sequence[int], *, dtype: str | None = None, **_: Any) -> jax.Array:
-        return jnp.full(tuple(size), value, _DTYPES.get(dtype or "") or jnp.float32)
+        return jnp.full(tuple(size), value, _dtype(dtype) or jnp.float32)
 
     return apply
 
 
 def made_like(value: float) -> Callable[..., jax.Array]:
     def apply(x: jax.Array, size: Any = None, *, dtype: str | None = None, **_: Any) -> jax.Array:
-        return jnp.full(
-            x.shape if size is None else tuple(size), value, _DTYPES.get(dtype or "") or x.dtype
-        )
+        return jnp.full(x.shape if size is None else tuple(size), value, _dtype(dtype) or x.dtype)
 
     return apply
 
 
 def full(size: Sequence[int], value: Any, *, dtype: str | None = None, **_: Any) -> jax.Array:
     """One value everywhere."""
-    return jnp.full(tuple(size), value, _DTYPES.get(dtype or ""))
+    return jnp.full(tuple(size), value, _dtype(dtype))
 
 
 def full_like(x: jax.Array, value: Any, *, dtype: str | None = None, **_: Any) -> jax.Array:
     """One value everywhere."""
-    return jnp.full(x.shape, value, _DTYPES.get(dtype or "") or x.dtype)
+    return jnp.full(x.shape, value, _dtype(dtype) or x.dtype)
 
 
 def arange(
@@ -38,15 +36,14 @@ def arange(
 ) -> jax.Array:
     """Numbers of a range."""
     low, high = (0, start) if end is None else (start, end)
-    return jnp.arange(low, high, step, dtype=None if dtype is None else _DTYPES[dtype])
+    return jnp.arange(low, high, step, dtype=_dtype(dtype))
 
 
 def to(x: jax.Array, dtype: str | None = None, **_: Any) -> jax.Array:
     """In another dtype; devices and layouts are JAX's own."""
-    return x if dtype is None else x.astype(_DTYPES[dtype])
+    return x if dtype is None else x.astype(_dtype(dtype))
 
 
-_DTYPES = {
-    **{name: name for name in ("float16", "bfloat16", "float32", "bool", "int8", "int16", "int32")},
-    **{"uint8": "uint8", "int64": "int32", "float64": "float32"},  # as JAX has them by default
-}
+def _dtype(name: str | None) -> Any:
+    """The dtype that JAX has for PyTorch's: of 64 bits only where it computes with them."""
+    return None if name is None else jax.dtypes.canonicalize_dtype(name)

@@ -88,10 +88,16 @@ def _bins(size: int, count: int) -> list[tuple[int, int]]:
     return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
-def adaptive(rank: int, reduce: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _first_maximum(x: jax.Array, axis: int, keepdims: bool) -> jax.Array:
+    """The maximum along an axis; the first of equal entries alone has a gradient."""
+    return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=keepdims), axis)
+
+
+def _adaptive(rank: int, reduce: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     def pool(x: jax.Array, output_size: Any) -> jax.Array:
         sizes = per_axis(output_size, rank)
-        for axis, count in zip(range(x.ndim - rank, x.ndim), sizes, strict=True):
+        # The last axis first, so that the first maximum is that of the window read row by row.
+        for axis, count in reversed(list(zip(range(x.ndim - rank, x.ndim), sizes, strict=True))):
             if count is None or count == x.shape[axis]:
                 continue
             parts = [
@@ -102,3 +108,14 @@ def adaptive(rank: int, reduce: Callable[..., jax.Array]) -> Callable[..., jax.A
         return x
 
     return pool
+
+
+def adaptive_mean(rank: int) -> Callable[..., jax.Array]:
+    """The means of windows that give an output of a size."""
+    return _adaptive(rank, jnp.mean)
+
+
+def adaptive_max(rank: int) -> Callable[..., tuple[jax.Array, None]]:
+    """The maxima of such windows; PyTorch's also returns their places, which are not needed."""
+    pool = _adaptive(rank, _first_maximum)
+    return lambda x, output_size: (pool(x, output_size), None)

@@ -51,4 +51,11 @@ def attention(
         scores = jnp.where(attn_mask, scores, -jnp.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return jnp.matmul(jax.nn.softmax(scores).astype(value.dtype), value)
+    weights = jax.nn.softmax(scores) if attn_mask is None else _masked_softmax(scores)
+    return jnp.matmul(weights.astype(value.dtype), value)
+
+
+def _masked_softmax(scores: jax.Array) -> jax.Array:
+    """The softmax; a row whose scores are all masked gets zeros."""
+    masked = jnp.all(scores == -jnp.inf, axis=-1, keepdims=True)
+    return jnp.where(masked, 0, jax.nn.softmax(jnp.where(masked, 0, scores)))

@@ -1,5 +1,6 @@
 """Sums, extremes, variances and norms over axes."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,14 +27,19 @@ def reduction(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def extreme(pick: Callable[..., jax.Array], where: Callable[..., jax.Array]) -> Any:
-    """`max` and `min`: of all, of two arrays, or along an axis with the places."""
+    """`max` and `min`: of all, of two arrays, or along an axis with the places.
+
+    Along an axis, the first of equal entries alone has a gradient.
+    """
 
     def apply(x: jax.Array, dim: Any = None, keepdim: bool = False) -> Any:
         if dim is None:
             return pick(x)
         if not isinstance(dim, int):
             return jnp.maximum(x, dim) if pick is jnp.max else jnp.minimum(x, dim)
-        return pick(x, axis=dim, keepdims=keepdim), where(x, axis=dim, keepdims=keepdim)
+        places = where(x, axis=dim, keepdims=True)
+        found = jnp.take_along_axis(x, places, dim)
+        return (found, places) if keepdim else (found.squeeze(dim), places.squeeze(dim))
 
     return apply
 
@@ -49,9 +55,15 @@ def variance(root: bool) -> Callable[..., jax.Array]:
         found = jnp.var(
             x, axis=_axes(dim), ddof=1 if correction is None else correction, keepdims=keepdim
         )
-        return jnp.sqrt(found) if root else found
+        return _power(found, 0.5) if root else found
 
     return apply
+
+
+def _power(x: jax.Array, exponent: float) -> jax.Array:
+    """A power of what is not negative; zero has the gradient zero."""
+    at_zero = 0 if exponent > 0 else math.inf
+    return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** exponent, at_zero)
 
 
 def vector_norm(
@@ -62,11 +74,14 @@ def vector_norm(
     *,
     dtype: str | None = None,
 ) -> jax.Array:
-    """The p-norm; zero has the gradient zero."""
-    axes = _axes(dim)
-    if ord == 2:
-        square = jnp.sum(jnp.square(x), axis=axes, keepdims=keepdim)
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-    powers = jnp.abs(x) ** ord if ord != 1 else jnp.abs(x)
-    total = jnp.sum(powers, axis=axes, keepdims=keepdim)
-    return total if ord == 1 else total ** (1 / ord)
+    """The p-norm of any order, also 0 and infinite ones; zero has the gradient zero."""
+    size = jnp.abs(x if dtype is None else to(x, dtype))
+    over: Any = {"axis": _axes(dim), "keepdims": keepdim}
+    if ord == 0:
+        return jnp.sum(size != 0, **over).astype(size.dtype)
+    if math.isinf(ord):
+        return (jnp.max if ord > 0 else jnp.min)(size, **over)
+    if ord == 1:
+        return jnp.sum(size, **over)
+    powers = jnp.square(size) if ord == 2 else _power(size, ord)
+    return _power(jnp.sum(powers, **over), 1 / ord)

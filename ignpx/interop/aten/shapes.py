@@ -62,6 +62,15 @@ def index(x: jax.Array, indices: Sequence[Any]) -> jax.Array:
     return x[tuple(slice(None) if one is None else one for one in indices)]
 
 
+def embedding(
+    weight: jax.Array, places: jax.Array, padding_idx: int = -1, *_: Any, **__: Any
+) -> jax.Array:
+    """Rows of the weight; the row of the padding has no gradient."""
+    if padding_idx >= 0:
+        weight = weight.at[padding_idx].set(jax.lax.stop_gradient(weight[padding_idx]))
+    return weight[places]
+
+
 def roll(x: jax.Array, shifts: Any, dims: Any = ()) -> jax.Array:
     """Rotated along axes."""
     if dims in ((), []):
