@@ -1,4 +1,4 @@
-"""Writes the tables of results/measures.md and results/audit.md from the CSV files beside them.
+"""Writes the tables of results/measures.md, audit.md and deep.md from the CSV files beside them.
 
 python scripts/measure_tables.py
 
@@ -57,8 +57,16 @@ ATTACKS = (
 )
 
 
+# The columns of each page, and whether its models are compared with retrained ones.
+PAGES = {"measures": (MEASURES, False), "audit": (ATTACKS, True), "deep": (ATTACKS, True)}
+
+
 def table(summary: pd.DataFrame, columns: tuple[Column, ...]) -> str:
-    """A row each method, in the order of the summary; of its rows of one run."""
+    """A row each method, in the order of the summary; of its rows of one run.
+
+    A column of a quantity that was not measured is left out.
+    """
+    columns = tuple(one for one in columns if one.quantity in set(summary["quantity"]))
     heads = ["method", "seeds", *(column.heading for column in columns)]
     rows = [heads, ["---"] * len(heads)]
     for label, found in summary.groupby("label", sort=False):
@@ -149,15 +157,15 @@ def tables(folder: pathlib.Path, name: str) -> dict[str, str]:
 
     Args:
       folder: of the results.
-      name: `measures` or `audit`.
+      name: of `PAGES`.
     """
     summary = pd.read_csv(folder / f"{name}.csv")
-    columns = {"measures": MEASURES, "audit": ATTACKS}[name]
+    columns, compared = PAGES[name]
     found = {
         f"table: {run}": table(rows, columns) for run, rows in summary.groupby("run", sort=False)
     }
-    if name == "audit":
-        results = pd.read_csv(folder / "audit_cpu" / "results.csv")
+    if compared:
+        results = pd.read_csv(folder / f"{name}_cpu" / "results.csv")
         attacks = [name for name in audit.ATTACKS if name in results.columns]
         for run, rows in results.groupby("run", sort=False):
             found[f"told: {run}"] = told(rows, attacks)
@@ -167,8 +175,8 @@ def tables(folder: pathlib.Path, name: str) -> dict[str, str]:
 def main(
     folder: Annotated[pathlib.Path, typer.Argument(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Writes both pages anew."""
-    for name in ("measures", "audit"):
+    """Writes the pages anew."""
+    for name in PAGES:
         page = folder / f"{name}.md"
         page.write_text(filled(page.read_text(), tables(folder, name)))
 

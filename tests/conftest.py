@@ -11,23 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import compiling
 import evidence
 import mappings
 import small_bench
 from ignpx import Classifier, data
 
-# Most of the time of the tests is compilation: of many small programs, which run once. Without
-# LLVM's optimisations it takes a third less, and with the older code for fusions of JAX 0.10 a
-# quarter less again, and some less in one piece: here and in the processes that tests start.
-# Modules with `COMPUTES`, whose programs run for long, have few optimisations instead of none. So
-# has everything in `make test-isa`.
+# Most of the time of the tests is compilation. With few of LLVM's optimisations it takes a fifth
+# less, and in JAX 0.10 with the older code for fusions a quarter less again, and some less in one
+# piece: here and in the processes that tests start.
 BRIEFLY = "--xla_backend_optimization_level=1"
 if jax.__version_info__ < (0, 11):
     BRIEFLY += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{BRIEFLY} {os.environ.get('XLA_FLAGS', '')}"
-OPTIMISED = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "0"
-jax.config.update(compiling.OPTION, not OPTIMISED)
 
 # Much of it is of the same functions. A directory for each worker, because entries are not written
 # whole.
@@ -58,8 +53,7 @@ def compiled_anew(request: pytest.FixtureRequest) -> Iterator[None]:
     patches = getattr(request.module, "PATCHES", False)
     if patches:
         mappings.forget()
-    with compiling.optimised(OPTIMISED or getattr(request.module, "COMPUTES", False)):
-        yield
+    yield
     if patches:
         mappings.forget()
     mappings.make_room()

@@ -5,7 +5,6 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-import compiling
 from ignpx import Classifier, Samples, data, models, training
 from ignpx.audit import Evidence
 from ignpx.training import Recipe
@@ -49,8 +48,7 @@ def trained_on_digits(seed: int, without: tuple[int, ...] = ()) -> Classifier:
     )
     recipe = Recipe(epochs=15, batch_size=64, optimizer="adam", learning_rate=2e-3)
     train, validation = (data.retained(part, without) for part in (splits.train, splits.validation))
-    with compiling.optimised():
-        return training.train(fresh, train, validation, recipe, seed=seed)
+    return training.train(fresh, train, validation, recipe, seed=seed)
 
 
 def lowered(model: Classifier) -> Classifier:

@@ -24,9 +24,6 @@ from ignpx.audit.attacks import (
     weight_noise,
 )
 
-# See conftest.py.
-COMPUTES = True
-
 # What the attacks say of a model whose forgotten logit is merely lowered.
 FIND_A_LOWERED_LOGIT = [
     "bias-repair",

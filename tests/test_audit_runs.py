@@ -11,9 +11,6 @@ from ignpx import InvalidArgumentError, experiments
 from ignpx.experiments import audit_page, audits, checkpoint, records
 from test_cli import run
 
-# See conftest.py.
-COMPUTES = True
-
 CONFIG = """
 dataset: {name: digits}
 model: {name: lenet}

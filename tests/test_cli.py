@@ -21,9 +21,6 @@ from ignpx.experiments import checkpoint, runs
 from ignpx.experiments.scenarios import Classes
 from ignpx.methods import METHODS
 
-# See conftest.py.
-COMPUTES = True
-
 CONFIG = """
 dataset: {name: digits}
 model: {name: lenet}

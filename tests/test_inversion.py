@@ -7,9 +7,6 @@ from ignpx import Classifier, InvalidArgumentError
 from ignpx.audit import invert
 from ignpx.data import Normalise
 
-# See conftest.py.
-COMPUTES = True
-
 SHAPE = (4, 4, 2)
 CLASSES = 3
 

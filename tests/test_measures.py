@@ -15,9 +15,6 @@ from ignpx.audit import Evidence, NotMeasuredError
 from ignpx.audit.activation_distance import distances
 from ignpx.audit.registry import MEASURES
 
-# See conftest.py.
-COMPUTES = True
-
 # At most how far the value of one retraining, beside another, is from the value to reach, as a
 # share of how far that of a model which knows the class is. To reach is the null value, or else
 # that of the other retraining.

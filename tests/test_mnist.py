@@ -9,9 +9,6 @@ from ignpx.audit import count_correct
 from ignpx.methods import ignp
 from ignpx.training import Recipe
 
-# See conftest.py.
-COMPUTES = True
-
 
 @pytest.fixture(scope="module")
 def mnist(tfds_dir):

@@ -6,9 +6,6 @@ import runpy
 import jupytext
 import pytest
 
-# See conftest.py.
-COMPUTES = True
-
 NOTEBOOKS = sorted(pathlib.Path(__file__).parents[1].joinpath("notebooks").glob("*.py"))
 
 

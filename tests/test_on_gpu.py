@@ -26,9 +26,6 @@ from on_gpu_stages import baggage, correctness, learning, packing, pieces, sched
 from on_gpu_stages.schedule import Place, Stage
 from on_gpu_stages.sizes import FULL, TINY
 
-# See conftest.py.
-COMPUTES = True
-
 # The other stages are the same functions, of trainings by other names or with other settings.
 SAME = [name for name in TINY.trainings if not name.startswith("resnet18")]
 ALIKE = {

@@ -12,9 +12,6 @@ from ignpx.data import Backdoor
 from ignpx.experiments import config, records, scenarios
 from ignpx.experiments.scenarios import Classes, Poisoned
 
-# See conftest.py.
-COMPUTES = True
-
 DOOR = Backdoor(source=1, target=2, share=0.5, size=2)
 
 

@@ -13,9 +13,6 @@ from ignpx import Classifier, InvalidArgumentError, audit, models
 from ignpx.audit import Evidence, NotMeasuredError, layers
 from ignpx.audit.attacks import neighbours, probe, representation
 
-# See conftest.py.
-COMPUTES = True
-
 # What the digits have enough samples for.
 SETTINGS = {
     "resynthesis": {"samples": 8, "steps": 60},

@@ -14,9 +14,6 @@ from ignpx import Classifier, InvalidArgumentError, Samples, audit
 from ignpx.audit import NotMeasuredError, intervals
 from ignpx.audit.relearning_time import Settings, batches, relearn, target
 
-# See conftest.py.
-COMPUTES = True
-
 
 class Net(nnx.Module):
     """A model with batch norm, whose statistics training moves."""

@@ -10,9 +10,6 @@ from ignpx import InvalidArgumentError, Samples, data
 from ignpx.experiments import checkpoint, config, runs, scenarios
 from ignpx.experiments.scenarios import Classes, Random, Subclass
 
-# See conftest.py.
-COMPUTES = True
-
 # Eight fine classes in three coarse ones, the last of which has but one.
 COARSE = np.array([0, 0, 0, 1, 1, 1, 1, 2], np.int32)
 

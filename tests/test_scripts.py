@@ -194,7 +194,7 @@ def test_rounding_keeps_other_flags(monkeypatch):
     assert rounding.flags("AVX2").split() == ["--xla_some=1", "--xla_cpu_max_isa=AVX2"]
 
 
-@pytest.mark.parametrize("name", ["measures", "audit"])
+@pytest.mark.parametrize("name", measure_tables.PAGES)
 def test_the_tables_of_a_page_are_those_of_its_results(name):
     page = (measure_tables.RESULTS / f"{name}.md").read_text()
     tables = measure_tables.tables(measure_tables.RESULTS, name)
@@ -212,9 +212,11 @@ def test_a_table_of_measurements():
     tables = {"table: mine": measure_tables.table(summary, measure_tables.MEASURES)}
     page = "# A\n\n<!-- table: mine -->\nold\n<!-- end -->\n\nB\n"
     written = measure_tables.filled(page, tables)
-    assert written.startswith("# A\n\n<!-- table: mine -->\n\n| method | seeds | retained |")
-    assert "| ssd | 3 |  |  | 50.0 ± 12.5 |  |" in written
-    assert "| gkt | 1 |  |  | 25.0 |  |" in written
+    assert written.startswith(
+        "# A\n\n<!-- table: mine -->\n\n| method | seeds | agreement, % | ZRF |\n"
+    )
+    assert "| ssd | 3 | 50.0 ± 12.5 |  |" in written
+    assert "| gkt | 1 | 25.0 |  |" in written
     assert written.endswith("|\n\n<!-- end -->\n\nB\n")
     assert measure_tables.filled(written, tables) == written
     with pytest.raises(ValueError, match=r"has markers for \['table: mine'\].*\['told: other'\]"):

@@ -21,9 +21,6 @@ from ignpx import (
 from ignpx.audit import count_correct
 from ignpx.methods import METHODS, ignp, neggrad
 
-# See conftest.py.
-COMPUTES = True
-
 QUICK = {"samples": 10, "steps": 100, "held_out": 4}
 
 

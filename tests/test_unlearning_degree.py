@@ -13,9 +13,6 @@ from ignpx.audit.unlearning_degree import Parting, objective
 from ignpx.data import Normalise
 from ignpx.models.generator import Perturbation, _into_channels, _into_pixels
 
-# See conftest.py.
-COMPUTES = True
-
 SHAPE, CLASSES = (6, 6, 1), 3
 SETTINGS = {"epochs": 40, "learning_rate": 0.01, "batch_size": 16, "width": 4, "eta": 0.3}
 

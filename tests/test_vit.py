@@ -13,9 +13,6 @@ from ignpx.adapters import split_nnx
 from ignpx.experiments import checkpoint
 from ignpx.models.vit import Block, vit_tiny
 
-# See conftest.py.
-COMPUTES = True
-
 SHAPE = (8, 12, 3)
 
 
