@@ -79,6 +79,7 @@ _HOMES = {
     "Unlearner": "unlearner",
     "summary": "overview",
     "unlearn": "unlearner",
+    "unlearn_each": "unlearner",
 }
 # Where modules that stood on top in 0.1 are now; their old names go with 0.3.
 _MOVED = {
@@ -139,6 +140,7 @@ __all__ = [
     "targets",
     "training",
     "unlearn",
+    "unlearn_each",
 ]
 
 

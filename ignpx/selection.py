@@ -4,6 +4,7 @@ Ratios and thresholds are logarithms. Sensitivities span dozens of orders of mag
 float32 may hold neither their ratio nor alpha.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -311,6 +312,7 @@ def search_coverage(
     total: int | None = None,
     keep: float = 0.99,
     margin: float = 4.0,
+    reads: bool = False,
 ) -> CoverageSearch:
     """Chooses a coverage by held-out prototypes, without data.
 
@@ -335,6 +337,8 @@ def search_coverage(
       total: see `calibrate`.
       keep: share of its confidence that every retained class must keep, in 0 to 1.
       margin: bounds the chosen coverage, at least 1.
+      reads: whether `judged` reads files, and so is called rather than traced: once, with the log
+        alphas `(G,)` of all coverages, and it returns `(G,)` shares.
 
     Returns:
       The `CoverageSearch`. The coverages are tried one after another, so memory does not grow with
@@ -342,9 +346,12 @@ def search_coverage(
     """
 
     def attempt(coverage: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return judged(calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha)
+        return judged(_threshold(log_ratios, coverage, total))
 
-    forget, retain = jax.lax.map(attempt, coverages)
+    if reads:
+        forget, retain = judged(_thresholds(log_ratios, coverages, total))
+    else:
+        forget, retain = jax.lax.map(attempt, coverages)
     found = CoverageSearch(coverages, forget, retain, jnp.float32(0.0))
     forgets, damages = found.forgets, retain < keep
     smallest = jnp.where(jnp.any(forgets), jnp.argmax(forgets), jnp.argmin(forget))
@@ -352,6 +359,15 @@ def search_coverage(
     low, high = coverages[smallest], coverages[jnp.maximum(largest, smallest)]
     between = jnp.sqrt(low * jnp.minimum(high, margin * low))
     return found._replace(chosen=jnp.where(jnp.any(forgets), between, low))
+
+
+def _threshold(log_ratios: PyTree, coverage: jax.Array, total: int | None) -> jax.Array:
+    return calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _thresholds(log_ratios: PyTree, coverages: jax.Array, total: int | None) -> jax.Array:
+    return jax.lax.map(lambda coverage: _threshold(log_ratios, coverage, total), coverages)
 
 
 def check_coverage(coverage: tuple[float, float]) -> tuple[float, float]:

@@ -27,10 +27,12 @@ __all__ = [
     "Term",
     "View",
     "batch_statistics",
+    "classes_at_once",
     "cross_entropy",
     "diversity",
     "energy",
     "entropy",
+    "joined",
     "synthesise",
     "total_variation",
 ]
@@ -38,6 +40,11 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+# Bytes that the synthesis of a part of the classes is estimated to hold, on each device. It is a
+# constant, because `batch_statistics` depends on the parts, which the machine should not decide.
+MEMORY_BUDGET = 2**35
 
 
 class View(NamedTuple):
@@ -251,7 +258,8 @@ def synthesise(
     steps: int = 200,
     optimizer: optax.GradientTransformation | None = None,
     bounds: tuple[jax.Array, jax.Array] | None = None,
-    labels: jax.Array | None = None,
+    labels: Any = None,
+    part_of: int | None = None,
 ) -> Prototypes:
     """Optimises standard normal noise under a sum of terms, all classes at once.
 
@@ -266,6 +274,10 @@ def synthesise(
       bounds: smallest and largest value of an input, of shapes that broadcast with it; inputs are
         clipped to them after each step. `Normalise.bounds` are the bounds of images.
       labels: `(K,)` class ids; by default every class.
+      part_of: the number of classes that `labels`, not traced, are a part of. Each class has the
+        noise, and each loss the weight, that it has among all of them. Terms that are means over
+        classes then make of it what they make of it among all, to rounding. `batch_statistics` is
+        none: it is of the inputs of this part.
 
     Returns:
       The `Prototypes`.
@@ -276,9 +288,13 @@ def synthesise(
     """
     optimizer = optax.adam(0.1) if optimizer is None else optimizer
     labels = jnp.arange(classifier.num_classes) if labels is None else labels
-    shape = (labels.shape[0], samples, *classifier.input_shape)
-    noise = jax.random.normal(key, shape, jnp.float32)
-    step = _step(tuple(terms), optimizer)
+    shape, share = (samples, *classifier.input_shape), 1.0
+    if part_of is None:
+        noise = jax.random.normal(key, (labels.shape[0], *shape), jnp.float32)
+    else:
+        noise, share = _xla.normal_rows(key, labels, (part_of, *shape)), len(labels) / part_of
+    labels = jnp.asarray(labels)
+    step = _step(tuple(terms), optimizer, share)
     carry = (noise, optimizer.init(noise))
     report = stages.report if stages.reported() else None
     operands = (classifier, labels, bounds)
@@ -289,14 +305,56 @@ def synthesise(
     return made
 
 
+def classes_at_once(classifier: Classifier, samples: int) -> int:
+    """The number of classes whose synthesis is estimated to fit `MEMORY_BUDGET`, at least one.
+
+    Args:
+      classifier: the model.
+      samples: number of inputs for each class.
+    """
+    leaves, structure = jax.tree.flatten(classifier)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return max(1, sharding.data_parts() * MEMORY_BUDGET // (samples * _held(structure, shapes)))
+
+
 @_xla.cached
-def _step(terms: tuple[Term, ...], optimizer: optax.GradientTransformation) -> _xla.Step[Any]:
+def _held(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+    """An estimate of the bytes that a step holds of an input.
+
+    The backward pass keeps the outputs of matrix products and convolutions and what is made of
+    them; of the input itself there are noise, gradient, update and two moments.
+    """
+    classifier = jax.tree.unflatten(structure, shapes)
+    one = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(Classifier.logits)(classifier, one).jaxpr
+    return 2 * _xla.product_bytes(jaxpr) + 6 * 4 * one.size
+
+
+def joined(parts: Sequence[Prototypes]) -> Prototypes:
+    """The prototypes of several parts of the classes, in the order of their ids.
+
+    Inputs that are None stay so.
+    """
+    order = jnp.argsort(jnp.concatenate([part.labels for part in parts]))
+
+    def join(name: str) -> Any:
+        leaves = [getattr(part, name) for part in parts]
+        axis = 1 if name == "trace" else 0
+        return None if leaves[0] is None else jnp.concatenate(leaves, axis).take(order, axis)
+
+    return Prototypes(*map(join, Prototypes._fields))
+
+
+@_xla.cached
+def _step(
+    terms: tuple[Term, ...], optimizer: optax.GradientTransformation, share: float
+) -> _xla.Step[Any]:
     def objective(
         inputs: jax.Array, classifier: Classifier, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         view = View.of(classifier, inputs, labels)
         total = sum((term(view) for term in terms), jnp.float32(0.0))
-        return total, _class_losses(view.logits, labels)
+        return total if share == 1 else share * total, _class_losses(view.logits, labels)
 
     def step(operands: PyTree, carry: Any, _: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         classifier, labels, bounds = operands

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -274,6 +274,19 @@ class Prepare(Protocol):
         """
 
 
+class InParts(Protocol):
+    """`Prepare`, a part of the classes at a time: memory does not grow with their number."""
+
+    def parts(self, classifier: Classifier, /) -> Sequence[np.ndarray]:
+        """The class ids `(K,)` of each part."""
+
+    def part(self, classifier: Classifier, key: jax.Array, classes: np.ndarray, /) -> Any:
+        """What is prepared of a part: a pure function, of the key that all parts have."""
+
+    def join(self, parts: Sequence[Any], /) -> Any:
+        """What `prepare` returns, from all parts, to rounding."""
+
+
 class Unlearner(NamedTuple):
     """A method with its hyperparameters settled, as built by a factory such as `methods.ignp`.
 
@@ -283,6 +296,7 @@ class Unlearner(NamedTuple):
       changes: what it may change of the classifier; everything else comes back to the bit.
       forgets: the requests that it can serve.
       prepare: does what does not depend on the request, where there is such a thing; see `Prepare`.
+      in_parts: the same for a part of the classes, where that can be; see `InParts`.
     """
 
     sees: Sees
@@ -290,6 +304,7 @@ class Unlearner(NamedTuple):
     changes: Changes = Changes.TARGETS
     forgets: Forgets = Forgets.CLASSES
     prepare: Prepare | None = None
+    in_parts: InParts | None = None
 
 
 class Build(Protocol):
@@ -378,6 +393,49 @@ def unlearn(
     return edited, info
 
 
+def unlearn_each(
+    unlearner: Unlearner,
+    classifier: Classifier,
+    requests: Iterable[Request],
+    key: jax.Array,
+    prepared: Any = None,
+    *,
+    on_stage: stages.Callback | None = None,
+) -> Iterator[tuple[Classifier, Any]]:
+    """Serves many requests to one model, each from that model, and none after another.
+
+    What the method can prepare is prepared once, before this returns. Requests of equal shapes (as
+    many classes, as many samples) are compiled once. To forget a class and later another from the
+    *result* is a chain of `unlearn`; an edited model is another model, and what was prepared of the
+    first is refused. To forget both, ask for both of the first model: its preparation serves.
+
+    Args:
+      unlearner: the method.
+      classifier: the model; unchanged.
+      requests: what to forget; each is taken when its result is asked for.
+      key: PRNG key of all of them: each result is that of `unlearn`, up to rounding where the
+        method prepares.
+      prepared: see `unlearn`.
+      on_stage: see `unlearn`.
+
+    Returns:
+      An iterator of what `unlearn` returns, computed as it is asked for. A request that fails
+      raises when its turn comes, and the next may still be asked for.
+
+    Raises:
+      InvalidArgumentError: see `unlearn`.
+    """
+    key = _check_method(unlearner, classifier, key)
+    if prepared is None and unlearner.prepare is not None:
+        with stages.reporting(on_stage), jax.numpy_dtype_promotion("standard"):
+            prepared = unlearner.prepare(classifier, key)
+
+    def serve(request: Request) -> tuple[Classifier, Any]:
+        return unlearn(unlearner, classifier, request, key, prepared, on_stage=on_stage)
+
+    return map(serve, requests)
+
+
 def _check_prepared(unlearner: Unlearner, classifier: Classifier, prepared: Any) -> None:
     """Raises `InvalidArgumentError` unless it is what the method prepared of this classifier."""
     kind, made_of = checks.shortened(prepared), getattr(prepared, "made_of", None)
@@ -391,7 +449,10 @@ def _check_prepared(unlearner: Unlearner, classifier: Classifier, prepared: Any)
         )
     if int(made_of) != int(classifier.fingerprint()):
         raise InvalidArgumentError(
-            "prepared", kind, "was made of another classifier; prepare this one"
+            "prepared",
+            kind,
+            "was made of another classifier, such as this one before an edit; prepare this one, or "
+            "ask the other to forget everything that is to be forgotten",
         )
 
 
@@ -411,17 +472,11 @@ def _check_arguments(
     unlearner: Unlearner, classifier: Classifier, request: Request, key: jax.Array
 ) -> jax.Array:
     """Raises `InvalidArgumentError` for arguments that are none; returns the key, wrapped."""
-    if not isinstance(unlearner, Unlearner):
-        advice = "must be a method with its settings, such as ignpx.methods.ignp()"
-        if callable(unlearner):
-            advice = "must be a method with its settings; call the factory, with parentheses"
-        raise InvalidArgumentError("unlearner", checks.shortened(unlearner), advice)
-    check_handle(classifier)
+    key = _check_method(unlearner, classifier, key)
     if not isinstance(request, Request):
         raise InvalidArgumentError(
             "request", checks.shortened(request), "must be what ignpx.Request.classes returns"
         )
-    key = checks.prng_key(key=key)
     if checks.traced((classifier, request, key)):
         raise InvalidArgumentError(
             "classifier, request or key",
@@ -431,6 +486,16 @@ def _check_arguments(
         )
     request.check(classifier.num_classes)
     return key
+
+
+def _check_method(unlearner: Unlearner, classifier: Classifier, key: jax.Array) -> jax.Array:
+    if not isinstance(unlearner, Unlearner):
+        advice = "must be a method with its settings, such as ignpx.methods.ignp()"
+        if callable(unlearner):
+            advice = "must be a method with its settings; call the factory, with parentheses"
+        raise InvalidArgumentError("unlearner", checks.shortened(unlearner), advice)
+    check_handle(classifier)
+    return checks.prng_key(key=key)
 
 
 def _not_finite(classifier: Classifier) -> list[str]:

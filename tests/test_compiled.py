@@ -29,7 +29,7 @@ def test_a_longer_synthesis_takes_no_more_memory(mlp):
     noise = jnp.zeros((mlp.num_classes, 50, *mlp.input_shape))
     carry = (noise, optimizer.init(noise))
     inputs = (mlp, jnp.arange(mlp.num_classes), None)
-    step, used = synthesis._step(terms, optimizer), []
+    step, used = synthesis._step(terms, optimizer, 1.0), []
     for steps in (4, 400):
         run: Any = loops._scanned(step, steps)
         program = run.lower(inputs, carry).compile()

@@ -12,6 +12,7 @@ from ignpx._xla.caching import jit as jit
 from ignpx._xla.convolutions import fast as fast
 from ignpx._xla.convolutions import grad as grad
 from ignpx._xla.convolutions import value_and_grad as value_and_grad
+from ignpx._xla.jaxprs import product_bytes as product_bytes
 from ignpx._xla.layers import Maps as Maps
 from ignpx._xla.layers import Read as Read
 from ignpx._xla.layers import inputs_of_kernels as inputs_of_kernels
@@ -19,6 +20,7 @@ from ignpx._xla.layers import last_maps as last_maps
 from ignpx._xla.loops import Step as Step
 from ignpx._xla.loops import iterate as iterate
 from ignpx._xla.loops import repeat as repeat
+from ignpx._xla.noise import normal_rows as normal_rows
 from ignpx._xla.tagging import Found as Found
 from ignpx._xla.tagging import observed as observed
 from ignpx._xla.tagging import tag as tag

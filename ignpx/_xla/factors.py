@@ -107,17 +107,8 @@ class Plan:
         outputs or their activations, and both factors are recorded. It also has the gradients of
         the direct parameters.
         """
-        total = sum(self._jaxpr.in_avals[leaf].size * 4 for leaf in self._leaves)
-
-        def rule(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
-            nonlocal total
-            if equation.primitive.name in (jaxprs.PRODUCT, jaxprs.CONVOLUTION):
-                total += 2 * equation.outvars[0].aval.size * 4
-            return [None] * len(equation.outvars)
-
-        jaxpr = self._jaxpr.jaxpr
-        jaxprs.walk(jaxpr, [None] * len(jaxpr.constvars), [None] * len(jaxpr.invars), rule)
-        return total
+        direct = sum(self._jaxpr.in_avals[leaf].size * 4 for leaf in self._leaves)
+        return direct + 2 * jaxprs.product_bytes(self._jaxpr.jaxpr)
 
     def gradients(
         self, params: PyTree, samples: PyTree, *operands: PyTree

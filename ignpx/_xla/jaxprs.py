@@ -72,6 +72,20 @@ def walk(
     return [value(variable) for variable in jaxpr.outvars]
 
 
+def product_bytes(jaxpr: Any) -> int:
+    """Bytes of the outputs of all matrix products and convolutions, of float32."""
+    total = 0
+
+    def rule(_: int, equation: Equation, values: list[Any]) -> Sequence[Any]:
+        nonlocal total
+        if equation.primitive.name in (PRODUCT, CONVOLUTION):
+            total += equation.outvars[0].aval.size * 4
+        return [None] * len(equation.outvars)
+
+    walk(jaxpr, [None] * len(jaxpr.constvars), [None] * len(jaxpr.invars), rule)
+    return total
+
+
 def bind(equation: Equation, values: Sequence[Any]) -> Sequence[Any]:
     """The results of an equation by its own primitive."""
     bind_params = getattr(equation.primitive, "get_bind_params", dict)

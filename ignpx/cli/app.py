@@ -33,6 +33,7 @@ from ignpx.errors import (
     InvalidArgumentError,
     PluginWarning,
     RecoveryWarning,
+    UnlearningError,
     UnlearningWarning,
 )
 from ignpx.experiments import (
@@ -185,6 +186,14 @@ def unlearn(
         typer.Option("--set", help="A setting of the method: strength=10. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the method, and of --forget-random.")] = 0,
+    each: Annotated[
+        bool,
+        typer.Option(
+            "--each",
+            help="Forget each class by itself, from the run as it is: one folder class_N each. "
+            "What is finished is not run again.",
+        ),
+    ] = False,
     model: OwnModel = None,
     score: Annotated[
         bool,
@@ -205,19 +214,53 @@ def unlearn(
         Poisoned() if forget_poisoned else None,
     ]
     scenario = _one(given)
+    options: dict[str, Any] = {
+        "method": method,
+        "settings": configuration.parse_overrides(overrides or ()),
+        "seed": seed,
+        "model": model,
+        "score": score,
+        "where": runs.Where(data_dir, download),
+    }
+    if each:
+        _check_each(scenario, overwrite)
+        _unlearn_each(directory, workdir, scenario, options)
+        return
     with display.staged(console, f"forgetting {_called(scenario)} by {method}"):
-        metrics = runs.unlearn(
-            directory,
-            workdir,
-            scenario,
-            method=method,
-            settings=configuration.parse_overrides(overrides or ()),
-            seed=seed,
-            model=model,
-            score=score,
-            where=runs.Where(data_dir, download),
-            overwrite=overwrite,
+        metrics = runs.unlearn(directory, workdir, scenario, **options, overwrite=overwrite)
+    _say_unlearned(metrics, workdir)
+
+
+def _check_each(scenario: Any, overwrite: bool) -> None:
+    if not isinstance(scenario, list):
+        raise InvalidArgumentError("--each", str(scenario), "is of classes; name them by --forget")
+    if overwrite:
+        raise InvalidArgumentError(
+            "--overwrite", True, "does not go with --each, which keeps what is finished; remove it"
         )
+
+
+def _unlearn_each(
+    directory: pathlib.Path, workdir: pathlib.Path, forget: list[str], options: dict[str, Any]
+) -> None:
+    """Says what came of each class as it comes; fails in the end if one of them failed."""
+    results, failed = runs.unlearn_each(directory, workdir, forget, **options), []
+    for name in forget:
+        try:
+            with display.staged(console, f"forgetting class {name} by {options['method']}"):
+                metrics = next(results)
+        except UnlearningError as error:
+            _warn(f"class {name}: {error}")
+            failed.append(name)
+        else:
+            _say_unlearned(metrics, workdir / f"class_{metrics['forget'][0]}")
+    if failed:
+        raise UnlearningError(
+            f"{len(failed)} of {len(forget)} classes were not forgotten: {', '.join(failed)}"
+        )
+
+
+def _say_unlearned(metrics: dict[str, Any], workdir: pathlib.Path) -> None:
     for doubt in metrics["doubts"]:
         _warn(doubt)
     if "retain_accuracy_after" in metrics:

@@ -11,8 +11,8 @@ def exhausted(error: BaseException | None) -> str | None:
         if isinstance(error, MemoryError) or (of_device and "RESOURCE_EXHAUSTED" in said):
             return (
                 f"memory ran out ({said or type(error).__name__}); lower what is held at once: "
-                "training.batch_size of a config, batch_size, microbatch or samples of a method "
-                "(--set microbatch=8)"
+                "training.batch_size of a config, batch_size, microbatch, samples or "
+                "classes_at_once of a method (--set microbatch=8)"
             )
         error = error.__cause__
     return None

@@ -2,7 +2,8 @@
 
 It is a cache: with the same settings and seed a request gives what it gives without it, up to
 rounding. What was prepared for another model, by other settings, with another seed or by another
-version of the package is not used, nor what is damaged.
+version of the package is not used, nor what is damaged. Many classes are prepared in parts, which
+lie beside it (see `shelves`); a preparation that was killed goes on with the next part.
 """
 
 import os
@@ -19,6 +20,7 @@ from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, RecoveryWarning
 from ignpx.experiments import checkpoint, structures, workdir
+from ignpx.experiments.shelves import Shelf
 from ignpx.experiments.workdir import PREPARED
 from ignpx.methods import build, defaults
 from ignpx.unlearner import Unlearner
@@ -48,10 +50,11 @@ def prepare(
 
     Raises:
       InvalidArgumentError: if the method prepares nothing, a setting cannot be used, another
-        process is preparing, or there is something prepared already.
+        process is preparing, or there is something prepared already, with all its parts.
 
     Warns:
-      RecoveryWarning: if what was prepared is damaged; it is replaced.
+      RecoveryWarning: if what was prepared is damaged; it is replaced. Of many classes, the parts
+        that are sound are kept.
     """
     checks.seed(seed=seed)
     directory = pathlib.Path(directory)
@@ -61,7 +64,7 @@ def prepare(
     path = directory / PREPARED
 
     def check() -> None:
-        if not overwrite and _sound(path):
+        if not overwrite and _sound(directory):
             raise InvalidArgumentError(
                 "directory", str(path), f"is there already; keep it, {workdir.OVERWRITE}"
             )
@@ -69,11 +72,18 @@ def prepare(
     check()
     classifier, _ = checkpoint.load(checkpoint.in_run(directory), model=model)
     with workdir.replacing(path, check) as new:
+        about, key = _about(classifier, method, settings or {}, seed), jax.random.key(seed)
+        parts = unlearner.in_parts.parts(classifier) if unlearner.in_parts else ()
+        shelf = Shelf.of(directory, about, [classes.tolist() for classes in parts])
         with stages.recording() as seconds:
-            prepared = unlearner.prepare(classifier, jax.random.key(seed))
-        about = _about(classifier, method, settings or {}, seed)
+            if unlearner.in_parts and len(parts) > 1:
+                prepared = shelf.filled(unlearner.in_parts, classifier, key)
+                about = {**about, "parts": [classes.tolist() for classes in parts]}
+            else:
+                prepared = unlearner.prepare(classifier, key)
         described = {**about, "structure": structures.encode(prepared)}
         checkpoint.save_tree(new, jax.tree.leaves(prepared), described)
+    shelf.alone()
     return seconds
 
 
@@ -88,6 +98,10 @@ def load(
 ) -> Any:
     """What `prepare` has made of this classifier with these settings, None if it has not.
 
+    Raises:
+      InvalidArgumentError: if a part of it is missing. One that is damaged is found when a request
+        reads it.
+
     Warns:
       RecoveryWarning: if it is damaged.
     """
@@ -96,22 +110,29 @@ def load(
         return None
     try:
         described = checkpoint.load_config(path)
-        structure = described.pop("structure", "none")
+        structure, parts = described.pop("structure", "none"), described.pop("parts", None)
         if described != _about(classifier, method, settings, seed):
             return None
         # All that it was made by is the same, and so are its structure and shapes: nothing has to
         # be traced to know them.
         like: Any = jax.tree.structure(structures.decode(structure))
-        return jax.tree.unflatten(like, checkpoint.load_leaves(path, like.num_leaves))
+        prepared = jax.tree.unflatten(like, checkpoint.load_leaves(path, like.num_leaves))
     except (InvalidArgumentError, OSError) as error:
         _warn(f"what was prepared is not used: {error}")
         return None
+    return prepared if parts is None else Shelf.of(directory, described, parts).laid_out(prepared)
 
 
-def _sound(path: pathlib.Path) -> bool:
-    """Whether there is something prepared; what is damaged counts as nothing."""
+def _sound(directory: pathlib.Path) -> bool:
+    """Whether there is something prepared; what is damaged or lacks a part counts as nothing."""
+    path = directory / PREPARED
     try:
-        return path.exists() and bool(checkpoint.load_config(path))
+        if not path.exists():
+            return False
+        described = checkpoint.load_config(path)
+        parts = described.pop("parts", [])
+        described.pop("structure", None)
+        return not Shelf.of(directory, described, parts).missing()
     except InvalidArgumentError as error:
         _warn(f"what was prepared is made anew: {error}")
         return False

@@ -1,13 +1,15 @@
 """Whole runs on a directory: train a classifier, unlearn from a trained one."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import pathlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +37,7 @@ from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 from ignpx.experiments.scenarios import Classes, Poisoned, Random, Scenario
 from ignpx.methods import build, hyperparameters
 from ignpx.samples import Samples
+from ignpx.steps.parts import Shards
 from ignpx.unlearner import Request
 
 
@@ -235,86 +238,242 @@ def unlearn(
       InvalidArgumentError: if an argument cannot be used; nothing is written then.
       UnlearningError: if the method failed; nothing is written then.
     """
-    checks.seed(seed=seed)
-    source, directory = pathlib.Path(source), pathlib.Path(directory)
-    workdir.check_free(directory, overwrite=overwrite)
-    # The config of the run has no room for NumPy's scalars.
-    settings = {
+    alone = _Source(
+        pathlib.Path(source), method, _plain(settings), seed, model, score, where, False
+    )
+    workdir.check_free(pathlib.Path(directory), overwrite=overwrite)
+    return alone.unlearned(pathlib.Path(directory), scenario, overwrite=overwrite)
+
+
+def unlearn_each(
+    source: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    forget: Sequence[int | str],
+    *,
+    method: str = "ignp",
+    settings: dict[str, Any] | None = None,
+    seed: int = 0,
+    model: str | None = None,
+    score: bool = True,
+    where: Where = TFDS_DEFAULT,
+) -> Iterator[dict[str, Any]]:
+    """Unlearns each of several classes from the classifier of a run: one run a class.
+
+    Each class is forgotten from the original, not from what was unlearned before it. The original
+    is read, prepared and compiled once. With the same arguments again, what is finished is not
+    run again.
+
+    Args:
+      source: see `unlearn`.
+      directory: of the new runs, which are `class_N` in it, N the number of the class.
+      forget: the classes, by their numbers or names.
+      method: see `unlearn`.
+      settings: see `unlearn`.
+      seed: see `unlearn`.
+      model: see `unlearn`.
+      score: see `unlearn`.
+      where: see `unlearn`.
+
+    Returns:
+      An iterator of the metrics of each run, which is made when they are asked for. One that fails
+      raises when its turn comes, and the next may still be asked for.
+
+    Raises:
+      InvalidArgumentError: if an argument cannot be used; nothing is written then.
+    """
+    shared = _Source(
+        pathlib.Path(source), method, _plain(settings), seed, model, score, where, True
+    )
+    if not forget:
+        raise InvalidArgumentError("forget", forget, "name at least one class")
+    ids = [shared.asked([one]).scenario.described()["forget"][0] for one in forget]
+    if len(set(ids)) < len(ids):
+        raise InvalidArgumentError("forget", ids, "names a class twice; name each once")
+    places = [pathlib.Path(directory) / f"class_{index}" for index in ids]
+    return map(shared.finished_or_unlearned, places, ids)
+
+
+def _plain(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Settings without NumPy's scalars, for which the config of a run has no room."""
+    return {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in (settings or {}).items()
     }
-    build(method, settings)  # finds mistakes before anything long is done
-    loaded = checkpoint.load(checkpoint.in_run(source), model=model)
-    asked = ask(source, loaded, scenario, method=method, settings=settings, where=where)
-    classifier, config, scenario = asked.classifier, asked.config, asked.scenario
-    step = {"method": method, **scenario.described(), "settings": settings, "seed": seed}
-    described = {
-        **config,
-        "forgotten": scenarios.forgotten([*asked.past, scenario]),
-        "unlearning": [*config.get("unlearning", []), step],
-    }
-    with workdir.staged(directory, described, overwrite=overwrite) as staging:
-        request, splits = request_of(asked, where)
-        known = tuple(config.get("class_names", ()))
-        if scored := score and "dataset" in config:
-            test, fine, dataset = _tested(config, where, splits)
-            known = dataset.class_names
-            parts = scenarios.scored(scenario, test, fine, asked.past)
-        prepared = preparation.load(
-            source, asked.chosen, classifier, method=method, settings=settings, seed=seed
-        )
-        edited, info, doubts, seconds = perform(
-            asked.chosen, classifier, request, jax.random.key(seed), prepared
-        )
-        if score and not scored:
-            doubts.append(f"accuracies were not measured: {source} does not say on which dataset")
-        metrics: dict[str, Any] = {
-            "method": method,
-            **scenario.described(),
-            "forgotten_before": scenarios.forgotten(asked.past),
-            "seed": seed,
-            "prepared": prepared is not None,
-            **info.summary(),
-            "doubts": doubts,
-        }
-        drawn, classes = {}, scenario.ids if isinstance(scenario, Classes) else ()
-        names = known or tuple(str(index) for index in range(classifier.num_classes))
-        if known:
-            metrics |= {"class_names": list(known)}
-        if known and classes:
-            metrics |= {"forget_names": [known[index] for index in classes]}
-        if hasattr(info, "prototypes"):
-            inputs = np.asarray(info.prototypes.inputs)
-            drawn["prototypes"] = pictures.prototypes(inputs, names, classes)
-        if scored:
-            begin = time.perf_counter()
-            instead = request.forget_data if isinstance(scenario, Random | Poisoned) else None
-            accuracies, counts = _scores({"before": classifier, "after": edited}, parts, instead)
-            seconds["evaluation"] = time.perf_counter() - begin
-            metrics |= accuracies
-            doubts += _damage(metrics, classifier.num_classes, scenario)
-            drawn["class_accuracies"] = pictures.class_accuracies(
-                {when: count.per_class() for when, count in counts.items()}, names, classes
-            )
-        metrics |= {"seconds": seconds, "versions": versions()}
-        workdir.write_json(staging / workdir.METRICS, metrics)
-        receipt = receipts.made(
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A run that is unlearned from, and how. What its requests have in common is read once.
+
+    Attributes:
+      path: of the run; the others are arguments of `unlearn`.
+      many: whether so many requests are to come that what was not prepared is.
+    """
+
+    path: pathlib.Path
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    model: str | None
+    score: bool
+    where: Where
+    many: bool
+
+    def __post_init__(self) -> None:
+        checks.seed(seed=self.seed)
+        build(self.method, self.settings)  # finds mistakes before anything long is done
+
+    @functools.cached_property
+    def loaded(self) -> tuple[Classifier, dict[str, Any]]:
+        """The classifier and its config."""
+        return checkpoint.load(checkpoint.in_run(self.path), model=self.model)
+
+    @functools.cached_property
+    def splits(self) -> data.Splits:
+        """The dataset of the run."""
+        return data.load_splits(**self.loaded[1]["dataset"], **self.where._asdict())
+
+    @functools.cached_property
+    def tested(self) -> tuple[Samples, np.ndarray, data.DatasetInfo]:
+        """What the run is tested on."""
+        read = self.splits if "splits" in vars(self) else None
+        return _tested(self.loaded[1], self.where, read)
+
+    @functools.cached_property
+    def prepared(self) -> Any:
+        """What is prepared of the classifier, None for nothing."""
+        classifier, config = self.loaded
+        chosen = build(self.method, self.settings, config.get("training"))
+        found = preparation.load(
+            self.path,
+            chosen,
             classifier,
-            edited,
-            request,
-            step={**step, "settings": hyperparameters(method, settings, config.get("training"))},
-            sees=asked.chosen.sees,
-            past=config.get("unlearning", []),
-            without=config.get("without", ()),
-            class_names=[known[index] for index in classes] if known else None,
-            prepared=prepared is not None,
-            seconds=seconds,
+            method=self.method,
+            settings=self.settings,
+            seed=self.seed,
         )
-        workdir.write_json(staging / workdir.RECEIPT, receipt)
-        for name, figure in drawn.items():
-            figure.savefig(staging / f"{name}.png", dpi=150)
-        checkpoint.save(staging / workdir.CHECKPOINT, edited, described)
-    return metrics
+        if found is None and self.many and chosen.prepare is not None:
+            found = chosen.prepare(classifier, jax.random.key(self.seed))
+        return found
+
+    def asked(self, scenario: Scenario | int | str | Sequence[int | str]) -> "Asked":
+        """What is asked for, see `ask`."""
+        return ask(
+            self.path,
+            self.loaded,
+            scenario,
+            method=self.method,
+            settings=self.settings,
+            where=self.where,
+        )
+
+    def step(self, asked: "Asked") -> dict[str, Any]:
+        """The request as the config of the new run records it."""
+        described = asked.scenario.described()
+        step = {"method": self.method, **described, "settings": self.settings}
+        return {**step, "seed": self.seed}
+
+    def described(self, asked: "Asked") -> dict[str, Any]:
+        """The config of the new run."""
+        return {
+            **asked.config,
+            "forgotten": scenarios.forgotten([*asked.past, asked.scenario]),
+            "unlearning": [*asked.config.get("unlearning", []), self.step(asked)],
+        }
+
+    def finished_or_unlearned(self, directory: pathlib.Path, forget: int) -> dict[str, Any]:
+        """The metrics of a run that has forgotten one class; one that is finished is kept."""
+        workdir.recover(directory)
+        complete = (directory / workdir.CHECKPOINT).is_dir()
+        if complete and workdir.read_config(directory) == self.described(self.asked([forget])):
+            return records.read_json("directory", directory / workdir.METRICS)
+        return self.unlearned(directory, [forget], overwrite=False)
+
+    def unlearned(
+        self,
+        directory: pathlib.Path,
+        scenario: Scenario | int | str | Sequence[int | str],
+        *,
+        overwrite: bool,
+    ) -> dict[str, Any]:
+        """Unlearns and writes the new run, see `unlearn`."""
+        asked = self.asked(scenario)
+        classifier, config, scenario = asked.classifier, asked.config, asked.scenario
+        with workdir.staged(directory, self.described(asked), overwrite=overwrite) as staging:
+            request = _request(asked, self.splits if asked.reads else None)
+            known = tuple(config.get("class_names", ()))
+            if scored := self.score and "dataset" in config:
+                test, fine, dataset = self.tested
+                known = dataset.class_names
+                parts = scenarios.scored(scenario, test, fine, asked.past)
+            prepared, key = self.prepared, jax.random.key(self.seed)
+            edited, info, doubts, seconds = perform(
+                asked.chosen, classifier, request, key, prepared
+            )
+            if self.score and not scored:
+                doubts.append(
+                    f"accuracies were not measured: {self.path} does not say on which dataset"
+                )
+            metrics: dict[str, Any] = {
+                "method": self.method,
+                **scenario.described(),
+                "forgotten_before": scenarios.forgotten(asked.past),
+                "seed": self.seed,
+                "prepared": prepared is not None,
+                **info.summary(),
+                "doubts": doubts,
+            }
+            drawn, classes = {}, scenario.ids if isinstance(scenario, Classes) else ()
+            names = known or tuple(str(index) for index in range(classifier.num_classes))
+            if known:
+                metrics |= {"class_names": list(known)}
+            if known and classes:
+                metrics |= {"forget_names": [known[index] for index in classes]}
+            if hasattr(info, "prototypes"):
+                drawn["prototypes"] = _drawn(info.prototypes.inputs, names, classes)
+            if scored:
+                begin = time.perf_counter()
+                instead = request.forget_data if isinstance(scenario, Random | Poisoned) else None
+                accuracies, counts = _scores(
+                    {"before": classifier, "after": edited}, parts, instead
+                )
+                seconds["evaluation"] = time.perf_counter() - begin
+                metrics |= accuracies
+                doubts += _damage(metrics, classifier.num_classes, scenario)
+                drawn["class_accuracies"] = pictures.class_accuracies(
+                    {when: count.per_class() for when, count in counts.items()}, names, classes
+                )
+            metrics |= {"seconds": seconds, "versions": versions()}
+            workdir.write_json(staging / workdir.METRICS, metrics)
+            settled = hyperparameters(self.method, self.settings, config.get("training"))
+            receipt = receipts.made(
+                classifier,
+                edited,
+                request,
+                step={**self.step(asked), "settings": settled},
+                sees=asked.chosen.sees,
+                past=config.get("unlearning", []),
+                without=config.get("without", ()),
+                class_names=[known[index] for index in classes] if known else None,
+                prepared=prepared is not None,
+                seconds=seconds,
+            )
+            workdir.write_json(staging / workdir.RECEIPT, receipt)
+            for name, figure in drawn.items():
+                figure.savefig(staging / f"{name}.png", dpi=150)
+            checkpoint.save(staging / workdir.CHECKPOINT, edited, self.described(asked))
+        return metrics
+
+
+def _drawn(inputs: Any, names: Sequence[str], classes: Sequence[int]) -> Any:
+    """A picture of the prototypes; of those in files, the forgotten ones and of ten classes."""
+    if not isinstance(inputs, Shards):
+        return pictures.prototypes(np.asarray(inputs), names, classes)
+    others = [index for index in range(len(names)) if index not in classes]
+    shown = sorted([*classes, *others[:10]])
+    marked = [place for place, index in enumerate(shown) if index in classes]
+    of = np.asarray(inputs.of(np.array(shown)))
+    return pictures.prototypes(of, [names[index] for index in shown], marked)
 
 
 class Asked(NamedTuple):
@@ -391,15 +550,23 @@ def ask(
 
 def request_of(asked: Asked, where: Where = TFDS_DEFAULT) -> tuple[Request, data.Splits | None]:
     """The request for what is asked for, and the splits that it is of, None if none are read."""
+<<<<<<< HEAD
     splits = datasets.load_splits(asked.config["dataset"], where) if asked.reads else None
     request = scenarios.request(
+=======
+    splits = data.load_splits(**asked.config["dataset"], **where._asdict()) if asked.reads else None
+    return _request(asked, splits), splits
+
+
+def _request(asked: Asked, splits: data.Splits | None) -> Request:
+    return scenarios.request(
+>>>>>>> a2b7c8e (Classes in parts: ignp(classes_at_once), prepared parts in files of their own, and unlearn_each)
         asked.scenario,
         asked.classifier.num_classes,
         splits,
         past=asked.past,
         without=asked.config.get("without", ()),
     )
-    return request, splits
 
 
 def perform(

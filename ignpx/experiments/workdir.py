@@ -33,7 +33,7 @@ CONFIG = "config.json"
 METRICS = "metrics.json"
 RECEIPT = "receipt.json"
 EPOCHS = "epochs.jsonl"
-PREPARED = "prepared"
+PREPARED, PREPARED_PARTS = "prepared", "prepared_parts"
 RESUME = "resume"
 AUDIT, AUDIT_PAGE = "audit.json", "audit.html"
 PICTURES = ("class_accuracies.png", "prototypes.png")
@@ -41,7 +41,7 @@ PICTURES = ("class_accuracies.png", "prototypes.png")
 # What a run may consist of, a killed `prepare` of it included. Nothing else is ever removed.
 OURS = {CHECKPOINT, CONFIG, METRICS, RECEIPT, EPOCHS, *PICTURES}
 OURS |= {AUDIT, AUDIT_PAGE}
-OURS |= {PREPARED, f".{PREPARED}.ignpx", f".{PREPARED}.ignpx.lock"}
+OURS |= {PREPARED, PREPARED_PARTS, f".{PREPARED}.ignpx", f".{PREPARED}.ignpx.lock"}
 
 RUN, DEMO = "run", "demo"  # kinds of runs; one is replaced by its own kind only
 FORMAT = 1

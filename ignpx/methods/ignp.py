@@ -79,6 +79,7 @@ def ignp(
     microbatch: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     depth: float = 0.0,
+    classes_at_once: int | None = None,
 ) -> Unlearner:
     """Builds the IGNP unlearner, which sees no data.
 
@@ -132,6 +133,11 @@ def ignp(
         the head still tell it apart. At 1 each target layer stops reading the direction by which
         the prototypes of the class differ from the others, as far as that direction separates them
         (see `ignpx.steps.project`). It costs some accuracy on the retained classes.
+      classes_at_once: classes that are synthesised together, at most; memory against speed. By
+        default as many as are estimated to fit 32 GiB (`ignpx.synthesis.MEMORY_BUDGET`). The
+        result changes by rounding, and for a model with batch norm by more: each part then matches
+        its statistics. `ignpx prepare` keeps each part in a file of its own, and a request reads
+        them one after another.
 
     Returns:
       An `Unlearner` whose `unlearn` is pure and runs under `jit` and under `vmap` over requests.
@@ -158,6 +164,7 @@ def ignp(
             optimizer=descent_by(optimizer, learning_rate),
             pixel_range=pixel_range,
             precision=precision,
+            classes_at_once=classes_at_once,
         ),
         weigh(
             loss=LOSSES[sensitivity_loss],

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks, description
@@ -15,6 +16,7 @@ from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningWarning
 from ignpx.samples import Samples
 from ignpx.stages import stage
+from ignpx.steps.parts import Shards
 from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
 
 
@@ -28,24 +30,62 @@ class Examples:
     """Inputs that stand for K classes, the same number for each.
 
     Attributes:
-      inputs: `(K, n, *input_shape)` float32, preprocessed.
+      inputs: `(K, n, *input_shape)` float32, preprocessed; or `Shards` of that shape, of which a
+        part is in memory at a time.
       labels: `(K,)` class ids.
       held_out: how many of each class, the last ones, take no part in the importance.
     """
 
-    inputs: jax.Array
+    inputs: jax.Array | Shards
     labels: jax.Array
     held_out: int = 0
 
     @property
+    def count(self) -> int:
+        """How many of each class the importance is taken on."""
+        return self.inputs.shape[1] - self.held_out
+
+    @property
     def weighed(self) -> jax.Array:
-        """`(K, n - held_out, *input_shape)`, those that the importance is taken on."""
-        return self.inputs[:, : self.inputs.shape[1] - self.held_out]
+        """`(K, count, *input_shape)`, those that the importance is taken on."""
+        return self._read[:, : self.count]
 
     @property
     def unseen(self) -> jax.Array:
         """`(K, held_out, *input_shape)`, the others."""
-        return self.inputs[:, self.inputs.shape[1] - self.held_out :]
+        return self._read[:, self.count :]
+
+    @property
+    def _read(self) -> jax.Array:
+        if isinstance(self.inputs, Shards):
+            return self.inputs.of(np.arange(self.inputs.shape[0]))
+        return self.inputs
+
+    def cut(self, classes: Any) -> Iterator[tuple["Examples", Any, Any]]:
+        """Pieces of a list of classes, each of as many as fit into memory.
+
+        Returns:
+          Examples in memory, the rows in them of the classes of the piece, and the places of these
+          classes in the list, None for all of it.
+        """
+        if not isinstance(self.inputs, Shards):
+            yield self, classes, None
+            return
+        for places in self.inputs.cut(classes):
+            some = np.asarray(classes)[places]
+            held = Examples(self.inputs.of(some), jnp.asarray(some), self.held_out)
+            yield held, np.arange(len(some)), places
+
+    def by_class(self, function: Callable[["Examples"], PyTree]) -> PyTree:
+        """What a function of examples in memory makes of all: arrays `(..., K, n)`."""
+        if not isinstance(self.inputs, Shards):
+            return function(self)
+        made = [
+            function(Examples(self.inputs.read(number), jnp.asarray(classes), self.held_out))
+            for number, classes in enumerate(self.inputs.parts)
+        ]
+        order = np.argsort(np.concatenate(self.inputs.parts))
+        return jax.tree.map(lambda *of: jnp.concatenate(of, axis=-2)[..., order, :], *made)
 
 
 class Importance(NamedTuple):
@@ -78,7 +118,7 @@ class Selected(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["classifier", "request", "examples", "importance", "selected", "extra"],
+    data_fields=["classifier", "request", "examples", "importance", "selected", "extra", "classes"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +132,7 @@ class State:
       importance: see `Importance`; None before it is taken.
       selected: see `Selected`; None before a selection.
       extra: named pytrees that a method's own steps hand on to its later ones.
+      classes: `(K,)` ids of the classes that are being prepared, ascending; None for all of them.
     """
 
     classifier: Classifier
@@ -100,6 +141,7 @@ class State:
     importance: Importance | None = None
     selected: Selected | None = None
     extra: dict[str, PyTree] = dataclasses.field(default_factory=dict)
+    classes: np.ndarray | None = None
 
     def replace(self, **fields: Any) -> "State":
         """A copy with other fields."""
@@ -174,6 +216,9 @@ class Step(NamedTuple):
       settings: by name, those that `prepare` depends on: what was prepared with other values is
         refused. One whose value shows in the shapes, such as the target layers, need not be here.
       prepares_all: whether a run with what was prepared does nothing else, and counts as no stage.
+      parts: of a classifier, the class ids of each part that `prepare` may be called for, with
+        `State.classes`; None for a step that prepares all classes at once, or what another divides.
+      join: makes what `prepare` makes of all classes from what it made of each part.
     """
 
     name: str
@@ -184,6 +229,8 @@ class Step(NamedTuple):
     prepare: Callable[[State, jax.Array], Any] | None = None
     settings: Mapping[str, Any] = {}
     prepares_all: bool = False
+    parts: Callable[[Classifier], Sequence[np.ndarray]] | None = None
+    join: Callable[[Sequence[Any]], Any] | None = None
 
 
 class Prepared(NamedTuple):
@@ -277,17 +324,21 @@ def chain(
         )
     draw = functools.partial(_folded, len(chained)) if keys is None else keys
     checksums = functools.cache(functools.partial(_checksums, preparing))
+    divided = any(step.parts for step in preparing) and all(step.join for step in preparing)
 
     def check(classifier: Classifier) -> None:
         for step in chained:
             if step.check is not None:
                 step.check(classifier)
 
-    def prepare(classifier: Classifier, key: jax.Array) -> Prepared:
+    def prepare(
+        classifier: Classifier, key: jax.Array, classes: np.ndarray | None = None
+    ) -> Prepared:
         check_handle(classifier)
         check(classifier)
         made_with = np.array([crc for _, crc in checksums()], np.uint32)
-        state, parts = State(classifier, None), []  # type: ignore[arg-type]
+        state = State(classifier, None, classes=classes)  # type: ignore[arg-type]
+        parts: list[Any] = []
         for step, one in zip(preparing, draw(checks.prng_key(key=key)), strict=False):
             assert step.prepare is not None
             parts.append(stage(step.name, step.prepare)(state, one))
@@ -320,7 +371,23 @@ def chain(
         functools.reduce(operator.or_, (step.changes for step in chained)),
         forgets,
         prepare if preparing else None,
+        _InParts(tuple(preparing), prepare) if divided else None,
     )
+
+
+class _InParts(NamedTuple):
+    """The preparation of a chain, a part of the classes at a time."""
+
+    steps: tuple[Step, ...]
+    part: Callable[[Classifier, jax.Array, np.ndarray], Prepared]
+
+    def parts(self, classifier: Classifier) -> Sequence[np.ndarray]:
+        return next(step.parts(classifier) for step in self.steps if step.parts is not None)
+
+    def join(self, parts: Sequence[Prepared]) -> Prepared:
+        each = zip(self.steps, zip(*(one.parts for one in parts), strict=True), strict=True)
+        joined = tuple(step.join(made) for step, made in each if step.join is not None)
+        return parts[0]._replace(parts=joined)
 
 
 def _checksums(preparing: Sequence[Step]) -> list[tuple[str, int]]:

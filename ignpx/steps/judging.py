@@ -1,5 +1,6 @@
 """Judge: whether the edited model still recognises the examples that were held out."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from ignpx import _xla, losses
 from ignpx.classifier import Classifier
-from ignpx.steps.contract import State, Step
+from ignpx.steps.contract import Examples, State, Step
 from ignpx.unlearner import Request
 
 
@@ -49,25 +50,30 @@ def judge() -> Step:
 
     def run(state: State, key: jax.Array, _: Any) -> tuple[State, Judged]:
         examples = state.need("examples", "steps.synthesise")
-        return state, _judged(state.classifier, examples.unseen)
+        right, _ = examples.by_class(functools.partial(recognised_of, state.classifier))
+        return state, Judged(jnp.mean(right, axis=1))
 
     return Step("diagnosis", run)
 
 
-@jax.jit
-def _judged(classifier: Classifier, unseen: jax.Array) -> Judged:
-    return Judged(jnp.mean(recognised(classifier, unseen)[0], axis=1))
+def recognised_of(classifier: Classifier, held: Examples) -> tuple[jax.Array, jax.Array]:
+    """`recognised` of the examples that were held out."""
+    return _recognised(classifier, held.unseen, held.labels)
 
 
-def recognised(classifier: Classifier, examples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of examples `(num_classes, n, *input_shape)`, one by one.
+def recognised(
+    classifier: Classifier, unseen: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of examples `(K, n, *input_shape)` of classes `(K,)`, one by one.
 
     Returns:
-      `(num_classes, n)` bool, whether an example is taken for its class, and `(num_classes, n)`,
-      the probability of its class.
+      `(K, n)` bool, whether an example is taken for its class, and `(K, n)`, the probability of its
+      class.
     """
-    classes, count = examples.shape[:2]
-    flat = examples.reshape(-1, *classifier.input_shape)
-    logits = _xla.fast(Classifier.logits)(classifier, flat).reshape(classes, count, -1)
-    own = jnp.broadcast_to(jnp.arange(classes)[:, None], (classes, count))
+    flat, shape = unseen.reshape(-1, *classifier.input_shape), unseen.shape[:2]
+    logits = _xla.fast(Classifier.logits)(classifier, flat).reshape(*shape, -1)
+    own = jnp.broadcast_to(labels[:, None], shape)
     return jnp.argmax(logits, axis=-1) == own, jnp.exp(-losses.cross_entropy(logits, own))
+
+
+_recognised = jax.jit(recognised)

@@ -13,9 +13,10 @@ from ignpx import _xla, selection, targets
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError
-from ignpx.steps.contract import Importance, Selected, State, Step
+from ignpx.steps.contract import Examples, Importance, Selected, State, Step
 from ignpx.steps.editing import Editing, edited
-from ignpx.steps.judging import recognised
+from ignpx.steps.judging import recognised, recognised_of
+from ignpx.steps.parts import Shards
 from ignpx.unlearner import Request
 
 # The largest coverage that `coverage="auto"` tries.
@@ -243,8 +244,11 @@ def calibrate(
     def run(state: State, key: jax.Array, _: Any) -> tuple[State, Calibrated]:
         examples = state.need("examples", "steps.synthesise") if within == "held_out" else None
         found = state.need("importance", "steps.weigh")
-        unseen = None if examples is None else examples.unseen
-        selected, report = chosen(state.classifier, unseen, state.request, found)
+        if trial and examples and isinstance(examples.inputs, Shards):
+            selected, report = _calibrated_by_part(coverage, trial, state, examples, found)
+        else:
+            unseen = None if examples is None else examples.unseen
+            selected, report = chosen(state.classifier, unseen, state.request, found)
         return state.replace(selected=selected), report
 
     return Step("calibration", run)
@@ -284,32 +288,114 @@ def _calibrated(
     found: Importance,
 ) -> tuple[Selected, Calibrated]:
     ratios = selection.log_ratio(*found)
+    if within == "middle":
+        calibration = _settled(coverage, None, classifier, ratios)
+        return _reported(coverage, request, ratios, calibration)
+    assert trial is not None
+    assert unseen is not None
+    held = unseen, jnp.arange(len(unseen))
+    at = functools.partial(_edited_at, trial, classifier, *held, ratios)
+    _, before = recognised(classifier, *held)
+    judged = functools.partial(_judged, request, before, at)
+    search = _searched(coverage, classifier, ratios, judged)
+    calibration = _settled(coverage, search, classifier, ratios)
+    outcome = before, *at(calibration.log_alpha)
+    return _reported(coverage, request, ratios, calibration, search, outcome)
+
+
+def _calibrated_by_part(
+    coverage: tuple[float, float] | Literal["auto"],
+    trial: Editing,
+    state: State,
+    examples: Examples,
+    found: Importance,
+) -> tuple[Selected, Calibrated]:
+    """`_calibrated` on examples that are read part by part: once for all coverages."""
+    classifier, request, ratios = state.classifier, state.request, _log_ratio(*found)
+    edited_at_each = _at_each(trial)
+
+    def at_each(log_alphas: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return examples.by_class(
+            lambda held: edited_at_each(classifier, held.unseen, held.labels, ratios, log_alphas)
+        )
+
+    _, before = examples.by_class(functools.partial(recognised_of, classifier))
+    judged = functools.partial(_judged_at_each, request, before, at_each)
+    search = _searched(coverage, classifier, ratios, judged, reads=True)
+    settled = _xla.jit(functools.partial(_settled, coverage))
+    calibration = settled(search, classifier, ratios)
+    outcome = before, *(one[0] for one in at_each(calibration.log_alpha[None]))
+    reported = _xla.jit(functools.partial(_reported, coverage))
+    return reported(request, ratios, calibration, search, outcome)
+
+
+@_xla.cached
+def _at_each(trial: Editing) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """`_edited_at` with the last argument `(G,)`, compiled."""
+
+    def run(*arguments: Any) -> tuple[jax.Array, jax.Array]:
+        *others, log_alphas = arguments
+        return jax.lax.map(functools.partial(_edited_at, trial, *others), log_alphas)
+
+    return jax.jit(run)
+
+
+def _searched(
+    coverage: tuple[float, float] | Literal["auto"],
+    classifier: Classifier,
+    ratios: PyTree,
+    judged: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    *,
+    reads: bool = False,
+) -> selection.CoverageSearch:
+    """Which coverage the held-out examples choose."""
+    if coverage == "auto":
+        least = auto_coverage(classifier.num_classes)[0]
+        tried = jnp.geomspace(least, MOST, _steps_to(MOST / least))
+    else:
+        tried = jnp.geomspace(*coverage, 16)
+    total = targets.size(classifier.params)
+    return selection.search_coverage(ratios, judged, tried, total=total, reads=reads)
+
+
+def _settled(
+    coverage: tuple[float, float] | Literal["auto"],
+    search: selection.CoverageSearch | None,
+    classifier: Classifier,
+    ratios: PyTree,
+) -> selection.Calibration:
+    """The alpha of the coverage that was chosen, or of the middle of the range."""
     total = targets.size(classifier.params)
     limits = auto_coverage(classifier.num_classes) if coverage == "auto" else coverage
-    usual = jnp.float32(limits[1] if coverage == "auto" else 1.0)
-    if within == "middle":
-        search, kept, estimate = None, None, None
-        calibration = selection.calibrate(ratios, limits, total=total)
-    else:
-        assert trial is not None
-        assert unseen is not None
-        tried = jnp.geomspace(*limits, 16)
-        if coverage == "auto":
-            tried = jnp.geomspace(limits[0], MOST, _steps_to(MOST / limits[0]))
-            # What the examples choose is taken where it is not the range that was asked for.
-            limits = (1 / total, 1.0)
-        at = functools.partial(_edited_at, trial, classifier, unseen, ratios)
-        _, before = recognised(classifier, unseen)
-        search = selection.search_coverage(
-            ratios, lambda alpha: _shares(request, before, *at(alpha)), tried, total=total
-        )
-        calibration = selection.calibrate(ratios, limits, at=search.chosen, total=total)
-        right, after = at(calibration.log_alpha)
-        kept, estimate = _kept(before, after), _estimate(request, before, right, after)
+    if search is not None and coverage == "auto":
+        # What the examples choose is taken where it is not the range that was asked for.
+        limits = (1 / total, 1.0)
+    at = None if search is None else search.chosen
+    return selection.calibrate(ratios, limits, at=at, total=total)
+
+
+def _reported(
+    coverage: tuple[float, float] | Literal["auto"],
+    request: Request,
+    ratios: PyTree,
+    calibration: selection.Calibration,
+    search: selection.CoverageSearch | None = None,
+    outcome: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+) -> tuple[Selected, Calibrated]:
+    """The selection and its report, of the outcome on held-out examples where there are any."""
+    usual = auto_coverage(len(request.forget))[1] if coverage == "auto" else 1.0
+    kept, estimate = None, None
+    if outcome is not None:
+        before, _, after = outcome
+        kept, estimate = _kept(before, after), _estimate(request, *outcome)
     masks = selection.mask(ratios, calibration.log_alpha)
     counts = jax.tree.map(jnp.sum, masks)
     selected = Selected(masks, ratios, calibration.log_alpha)
-    return selected, Calibrated(calibration, search, counts, usual, kept, estimate)
+    report = Calibrated(calibration, search, counts, jnp.float32(usual), kept, estimate)
+    return selected, report
+
+
+_log_ratio = jax.jit(selection.log_ratio)
 
 
 def _steps_to(widening: float) -> int:
@@ -321,13 +407,32 @@ def _edited_at(
     trial: Editing,
     classifier: Classifier,
     unseen: jax.Array,
+    labels: jax.Array,
     ratios: PyTree,
     log_alpha: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """What is recognised after the edit at a threshold, and with which confidence."""
     selected = Selected(selection.mask(ratios, log_alpha), ratios, log_alpha)
     # XLA computes what the layers below the targets make of the examples only once.
-    return recognised(edited(trial, classifier, selected, jax.random.key(0)), unseen)
+    return recognised(edited(trial, classifier, selected, jax.random.key(0)), unseen, labels)
+
+
+def _judged(
+    request: Request,
+    before: jax.Array,
+    at: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    log_alpha: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    return _shares(request, before, *at(log_alpha))
+
+
+def _judged_at_each(
+    request: Request,
+    before: jax.Array,
+    at_each: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    log_alphas: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    return _shares_of_each(request, before, *at_each(log_alphas))
 
 
 def _shares(
@@ -336,6 +441,9 @@ def _shares(
     """Of both sides, see `selection.search_coverage`."""
     least = jnp.min(jnp.where(request.retain, _kept(before, after), jnp.inf))
     return _mean(jnp.mean(right, axis=1), request.forget), least
+
+
+_shares_of_each = jax.jit(jax.vmap(_shares, (None, None, 0, 0)))
 
 
 def _kept(before: jax.Array, after: jax.Array) -> jax.Array:

@@ -9,8 +9,10 @@ import optax
 
 from ignpx import synthesis
 from ignpx._support import checks
+from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.steps.contract import Examples, State, Step
+from ignpx.steps.parts import split
 from ignpx.unlearner import Request
 
 
@@ -78,6 +80,7 @@ def synthesise(
     optimizer: optax.GradientTransformation | None = None,
     pixel_range: bool = True,
     precision: Literal["float32", "bfloat16"] = "float32",
+    classes_at_once: int | None = None,
 ) -> Step:
     """Makes the examples: noise, optimised under a sum of terms into prototypes of every class.
 
@@ -90,15 +93,29 @@ def synthesise(
       pixel_range: keeps prototypes within the values that an image can have, where the classifier's
         preprocessing tells them.
       precision: of the model's passes.
+      classes_at_once: number of classes that are synthesised together, at most: memory against
+        speed. By default as many as `synthesis.classes_at_once` estimates to fit. A class has the
+        same noise in any part. The result changes by rounding, and with `batch_statistics` by more
+        (see `synthesis.synthesise`).
 
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.whole(samples=samples, steps=steps)
     checks.one_of(("float32", "bfloat16"), precision=precision)
+    if classes_at_once is not None:
+        checks.whole(classes_at_once=classes_at_once)
     terms, count = tuple(terms), samples + held_out
 
+    def parts(classifier: Classifier) -> list[np.ndarray]:
+        at_once = classes_at_once or synthesis.classes_at_once(classifier, count)
+        return split(classifier.num_classes, at_once)
+
     def prepare(state: State, key: jax.Array) -> synthesis.Prototypes:
+        if state.classes is None and len(each := parts(state.classifier)) > 1:
+            return synthesis.joined(
+                [prepare(state.replace(classes=classes), key) for classes in each]
+            )
         return synthesis.synthesise(
             state.classifier.computing_in(precision),
             key,
@@ -107,6 +124,8 @@ def synthesise(
             steps=steps,
             optimizer=optimizer,
             bounds=state.classifier.bounds if pixel_range else None,
+            labels=state.classes,
+            part_of=None if state.classes is None else state.classifier.num_classes,
         )
 
     def run(
@@ -131,5 +150,14 @@ def synthesise(
         "optimizer": optimizer,
         "pixel_range": pixel_range,
         "precision": precision,
+        "classes_at_once": classes_at_once,
     }
-    return Step("synthesis", run, prepare=prepare, settings=settings, prepares_all=True)
+    return Step(
+        "synthesis",
+        run,
+        prepare=prepare,
+        settings=settings,
+        prepares_all=True,
+        parts=parts,
+        join=synthesis.joined,
+    )

@@ -6,7 +6,7 @@ weighed themselves, which keeps more digits.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -133,7 +133,9 @@ def weigh(
         found = squares.sides(state, total, chosen)
         return state.replace(importance=found), _weighed(found)
 
-    return Step("sensitivity", run, check=check, prepare=prepare, settings={"loss": loss})
+    return Step(
+        "sensitivity", run, check=check, prepare=prepare, settings={"loss": loss}, join=_added
+    )
 
 
 def reweigh(by: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]) -> Step:
@@ -181,12 +183,13 @@ class _Squares(NamedTuple):
         return getattr(self.loss, "joins_classes", False)
 
     def total(self, state: State, patterns: tuple[str, ...]) -> PyTree:
-        """The sum over all classes."""
+        """The sum over all classes, or over those that are being prepared."""
         examples = state.need("examples", "steps.synthesise")
         every = np.arange(state.classifier.num_classes)
-        labels = np.eye(len(every), dtype=bool) if self.joins_classes else every
-        weights = jnp.full(len(every), 1.0 / examples.weighed.shape[1])
-        return self.moments(state.classifier, patterns, examples, every, labels, weights).square
+        classes = every if state.classes is None else state.classes
+        labels = np.eye(len(every), dtype=bool)[classes] if self.joins_classes else classes
+        weights, rows = jnp.full(len(classes), 1.0 / examples.count), np.arange(len(classes))
+        return self.moments(state.classifier, patterns, examples, rows, labels, weights).square
 
     def sides(self, state: State, total: PyTree | None, patterns: tuple[str, ...]) -> Importance:
         """Of what is forgotten and of what is retained, by the total where that is enough."""
@@ -195,9 +198,7 @@ class _Squares(NamedTuple):
         if parts is None:
             total, every = None, np.arange(state.classifier.num_classes)
             parts = every, np.ones(len(every), bool), np.ones(len(every), bool)
-        labels, *weights = self.labelled(
-            request, *parts, total is not None, examples.weighed.shape[1]
-        )
+        labels, *weights = self.labelled(request, *parts, total is not None, examples.count)
         found = self.moments(state.classifier, patterns, examples, parts[0], labels, *weights)
         chosen, _ = partition(state.classifier.params, patterns)
         return self.balanced(found, chosen, total, request.retain)
@@ -216,15 +217,20 @@ class _Squares(NamedTuple):
 
         `labels` are `(M,)`, or `(M, num_classes)` of all classes that are right.
         """
-        return importance.sensitivity_moments(
-            classifier,
-            *self.drawn(
-                examples.weighed.shape[1],
-                *_each_sample(examples, classes, labels, weights, mean_weights),
-            ),
-            loss=self.loss,
-            patterns=patterns,
-            microbatch=self.microbatch,
+        return _added(
+            [
+                importance.sensitivity_moments(
+                    classifier,
+                    *self.drawn(
+                        examples.count,
+                        *_each_sample(held, rows, *_at(places, labels, weights, mean_weights)),
+                    ),
+                    loss=self.loss,
+                    patterns=patterns,
+                    microbatch=self.microbatch,
+                )
+                for held, rows, places in examples.cut(classes)
+            ]
         )
 
     def drawn(
@@ -295,6 +301,17 @@ class _Squares(NamedTuple):
             forget = selection.supporting(forget, found.mean, chosen)
         forget = jax.tree.map(lambda leaf: jnp.min(leaf, axis=0), forget)
         return Importance(forget, retain)
+
+
+def _added(parts: Sequence[Any]) -> Any:
+    return functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
+
+
+def _at(places: Any, labels: Any, *weights: Any) -> tuple[Any, ...]:
+    """Those of some classes of a list; None are all of them."""
+    if places is None:
+        return labels, *weights
+    return labels[places], *(None if one is None else one[..., places] for one in weights)
 
 
 # Compiled, as is what follows the sensitivities: one by one the operations would take as long as
