@@ -2,9 +2,10 @@
 
     python scripts/forget_each_class.py runs/mnist_lenet_cpu results/ignp_mnist_lenet.csv
 
-What a method can prepare, such as the prototypes of all classes, is prepared once. With
-`--split validation` nothing is read of the test set: for choosing defaults. `--vary` repeats
-everything for each value of a setting, and for each combination if given more than once:
+What a method can prepare, such as the prototypes of all classes, is prepared once. A class that
+cannot be forgotten ends the script. With `--split validation` nothing is read of the test set: for
+choosing defaults. `--vary` repeats everything for each value of a setting, and for each combination
+if given more than once:
 
     ... --split validation --vary "total_variation=[0, 1, 3]" --vary "coverage=[[0.01, 0.02]]"
 """
@@ -20,6 +21,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+import ignpx
 from ignpx import data, targets
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
@@ -33,13 +35,13 @@ console = Console()
 
 def rows(classifier: Classifier, unlearner: Unlearner, seed: int, samples: Samples) -> list[dict]:
     """Accuracies and diagnostics, one row a class."""
-    key = jax.random.key(seed)
-    prepared = [] if unlearner.prepare is None else [unlearner.prepare(classifier, key)]
+    each = [
+        Request.classes([index], classifier.num_classes) for index in range(classifier.num_classes)
+    ]
+    results = ignpx.unlearn_each(unlearner, classifier, each, jax.random.key(seed))
     before = count_correct(classifier, samples)
     table = []
-    for index in range(classifier.num_classes):
-        request = Request.classes([index], classifier.num_classes)
-        edited, told = unlearner.unlearn(classifier, request, key, *prepared)
+    for index, (request, (edited, told)) in enumerate(zip(each, results, strict=True)):
         after = count_correct(edited, samples)
         table.append(
             {
@@ -49,7 +51,6 @@ def rows(classifier: Classifier, unlearner: Unlearner, seed: int, samples: Sampl
                 "forget_accuracy_before": before.accuracy([index]),
                 "forget_accuracy_after": after.accuracy([index]),
                 "coverage": float(told.calibration.coverage),
-                "converged": bool(told.calibration.converged),
                 "log10_alpha": float(told.calibration.log_alpha) / 2.302585,
                 "prototype_loss": float(told.prototypes.loss[index]),
                 "held_out_forget": float(told.held_out[index]),

@@ -248,6 +248,35 @@ def test_what_was_prepared_serves_every_request(trained_run, tmp_path):
     )
 
 
+def test_each_class_by_itself(trained_run, forgotten_run, tmp_path):
+    each = ["unlearn", trained_run, "--each", "--no-score", *QUICK, "--workdir", tmp_path / "each"]
+    status, printed = run(*each, "--forget", 0, "--forget", 7)
+    assert status == 0, printed
+    assert printed.count("from what was prepared") == 2
+    for name, expected in (("class_0", [0]), ("class_7", [7])):
+        config = json.loads((tmp_path / "each" / name / "config.json").read_text())
+        assert config["forgotten"] == expected
+    alone, one = (
+        checkpoint.load(place / "checkpoint")[0]
+        for place in (forgotten_run, tmp_path / "each" / "class_0")
+    )
+    for a, e in zip(jax.tree.leaves(one.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(a, e, rtol=0, atol=1e-4 * np.abs(e).max())
+    written = (tmp_path / "each" / "class_7" / "metrics.json").stat().st_mtime_ns
+    status, printed = run(*each, "--forget", 7)
+    assert status == 0, printed
+    assert (tmp_path / "each" / "class_7" / "metrics.json").stat().st_mtime_ns == written
+    for arguments, said in (
+        (("--forget", 7, "--forget", 7), "names a class twice"),
+        (("--forget", 7, "--overwrite"), "--overwrite=True: does not go with --each"),
+        (("--forget-random", 3), "is of classes"),
+        (("--forget", 12), "forget=12"),
+        (("--forget", 7, "--seed", 1), "holds a run already"),
+    ):
+        status, printed = run(*each, *arguments)
+        assert (status, said in printed) == (2, True), printed
+
+
 def test_a_method_that_prepares_nothing(trained_run):
     status, printed = run("prepare", trained_run, "--method", "ssd")
     assert status == 2

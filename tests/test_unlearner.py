@@ -381,3 +381,29 @@ def test_stages_are_timed_apart(mlp):
     assert cold["compile"] > 0
     assert warm["compile"] == 0
     assert all(seconds >= 0 for seconds in (cold | warm).values())
+
+
+@pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
+def test_each_of_many_requests_is_served_from_the_original(mlp, compilations):
+    method, key = ignp(samples=4, held_out=2, steps=20, coverage=(0.05, 0.2)), jax.random.key(0)
+    ids, sound = (0, 3, 1), Request.classes([2], 4)
+    requests = [Request.classes([index], 4) for index in ids]
+    none = Request(jnp.zeros(4, bool), jnp.ones(4, bool))
+    results = ignpx.unlearn_each(method, mlp, iter([*requests, none, sound]), key)
+    first, _ = next(results)
+    compilations.clear()
+    others = [next(results)[0] for _ in ids[1:]]
+    assert compilations == []
+    prepared = method.prepare(mlp, key)
+    for request, actual in zip(requests, [first, *others], strict=True):
+        expected, _ = ignpx.unlearn(method, mlp, request, key, prepared)
+        for a, e in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+            np.testing.assert_array_equal(a, e)
+    with pytest.raises(InvalidArgumentError, match="asks for nothing"):
+        next(results)
+    edited, _ = next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+    # A sequence needs no prepared state of the edited model: the original's serves both classes.
+    with pytest.raises(InvalidArgumentError, match="ask the other to forget everything"):
+        ignpx.unlearn(method, edited, Request.classes([1], 4, forgotten=[2]), key, prepared)

@@ -2,12 +2,11 @@
 
 The parts of a run lie in a folder that is named after all that they are made by:
 
-    prepared_parts/DIGEST/0000/inputs     the inputs of the first part
-    prepared_parts/DIGEST/0000/rest       what else is prepared of it, written last
+    prepared_parts/DIGEST/0000    the inputs of the first part
+    prepared_parts/DIGEST/sum     what else is prepared of the parts so far, written after each
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import pathlib
@@ -25,7 +24,7 @@ from ignpx.steps.parts import Shards
 from ignpx.synthesis import Prototypes
 from ignpx.unlearner import InParts
 
-INPUTS, REST = "inputs", "rest"
+SUM = "sum"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +54,17 @@ class Shelf:
         Warns:
           RecoveryWarning: if a part is damaged; it is made anew.
         """
-        each = (self._kept(n, in_parts, classifier, key) for n in range(len(self.parts)))
-        return functools.reduce(lambda one, other: in_parts.join([one, other]), each)
+        total, done = self._sum()
+        for number, classes in enumerate(self.parts):
+            if number < done and self._sound(number):
+                continue
+            made = in_parts.part(classifier, key, classes)
+            self._write(number, [_prototypes(made).inputs], {"classes": classes.tolist()})
+            if number >= done:
+                rest = _replaced(made, None)
+                total = rest if total is None else in_parts.join([total, rest])
+                self._write(SUM, total, {"done": number + 1})
+        return total
 
     def laid_out(self, prepared: Any) -> Any:
         """What `filled` returned, with inputs that are read from the files.
@@ -65,13 +73,13 @@ class Shelf:
           InvalidArgumentError: if a part is missing.
         """
         if missing := self.missing():
-            raise self._unusable(missing[0], INPUTS, "is missing")
+            raise self._unusable(missing[0], "is missing")
         counts = len(np.concatenate(self.parts)), *self.inputs(0).shape[1:]
         return _replaced(prepared, Shards(self.parts, counts, self.inputs))
 
     def missing(self) -> list[int]:
         """The numbers of the parts that are not there."""
-        return [n for n in range(len(self.parts)) if not self._place(n, INPUTS).is_dir()]
+        return [n for n in range(len(self.parts)) if not self._place(n).is_dir()]
 
     def inputs(self, number: int) -> jax.Array:
         """The inputs `(K, n, *input_shape)` of a part.
@@ -79,7 +87,13 @@ class Shelf:
         Raises:
           InvalidArgumentError: if it is missing, damaged, or of another model or other settings.
         """
-        return self._read(number, INPUTS)[0]
+        wanted = {"classes": self.parts[number].tolist()}
+        if not self._place(number).is_dir():
+            raise self._unusable(number, "is missing")
+        try:
+            return self._read(number, wanted)[0]
+        except InvalidArgumentError as error:
+            raise self._unusable(number, error.advice) from error
 
     def alone(self) -> None:
         """Removes the parts of whatever else was prepared of the run."""
@@ -87,52 +101,50 @@ class Shelf:
             if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _kept(self, number: int, in_parts: InParts, classifier: Classifier, key: jax.Array) -> Any:
-        if self._place(number, REST).exists():
-            try:
-                self.inputs(number)
-                return self._read(number, REST)
-            except InvalidArgumentError as error:
-                warnings.warn(f"made anew: {error}", RecoveryWarning, stacklevel=2)
-        made = in_parts.part(classifier, key, self.parts[number])
-        rest = _replaced(made, None)
-        self._write(number, INPUTS, [_prototypes(made).inputs])
-        self._write(number, REST, rest)
-        return rest
-
-    def _place(self, number: int, name: str) -> pathlib.Path:
-        return self.folder / f"{number:04d}" / name
-
-    def _described(self, number: int) -> dict[str, Any]:
-        return {**self.about, "classes": self.parts[number].tolist()}
-
-    def _write(self, number: int, name: str, tree: Any) -> None:
-        described = {**self._described(number), "structure": structures.encode(tree)}
-        place = self._place(number, name)
-        checkpoint.save_tree(place, jax.tree.leaves(tree), described, overwrite=True)
-
-    def _read(self, number: int, name: str) -> Any:
-        place = self._place(number, name)
-        if not place.is_dir():
-            raise self._unusable(number, name, "is missing")
+    def _sum(self) -> tuple[Any, int]:
+        """What is prepared of the first parts, and the number of those."""
+        if not self._place(SUM).is_dir():
+            return None, 0
         try:
-            described = checkpoint.load_config(place)
-            like: Any = jax.tree.structure(structures.decode(described.pop("structure", "none")))
-            leaves = checkpoint.load_leaves(place, like.num_leaves)
-        except InvalidArgumentError as error:
-            raise self._unusable(number, name, f"is damaged: {error}") from error
-        wanted = self._described(number)
-        if other := [one for one in wanted if described.get(one) != wanted[one]]:
-            raise self._unusable(number, name, f"is of another {', '.join(other)}")
-        return jax.tree.unflatten(like, leaves)
+            done = checkpoint.load_config(self._place(SUM))["done"]
+            return self._read(SUM, {"done": done}), done
+        except (InvalidArgumentError, KeyError) as error:
+            self._warn(error)
+            return None, 0
 
-    def _unusable(self, number: int, name: str, why: str) -> InvalidArgumentError:
+    def _sound(self, number: int) -> bool:
+        """Whether a part is there, to the bit."""
+        try:
+            return self._place(number).is_dir() and self.inputs(number) is not None
+        except InvalidArgumentError as error:
+            self._warn(error)
+            return False
+
+    def _place(self, name: int | str) -> pathlib.Path:
+        return self.folder / (name if isinstance(name, str) else f"{name:04d}")
+
+    def _write(self, name: int | str, tree: Any, of: dict[str, Any]) -> None:
+        described = {**self.about, **of, "structure": structures.encode(tree)}
+        checkpoint.save_tree(self._place(name), jax.tree.leaves(tree), described, overwrite=True)
+
+    def _read(self, name: int | str, of: dict[str, Any]) -> Any:
+        described, wanted = checkpoint.load_config(self._place(name)), {**self.about, **of}
+        if other := [one for one in wanted if described.get(one) != wanted[one]]:
+            raise InvalidArgumentError("prepared", str(name), f"is of another {', '.join(other)}")
+        like: Any = jax.tree.structure(structures.decode(described.get("structure", "none")))
+        return jax.tree.unflatten(like, checkpoint.load_leaves(self._place(name), like.num_leaves))
+
+    def _unusable(self, number: int, why: str) -> InvalidArgumentError:
         return InvalidArgumentError(
             "prepared",
-            str(self._place(number, name)),
+            str(self._place(number)),
             f"part {number + 1} of {len(self.parts)} {why}; remove what is left of it, and prepare "
             "with the same settings again, which makes this part alone",
         )
+
+    @staticmethod
+    def _warn(error: Exception) -> None:
+        warnings.warn(f"made anew: {error}", RecoveryWarning, stacklevel=4)
 
 
 def _prototypes(prepared: Any) -> Prototypes:
