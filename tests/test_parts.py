@@ -67,9 +67,12 @@ def test_parts_are_what_all_at_once_is(mlp, at_once):
     for request in (Request.classes([2], 4), Request.classes([0, 3], 4)):
         expected, info = ignpx.unlearn(whole, mlp, request, KEY)
         actual, told = ignpx.unlearn(parts, mlp, request, KEY)
-        # A quarter and a half of the gradients are the same bits, Adam's steps of them, too.
-        for one, other in zip(told.prototypes, info.prototypes, strict=True):
-            np.testing.assert_array_equal(one, other)
+        # The gradients are a quarter and a half of those of a part, exactly; products of other
+        # shapes may round differently, and each of 20 steps of 0.1 then by some 2^-24.
+        for one, other in zip(
+            *map(jax.tree.leaves, (told.prototypes, info.prototypes)), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
         assert_same(actual, expected, mlp)
 
 
@@ -112,15 +115,14 @@ def test_what_is_prepared_in_files_serves_as_what_is_in_memory(mlp, run, monkeyp
     inputs = Shelf.inputs
     monkeypatch.setattr(Shelf, "inputs", lambda shelf, n: read.append(n) or inputs(shelf, n))
     # Several classes that are more than half of all: everything is weighed, part by part.
-    for classes, of_request in (([2], 1), ([1, 3], 1), ([0, 1, 2], 2)):
+    for classes, of_request in (([2], 1), ([1, 3], 2), ([0, 1, 2], 2)):
         request = Request.classes(classes, 4)
         expected, _ = ignpx.unlearn(method, mlp, request, KEY)
         read.clear()
-        actual, info = ignpx.unlearn(method, mlp, request, KEY, prepared)
+        actual, _ = ignpx.unlearn(method, mlp, request, KEY, prepared)
         assert_same(actual, expected, mlp)
-        # Once for the request itself, and the held-out inputs of all classes to choose and judge.
-        assert len(read) <= of_request + 2 * (2 + int(info.search.beyond)) + 2
-    assert read
+        # Both parts to choose, in the range and beyond it, and to judge.
+        assert of_request + 4 <= len(read) <= of_request + 6
 
 
 def test_a_killed_preparation_goes_on_and_what_is_missing_is_named(mlp, run, monkeypatch):
