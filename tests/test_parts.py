@@ -121,8 +121,8 @@ def test_what_is_prepared_in_files_serves_as_what_is_in_memory(mlp, run, monkeyp
         read.clear()
         actual, _ = ignpx.unlearn(method, mlp, request, KEY, prepared)
         assert_same(actual, expected, mlp)
-        # Both parts to choose, in the range and beyond it, and to judge.
-        assert of_request + 4 <= len(read) <= of_request + 6
+        # Both parts before the edit, at all coverages, at the one that is chosen, and to judge.
+        assert len(read) == of_request + 8
 
 
 def test_a_killed_preparation_goes_on_and_what_is_missing_is_named(mlp, run, monkeypatch):
