@@ -111,9 +111,9 @@ def test_what_is_prepared_in_files_serves_as_what_is_in_memory(mlp, run, monkeyp
     preparation.prepare(run, settings=PARTS)
     with pytest.raises(InvalidArgumentError, match="is there already"):
         preparation.prepare(run, settings=PARTS)
-    prepared, method, read = kept(run, mlp), ignp(**PARTS), []
-    inputs = Shelf.inputs
+    method, read, inputs = ignp(**PARTS), [], Shelf.inputs
     monkeypatch.setattr(Shelf, "inputs", lambda shelf, n: read.append(n) or inputs(shelf, n))
+    prepared = kept(run, mlp)
     # Several classes that are more than half of all: everything is weighed, part by part.
     for classes, of_request in (([2], 1), ([1, 3], 2), ([0, 1, 2], 2)):
         request = Request.classes(classes, 4)
