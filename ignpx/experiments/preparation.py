@@ -62,9 +62,10 @@ def prepare(
     if unlearner.prepare is None:
         raise InvalidArgumentError("method", method, "prepares nothing; every request is one run")
     path = directory / PREPARED
+    mending = path.exists() and not _sound(directory)
 
     def check() -> None:
-        if not overwrite and _sound(directory):
+        if not (overwrite or mending) and _sound(directory):
             raise InvalidArgumentError(
                 "directory", str(path), f"is there already; keep it, {workdir.OVERWRITE}"
             )
