@@ -331,7 +331,7 @@ class _Source:
     @functools.cached_property
     def splits(self) -> data.Splits:
         """The dataset of the run."""
-        return data.load_splits(**self.loaded[1]["dataset"], **self.where._asdict())
+        return datasets.load_splits(self.loaded[1]["dataset"], self.where)
 
     @functools.cached_property
     def tested(self) -> tuple[Samples, np.ndarray, data.DatasetInfo]:
@@ -550,17 +550,12 @@ def ask(
 
 def request_of(asked: Asked, where: Where = TFDS_DEFAULT) -> tuple[Request, data.Splits | None]:
     """The request for what is asked for, and the splits that it is of, None if none are read."""
-<<<<<<< HEAD
     splits = datasets.load_splits(asked.config["dataset"], where) if asked.reads else None
-    request = scenarios.request(
-=======
-    splits = data.load_splits(**asked.config["dataset"], **where._asdict()) if asked.reads else None
     return _request(asked, splits), splits
 
 
 def _request(asked: Asked, splits: data.Splits | None) -> Request:
     return scenarios.request(
->>>>>>> a2b7c8e (Classes in parts: ignp(classes_at_once), prepared parts in files of their own, and unlearn_each)
         asked.scenario,
         asked.classifier.num_classes,
         splits,
