@@ -7,11 +7,14 @@
 | `ignpx unlearn RUN --forget 3`     | `unlearn(run, directory, [3], method=..., settings={...})` |
 | `... --forget-subclass 3`          | `unlearn(run, directory, Subclass(3), ...)`               |
 | `... --forget-random 100 --seed 0` | `unlearn(run, directory, Random(100, seed=0), ...)`       |
+| `... --forget 3 --forget 7 --each` | `unlearn_each(run, directory, [3, 7], method=...)`        |
 | `ignpx forget-torch FILE`          | `ignpx.interop.forget(file, out, [3], arch=...)`          |
 | `ignpx prepare RUN`                | `prepare(run, method=..., settings={...})`                |
 | `ignpx audit RUN --original RUN`   | `audit(run, original=..., retrained=[...])`               |
 | `ignpx receipt RUN`                | `receipt(run, out=...)`                                   |
 | `ignpx verify RECEIPT ORIGINAL`    | `verify(file, run, unlearned=...)`                        |
+| `ignpx summary RUN`                | `ignpx.summary(classifier)`                               |
+| `ignpx check RUN`                  | `ignpx.check(classifier)`                                 |
 | `ignpx methods`                    | `methods()`                                               |
 | `ignpx measures`                   | `measures()`                                              |
 | `ignpx bench CONFIG`               | `bench(config, directory, shard=(1, 1), retry=...)`       |
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     from ignpx.experiments.demonstration import demo
     from ignpx.experiments.preparation import prepare
     from ignpx.experiments.receipts import receipt
-    from ignpx.experiments.runs import train, unlearn
+    from ignpx.experiments.runs import train, unlearn, unlearn_each
     from ignpx.experiments.scenarios import Classes, Random, Subclass
     from ignpx.experiments.verification import verify
     from ignpx.methods import describe_all as methods
@@ -81,6 +84,7 @@ __all__ = [
     "submit",
     "train",
     "unlearn",
+    "unlearn_each",
     "verification",
     "verify",
     "workdir",
@@ -103,6 +107,7 @@ _HOMES = {
     "submit": "ignpx.bench.submit",
     "train": "ignpx.experiments.runs",
     "unlearn": "ignpx.experiments.runs",
+    "unlearn_each": "ignpx.experiments.runs",
     "verify": "ignpx.experiments.verification",
 }
 
