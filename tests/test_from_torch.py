@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: E402, N812
 from torch import nn  # noqa: E402
 
 import torch_models as theirs  # noqa: E402
+from test_edits import NO_FLOAT16  # noqa: E402
 
 logits = jax.jit(Classifier.logits)
 
@@ -444,7 +445,7 @@ def test_tied_weights_stay_one():
     np.testing.assert_allclose(doubled.logits(x), said_by(fresh, x), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float16, marks=NO_FLOAT16), torch.bfloat16])
 def test_half_precision_is_kept(mobilenet, dtype):
     module = theirs.randomised(MobileNet()).to(dtype)
     classifier = taken(module)
