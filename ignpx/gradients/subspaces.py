@@ -151,7 +151,7 @@ def coordinates(
     Args:
       classifier: the model.
       inputs: `(N, *input_shape)`, preprocessed.
-      directions: by the path of each of `layers`, `(inputs, k)`.
+      directions: by the path of some of `layers`, `(inputs, k)`.
       microbatch: samples processed at once.
 
     Returns:
@@ -323,5 +323,6 @@ def _coordinates_step(
     found = {
         path: _product(rows.astype(jnp.float32).mean(axis=1), directions[path])
         for path, rows in _rows(classifier, inputs[index]).items()
+        if path in directions
     }
     return carry, found

@@ -19,7 +19,6 @@ from ignpx.unlearner import Sees, Unlearner
 def damp(
     *,
     strength: float = 1.0,
-    by_depth: bool = True,
     samples: int = 100,
     targets: tuple[str, ...] = (".*",),
 ) -> Unlearner:
@@ -32,8 +31,7 @@ def damp(
     `ignpx.gradients.directions.separability`).
 
     Args:
-      strength: s where the separability is 1, in (0, 1].
-      by_depth: multiplies s by the separability of each layer; otherwise s is the same for all.
+      strength: times the separability of each layer it is s, in (0, 1].
       samples: of each class, at most, drawn at random, whose means are taken.
       targets: patterns of the layers that may be edited; by default all layers.
 
@@ -54,15 +52,12 @@ def damp(
             jnp.asarray(np.asarray(everything.labels)[rows]),
         )
 
-    return chain(
-        project(shown, strength=strength, by_depth=by_depth, targets=targets, sees=Sees.BOTH)
-    )
+    return chain(project(shown, strength=strength, targets=targets, sees=Sees.BOTH))
 
 
 def damp_zs(
     *,
     strength: float = 1.0,
-    by_depth: bool = True,
     targets: tuple[str, ...] = (".*",),
     samples: int = 20,
     held_out: int = 20,
@@ -75,7 +70,6 @@ def damp_zs(
 
     Args:
       strength: see `damp`.
-      by_depth: see `damp`.
       targets: see `damp`.
       samples: prototypes of each class, whose means are taken.
       held_out: prototypes of each class that tell how the edit went.
@@ -94,6 +88,6 @@ def damp_zs(
             steps=synthesis_steps,
             optimizer=descent_by("adam", synthesis_learning_rate),
         ),
-        project(strength=strength, by_depth=by_depth, targets=targets),
+        project(strength=strength, targets=targets),
         judge(),
     )

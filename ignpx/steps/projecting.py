@@ -1,5 +1,6 @@
 """Project: take the directions of what is forgotten out of what layers read."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,7 +65,6 @@ def project(
     shown: Callable[[State, jax.Array], Shown] | None = None,
     *,
     strength: float = 1.0,
-    by_depth: bool = True,
     targets: tuple[str, ...] | None = None,
     sees: Sees = Sees.NOTHING,
 ) -> Step:
@@ -76,9 +76,8 @@ def project(
     Args:
       shown: maps the state and a key to the inputs whose means are taken; by default the weighed
         examples.
-      strength: s, in (0, 1].
-      by_depth: multiplies s by the separability of the two sides along D, which is small in early
-        layers and large in late ones.
+      strength: in (0, 1]. Times the separability of the two sides along D, which is small in early
+        layers and large in late ones, it is s.
       targets: patterns of the layers that may be edited; the classifier's own `targets` by default.
       sees: the data of the request that `shown` takes.
 
@@ -106,12 +105,10 @@ def project(
     def run(state: State, key: jax.Array, _: Any) -> tuple[State, Projected]:
         inputs, labels = _examples(state) if shown is None else shown(state, key)
         classifier, request = state.classifier, state.request
-        found = _found(classifier, inputs, labels, request.forget, request.retain)
         chosen = {layer.path: layer for layer in edited_layers(classifier)}
-        strengths = {
-            path: strength * (found[path].separability if by_depth else jnp.float32(1.0))
-            for path in chosen
-        }
+        sides = request.forget, request.retain
+        found = _found(classifier, inputs, labels, *sides, tuple(chosen))
+        strengths = {path: strength * found[path].separability for path in chosen}
         ranks = {path: subspaces.rank(found[path].basis) for path in chosen}
         leaves, structure = jax.tree.flatten(classifier.params)
 
@@ -137,18 +134,19 @@ class _Found(NamedTuple):
     separability: jax.Array
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=5)
 def _found(
     classifier: Classifier,
     inputs: jax.Array,
     labels: jax.Array,
     forget: jax.Array,
     retain: jax.Array,
+    wanted: tuple[str, ...],
 ) -> dict[str, _Found]:
     member = jax.nn.one_hot(labels, len(forget), axis=0)
     weights = member / jnp.maximum(member.sum(axis=1, keepdims=True), 1.0)
     means = subspaces.mean_inputs(classifier, inputs, weights)
-    bases = {path: directions.of_classes(mean, forget, retain) for path, mean in means.items()}
+    bases = {path: directions.of_classes(means[path], forget, retain) for path in wanted}
     along = subspaces.coordinates(classifier, inputs, bases)
     return {
         path: _Found(
