@@ -1,11 +1,14 @@
-"""Writes the tables of results/measures.md, audit.md and deep.md from the CSV files beside them.
+"""Writes the tables of results/measures.md, audit.md, deep.md and gpu/README.md.
 
 python scripts/measure_tables.py
+
+They come from the CSV files beside the pages, and from `gpu/results.json`.
 
 The table of a run stands between the markers `<!-- table: RUN -->` and `<!-- end -->`, that of its
 comparisons with retrained models between `<!-- told: RUN -->` and `<!-- end -->`.
 """
 
+import json
 import math
 import pathlib
 import re
@@ -17,6 +20,7 @@ import typer
 
 from ignpx import audit
 from ignpx.audit.comparison import compare
+from on_gpu_stages import tables as on_gpu
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
@@ -172,6 +176,15 @@ def tables(folder: pathlib.Path, name: str) -> dict[str, str]:
     return found
 
 
+def tables_of_gpu(folder: pathlib.Path) -> dict[str, str]:
+    """The tables of `gpu/README.md`, by what their markers say."""
+    made = on_gpu.tables(json.loads((folder / "gpu" / "results.json").read_text()))
+    return {
+        f"table: {name}": _written([head, ["---"] * len(head), *rows])
+        for name, (head, *rows) in made.items()
+    }
+
+
 def main(
     folder: Annotated[pathlib.Path, typer.Argument(help="Folder of the results.")] = RESULTS,
 ) -> None:
@@ -179,6 +192,8 @@ def main(
     for name in PAGES:
         page = folder / f"{name}.md"
         page.write_text(filled(page.read_text(), tables(folder, name)))
+    page = folder / "gpu" / "README.md"
+    page.write_text(filled(page.read_text(), tables_of_gpu(folder)))
 
 
 if __name__ == "__main__":

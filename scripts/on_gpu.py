@@ -47,6 +47,7 @@ from on_gpu_stages.sizes import FULL, TINY
 
 ROOT = pathlib.Path(__file__).parents[1]
 BAGGAGE = ROOT / "on_gpu"
+RESULTS = ROOT / "results" / "gpu"
 
 
 def forgetting_of(name: str, method: str, **settings: Any) -> Any:
@@ -60,18 +61,16 @@ def training_of(name: str) -> Any:
 
 
 STAGES = (
-    Stage("correctness", correctness.check, 60),
+    Stage("correctness", correctness.check, 100),
     Stage("train_resnet18", training_of("resnet18"), 120, 8),
-    Stage("ignp", forgetting_of("resnet18", "ignp"), 35, 4, "train_resnet18"),
-    Stage("ignp_paper", forgetting_of("resnet18", "ignp-paper"), 30, 4, "train_resnet18"),
-    Stage(
-        "pytorch_outcome",
-        functools.partial(beside.equal_outcome, name="resnet18"),
-        45,
-        8,
-        "train_resnet18",
-    ),
+    Stage("ignp", forgetting_of("resnet18", "ignp"), 50, 4, "train_resnet18"),
     Stage("pytorch_resnet18", functools.partial(beside.equal_work, name="resnet18"), 75, 8),
+    Stage("pytorch_agreement", beside.agreement, 60, 8),
+    Stage("pytorch_lenet", functools.partial(beside.equal_work, name="lenet"), 40, 4),
+    Stage("ceilings", ceilings.reached, 40, 12),
+    Stage("train_mnist_lenet", training_of("mnist_lenet"), 25, 2),
+    Stage("mnist_lenet", forgetting_of("mnist_lenet", "ignp"), 25, 2, "train_mnist_lenet"),
+    Stage("ignp_paper", forgetting_of("resnet18", "ignp-paper"), 30, 4, "train_resnet18"),
     Stage(
         "ignp_bfloat16",
         forgetting_of("resnet18", "ignp", precision="bfloat16"),
@@ -79,15 +78,18 @@ STAGES = (
         4,
         "train_resnet18",
     ),
-    Stage("pytorch_lenet", functools.partial(beside.equal_work, name="lenet"), 40, 4),
-    Stage("ceilings", ceilings.reached, 40, 12),
+    Stage(
+        "pytorch_outcome",
+        functools.partial(beside.equal_outcome, name="resnet18"),
+        45,
+        8,
+        "train_resnet18",
+    ),
+    Stage("contracts", correctness.contracts, 60, 8),
     Stage("train_resnet18_without_0", training_of("resnet18_without_0"), 80, 8, "train_resnet18"),
     Stage("squares", squares.by_microbatch, 40, 12),
     Stage("squares_fused", squares.fused, 15, 8),
     Stage("pytorch_vit_tiny", functools.partial(beside.equal_work, name="vit_tiny"), 60, 8),
-    Stage("pytorch_agreement", beside.agreement, 45, 8),
-    Stage("train_mnist_lenet", training_of("mnist_lenet"), 25, 2),
-    Stage("mnist_lenet", forgetting_of("mnist_lenet", "ignp"), 20, 2, "train_mnist_lenet"),
     Stage("train_mnist_resnet9", training_of("mnist_resnet9"), 45, 4),
     Stage("mnist_resnet9", forgetting_of("mnist_resnet9", "ignp"), 25, 4, "train_mnist_resnet9"),
     Stage("train_vit_tiny", training_of("vit_tiny"), 110, 8),
@@ -100,7 +102,6 @@ STAGES = (
         12,
         "train_hundred_resnet18",
     ),
-    Stage("contracts", correctness.contracts, 60, 8),
 )
 
 
@@ -125,7 +126,7 @@ def main(
     """Runs the stages that have no result yet."""
     begin = time.monotonic()
     if prepare:
-        print(baggage.prepare(ROOT, BAGGAGE, out, dataset or baggage.DATASETS, data_dir))
+        print(baggage.prepare(ROOT, BAGGAGE, dataset or baggage.DATASETS, data_dir))
         return
     chosen = [stage for stage in STAGES if only is None or stage.name in only]
     if unknown := set(only or ()) - {stage.name for stage in chosen}:
@@ -157,15 +158,14 @@ def main(
 
 
 def unpack(place: Place) -> None:
-    """Takes over what was packed: datasets, and what an earlier run left."""
+    """Takes over the packed datasets, and the results and models that the repository has."""
     packing.register(BAGGAGE)
     place.work.mkdir(parents=True, exist_ok=True)
-    earlier = BAGGAGE / baggage.EARLIER
-    for model in earlier.glob("*.npz"):
+    for model in RESULTS.glob("*.npz"):
         if not (place.work / model.name).exists():
             shutil.copy(model, place.work)
-    if (earlier / "results.json").exists():
-        schedule.spread(earlier / "results.json", place.work)
+    if (RESULTS / "results.json").exists():
+        schedule.spread(RESULTS / "results.json", place.work)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class TestTiny:
     def test_every_stage_leaves_a_result(self, folder):
         found = self.results(folder)
         assert list(found) == NAMES
-        assert found["correctness"]["right"]
+        assert all(row["right"] for row in found["correctness"])
         assert found["train_resnet18"]["epochs"] >= TINY.trainings["resnet18"].least
         assert found["train_resnet18"]["test_accuracy_as_kept"] > 0.5
         without = found["train_resnet18_without_0"]
@@ -356,9 +356,22 @@ def test_wrong_numbers_are_told(monkeypatch, tmp_path):
         correctness, "squares", lambda *a: jax.tree.map(lambda s: 1.01 * s, plain(*a))
     )
     monkeypatch.setattr(correctness, "synthesised", lambda *_: {})
-    found = correctness.check(place(tmp_path))
-    assert not found["right"]
-    assert found["differences"]["lenet"]["float32, highest"]["sensitivities"] > 5e-3
+    found = {row.get("model"): row for row in correctness.check(place(tmp_path))}
+    assert not found["lenet"]["right"]
+    assert found["lenet"]["differences"]["float32, highest"]["sensitivities"] > 5e-3
+
+
+def test_contract_tests_that_do_not_run_are_no_result(monkeypatch, tmp_path):
+    class Ended:
+        def __init__(self, *_, **__): ...
+
+        def communicate(self, timeout=None):
+            return "bringing up nodes...\nINTERNALERROR> a plugin refused\n", None
+
+    monkeypatch.setattr(correctness.subprocess, "Popen", Ended)
+    sizes = dataclasses.replace(TINY, contracts="function")
+    with pytest.raises(RuntimeError, match=r"no test passed.*a plugin refused"):
+        correctness.contracts(place(tmp_path, sizes=sizes))
 
 
 def test_squared_products_in_one_kernel():

@@ -201,6 +201,12 @@ def test_the_tables_of_a_page_are_those_of_its_results(name):
     assert measure_tables.filled(page, tables) == page
 
 
+def test_the_tables_of_the_gpu_are_those_of_its_results():
+    page = (measure_tables.RESULTS / "gpu" / "README.md").read_text()
+    tables = measure_tables.tables_of_gpu(measure_tables.RESULTS)
+    assert measure_tables.filled(page, tables) == page
+
+
 def test_a_table_of_measurements():
     rows = [
         ("mine", "ssd", "agreement", 0.5, 0.125, 3),

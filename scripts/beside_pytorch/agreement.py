@@ -193,13 +193,17 @@ def apart(ours: PyTree, other: PyTree, origin: PyTree = None) -> float:
     origin = jax.tree.map(np.zeros_like, ours) if origin is None else origin
 
     def leaf(a: Any, b: Any, start: Any) -> float:
-        a, b, start = (np.asarray(array, np.float64) for array in (a, b, start))
+        a, b, start = (_on_host(array).astype(np.float64) for array in (a, b, start))
         distance, length = np.linalg.norm(a - b), np.linalg.norm(a - start)
         if not np.isfinite(distance + length):
             return math.inf
         return float(distance / length) if length else float(distance > 0)
 
     return max(jax.tree.leaves(jax.tree.map(leaf, ours, other, origin)))
+
+
+def _on_host(array: Any) -> np.ndarray:
+    return array.numpy(force=True) if isinstance(array, torch.Tensor) else np.asarray(array)
 
 
 def _joined(tree: PyTree) -> np.ndarray:

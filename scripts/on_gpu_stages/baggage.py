@@ -17,14 +17,13 @@ PACKAGES = ("annotated-types", "pydantic", "pydantic-core", "typing-inspection")
 # Wheels for these, which pip matches by name.
 PYTHON = "3.12"
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 27, 28, 34)] + ["manylinux2014_x86_64"]
-WHEELS, EARLIER = "wheels", "earlier"
+WHEELS = "wheels"
 MIB = 2**20
 
 
 def prepare(
     root: pathlib.Path,
     folder: pathlib.Path,
-    results: pathlib.Path,
     datasets: Sequence[str],
     data_dir: str | None,
 ) -> str:
@@ -33,7 +32,6 @@ def prepare(
     Args:
       root: of the repository.
       folder: within it, ignored by Git.
-      results: of an earlier run, which goes on.
       datasets: as TFDS calls them.
       data_dir: of TFDS.
     """
@@ -46,10 +44,6 @@ def prepare(
         if path.stem not in datasets:
             path.unlink()
     fetch_wheels(root, folder / WHEELS)
-    shutil.rmtree(folder / EARLIER, ignore_errors=True)
-    (folder / EARLIER).mkdir()
-    for path in [*results.glob("*.npz"), *results.glob("results.json")]:
-        shutil.copy(path, folder / EARLIER)
     return instructions(root, folder)
 
 

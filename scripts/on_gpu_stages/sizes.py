@@ -97,9 +97,9 @@ LOWER = {"training.precision": "bfloat16"}
 FULL = Sizes(
     share_of_seconds=1.0,
     trainings={
-        "resnet18": Training("cifar10_resnet18", LOWER, 60, 20, 130.0),
+        "resnet18": Training("cifar10_resnet18", LOWER, 60, 12, 90.0),
         "resnet18_without_0": Training(
-            "cifar10_resnet18", LOWER, 60, 20, 130.0, without=0, like="resnet18"
+            "cifar10_resnet18", LOWER, 60, 12, 90.0, without=0, like="resnet18"
         ),
         "mnist_lenet": Training("mnist_lenet", LOWER, 20, 5, 15.0),
         "mnist_resnet9": Training("mnist_resnet9", LOWER, 10, 3, 30.0),
