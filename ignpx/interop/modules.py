@@ -80,6 +80,9 @@ def from_torch(
         forgetful, info = ignpx.unlearn(method, classifier, request, key)
         module.load_state_dict(interop.to_state_dict(forgetful))
 
+    Gradients are those of PyTorch's operations, also at corners of functions. A `backward` of the
+    module's own is not seen.
+
     Batch norm keeps its running statistics and dropout is off, also in methods that train; they
     warn of it. Methods that edit the last layer by its classes need it to have them as its last
     axis, and PyTorch's has them first: they refuse the classifier.

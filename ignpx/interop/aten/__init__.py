@@ -78,16 +78,17 @@ ATEN: dict[str, Callable[..., Any]] = {
     **{
         name: getattr(jnp, name)
         for name in (
-            "abs", "ceil", "cos", "exp", "expm1", "floor", "log", "log1p", "log2", "maximum",
+            "ceil", "cos", "exp", "expm1", "floor", "log", "log1p", "log2", "maximum",
             "minimum", "reciprocal", "round", "sign", "sin", "sqrt", "square", "tan", "trunc",
             "bitwise_and", "bitwise_not", "bitwise_or", "isnan", "logical_and", "logical_not",
             "logical_or", "where", "tril", "triu",
         )
     },
+    "abs": arithmetic.absolute,
     "neg": jnp.negative,
     "erf": jax.lax.erf,
     "rsqrt": jax.lax.rsqrt,
-    "pow": lambda x, y: x**y,
+    "pow": arithmetic.power,
     "add": arithmetic.add,
     "sub": arithmetic.sub,
     "rsub": lambda x, y, alpha=1: y - x if alpha == 1 else y - alpha * x,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ignpx.interop.aten.arguments import Axes
+from ignpx.interop.aten.arithmetic import absolute
 from ignpx.interop.aten.creation import to
 
 
@@ -75,7 +76,7 @@ def vector_norm(
     dtype: str | None = None,
 ) -> jax.Array:
     """The p-norm of any order, also 0 and infinite ones; zero has the gradient zero."""
-    size = jnp.abs(x if dtype is None else to(x, dtype))
+    size = absolute(x if dtype is None else to(x, dtype))
     over: Any = {"axis": _axes(dim), "keepdims": keepdim}
     if ord == 0:
         return jnp.sum(size != 0, **over).astype(size.dtype)
