@@ -208,6 +208,11 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def numbers(result: dict[str, Any]) -> dict[str, float]:
+    """The numbers that `table` has of a result."""
+    return {n: v for n, v in _flat(result["measured"]).items() if isinstance(v, int | float)}
+
+
 def _flat(measured: dict[str, Any]) -> dict[str, Any]:
     """A column for each number and text: `mia`, `mia_low`, `mia_high`, and details of it."""
     found = {name: value for name, value in measured.items() if _scalar(value)}

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ignpx.bench import cells as expansion
@@ -13,7 +13,7 @@ from ignpx.bench.cells import Cell
 from ignpx.bench.config import BenchConfig, training_config
 from ignpx.bench.config import load as load_config
 from ignpx.errors import IgnpxError, InvalidArgumentError
-from ignpx.experiments import memory, runs, workdir
+from ignpx.experiments import loggers, memory, runs, workdir
 from ignpx.experiments.runs import TFDS_DEFAULT, Where
 
 MODELS = "models"
@@ -50,6 +50,7 @@ class _Work(NamedTuple):
     where: Where
     tell: Callable[[str], None]
     warn: Callable[[str], None]
+    log: Callable[[Cell, dict[str, Any]], None]
 
 
 def run(
@@ -61,6 +62,7 @@ def run(
     where: Where = TFDS_DEFAULT,
     shard: tuple[int, int] = (1, 1),
     retry: bool = False,
+    log: Sequence[str] = (),
     tell: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = lambda text: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -77,24 +79,34 @@ def run(
       where: the datasets.
       shard: `(i, n)` takes the i-th of n parts of the cells, from 1.
       retry: runs the cells again that ended in an error.
+      log: loggers of the numbers of each cell that this call finishes, see
+        `ignpx.experiments.loggers`: `csv`, `tensorboard` or `wandb`. The step is the number of the
+        cell in the config, from 1.
       tell: told what is being done.
       warn: told which files were found damaged.
       advance: told how many of the cells are done, and how many there are.
 
     Raises:
-      InvalidArgumentError: if the config or the folder cannot be used.
+      InvalidArgumentError: if the config, the folder or a logger cannot be used.
       IgnpxError: if results cannot be written; those written before are complete.
     """
     part, parts = shard
     if not 1 <= part <= parts:
         raise InvalidArgumentError("shard", f"{part}/{parts}", "must be i/n with i from 1 to n")
+    loggers.check(log)
     config = load_config(config_path)
     every = expansion.expand(config, config_path.parent, where)
     described = describe(config, config_path.parent, where)
     try:
         results.claim(directory, described, every, warn)
-        work = _Work(directory, models or directory / MODELS, unlearned, where, tell, warn)
-        _run_missing(every[part - 1 :: parts], work, retry, advance)
+        with loggers.opened(log, directory, described) as write:
+
+            def finished_one(cell: Cell, result: dict[str, Any]) -> None:
+                write(every.index(cell) + 1, {f"{cell.run}/{cell.label}": results.numbers(result)})
+
+            place = models or directory / MODELS
+            work = _Work(directory, place, unlearned, where, tell, warn, finished_one)
+            _run_missing(every[part - 1 :: parts], work, retry, advance)
     except OSError as error:
         raise IgnpxError(
             f"{workdir.explained(error)}. What was finished before is complete"
@@ -228,7 +240,8 @@ def _run_missing(
                 with trained.locked(work.directory, cell.id):
                     # Someone else may have finished it since.
                     if not settled(cell):
-                        results.write(work.directory, cell, _run(cell, work))
+                        results.write(work.directory, cell, result := _run(cell, work))
+                        work.log(cell, result)
                 done += 1
             except trained.BusyError:
                 deferred.append(cell)

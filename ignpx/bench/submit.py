@@ -3,12 +3,14 @@
 import functools
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ignpx.bench.cells import expand
 from ignpx.bench.config import load
 from ignpx.bench.run import run
 from ignpx.errors import IgnpxError, InvalidArgumentError
+from ignpx.experiments import loggers
 from ignpx.experiments.runs import Where
 
 
@@ -35,6 +37,7 @@ def submit(
     models: pathlib.Path | None = None,
     unlearned: pathlib.Path | None = None,
     retry: bool = False,
+    log: Sequence[str] = (),
 ) -> list[Any]:
     """Submits a job for each shard; they share the folder, which any of them may find occupied.
 
@@ -49,13 +52,14 @@ def submit(
       models: directory of the trained models, as for `ignpx.bench.run.run`.
       unlearned: directory of the unlearned models, likewise.
       retry: runs the cells again that ended in an error.
+      log: loggers, as for `ignpx.bench.run.run`.
 
     Returns:
       The jobs, as submitit's handles: `job_id`, `result()`. A job fails if a cell has.
 
     Raises:
       InvalidArgumentError: if submitit is not installed or does not know the cluster or a
-        parameter, or the config cannot be used.
+        parameter, or the config or a logger cannot be used.
     """
     try:
         import submitit
@@ -67,6 +71,7 @@ def submit(
         raise InvalidArgumentError("cluster", cluster, "must be slurm or local")
     if jobs < 1:
         raise InvalidArgumentError("jobs", jobs, "must be at least 1")
+    loggers.check(log)
     expand(load(config), config.parent, where)  # so that what is wrong with it is said here
     # Beside the folder and not in it: the first job must find that empty.
     executor = submitit.AutoExecutor(folder=f"{directory.absolute()}.jobs", cluster=cluster)
@@ -79,6 +84,7 @@ def submit(
         "unlearned": None if unlearned is None else unlearned.absolute(),
         "where": where,
         "retry": retry,
+        "log": tuple(log),
     }
     job = functools.partial(_job, config.absolute(), directory.absolute(), **shared)
     with executor.batch():

@@ -82,6 +82,10 @@ OwnModel = Annotated[
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let TFDS fetch a missing dataset.")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option("--log", help="Log to csv, tensorboard or wandb, in WORKDIR.log. Repeatable."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")]
 
 
@@ -122,6 +126,7 @@ def train(
         typer.Option("--set", help="Override a field: training.epochs=3. May be repeated."),
     ] = None,
     overwrite: Overwrite = False,
+    log: Log = None,
 ) -> None:
     """Train a classifier by a config; an interrupted run is resumed by the same command."""
     settings = configuration.load(config, overrides or ())
@@ -143,6 +148,7 @@ def train(
             where=where,
             overwrite=overwrite,
             on_epoch=show,
+            log=log or (),
         )
     _say(f"{_trained(metrics)}; written to {workdir}")
 
@@ -617,6 +623,7 @@ def bench(
         list[str] | None,
         typer.Option("--job", help="With --submit: a job parameter, timeout_min=60. Repeatable."),
     ] = None,
+    log: Log = None,
 ) -> None:
     """Run what is missing of a benchmark, then write its report. May be stopped at any moment.
 
@@ -644,6 +651,7 @@ def bench(
             models=models,
             unlearned=unlearned,
             retry=retry,
+            log=log or (),
         )
         names = ", ".join(handle.job_id for handle in handles)
         _say(f"{len(handles)} jobs: {names}")
@@ -659,6 +667,7 @@ def bench(
             where=where,
             shard=submission.parse_shard(shard),
             retry=retry,
+            log=log or (),
             tell=lambda text: display.tell(progress, task, text),
             warn=_warn,
             advance=lambda done, total: progress.update(task, completed=done, total=total),

@@ -24,6 +24,7 @@ from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarnin
 from ignpx.experiments import (
     checkpoint,
     datasets,
+    loggers,
     pictures,
     preparation,
     receipts,
@@ -50,6 +51,7 @@ def train(
     without: Sequence[int] = (),
     overwrite: bool = False,
     on_epoch: Callable[[training.Progress], None] | None = None,
+    log: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains a classifier by a config, resuming an unfinished run of the same config.
 
@@ -67,15 +69,19 @@ def train(
       overwrite: replaces a run that is there, once the new one is finished, and drops an unfinished
         one of another config.
       on_epoch: told of each epoch.
+      log: loggers of each epoch beside `epochs.jsonl`, see `ignpx.experiments.loggers`: `csv`,
+        `tensorboard` or `wandb`.
 
     Returns:
       The metrics: validation and test accuracy in 0 to 1, per-class test accuracies, seconds.
 
     Raises:
       InvalidArgumentError: if the config cannot be used, the dataset is not there, or the directory
-        holds another run and `overwrite` is not set, or something that is not a run.
+        holds another run and `overwrite` is not set, or something that is not a run; if a logger is
+        unknown or lacks its library.
     """
     directory = pathlib.Path(directory)
+    loggers.check(log)
     if not isinstance(config, TrainConfig):
         config = configuration.load(config, overrides)
     elif overrides:
@@ -85,9 +91,13 @@ def train(
     config = datasets.pinned(config, where)
     if not overwrite and (found := _finished(config, directory, without)) is not None:
         return found
-    with workdir.staged(directory, _described(config, without), overwrite=overwrite) as place:
+    description = _described(config, without)
+    with (
+        workdir.staged(directory, description, overwrite=overwrite) as place,
+        loggers.opened(log, directory, description) as also,
+    ):
         try:
-            return _train(config, place, where=where, without=without, on_epoch=on_epoch)
+            return _train(config, place, where=where, without=without, on_epoch=on_epoch, also=also)
         except UnlearningError:  # it diverged, and would again
             shutil.rmtree(place.with_name(workdir.RESUME), ignore_errors=True)
             raise
@@ -139,6 +149,7 @@ def _train(
     where: Where,
     without: Sequence[int],
     on_epoch: Callable[[training.Progress], None] | None,
+    also: loggers.Log,
 ) -> dict[str, Any]:
     description = _described(config, without)
     splits = datasets.load_splits(config.dataset, where)
@@ -152,15 +163,18 @@ def _train(
         preprocess=splits.preprocess,
     )
     epochs = place / workdir.EPOCHS
+    write = loggers.json_lines(epochs, "epoch")
     clock = {"training": time.perf_counter(), "compile": 0.0}
 
-    def log(progress: training.Progress) -> None:
+    def tell(progress: training.Progress) -> None:
         now = {"training": time.perf_counter(), "compile": recorded["compile"]}
         spent = {name: now[name] - clock[name] for name in clock}
         spent["training"] -= spent["compile"]
         clock.update(now)
-        with epochs.open("a" if progress.epoch > 1 else "w") as file:
-            file.write(json.dumps({**progress._asdict(), "seconds": spent}) + "\n")
+        record = {**progress._asdict(), "seconds": spent}
+        epoch = record.pop("epoch")
+        for log in (write, also):
+            log(epoch, record)
         if on_epoch is not None:
             on_epoch(progress)
 
@@ -172,7 +186,7 @@ def _train(
             config.training,
             seed=config.seed,
             store=checkpoint.Latest(place.with_name(workdir.RESUME)),
-            on_epoch=log,
+            on_epoch=tell,
         )
     # From the log, so that the epochs before an interruption count too. One that fell between the
     # end of an epoch and its line leaves a line out, a full disk half of one.
