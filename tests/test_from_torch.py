@@ -564,7 +564,14 @@ class Wrapped(nn.Module):
         return self.function(self.dense(x))
 
 
+def quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch gives them up, and says so
+        return torch.ao.nn.quantized.dynamic.Linear(6, 4)
+
+
 REFUSED = {
+    "quantised": (quantised(), "module=.*is quantised; give the model before its quantisation"),
     "unknown operations": (
         Wrapped(lambda x: torch.fft.fft(x).real + torch.special.i0(x)),
         r"module=.*operations that are not translated: aten\._fft_\w+, .*aten\.\w*i0",

@@ -1,5 +1,6 @@
 """State dicts of PyTorch to our models and back, against the modules themselves."""
 
+import functools
 import warnings
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 from ignpx import Classifier, ConversionWarning, InvalidArgumentError, interop, models
 from ignpx.data import Normalise
 from ignpx.interop import Origin
+from ignpx.interop.arrays import COUNTER
 from ignpx.interop.names import NAMINGS
+from ignpx.interop.state_dicts import _layout
 from ignpx.models.googlenet import STAGES
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI has it")
@@ -20,8 +23,16 @@ import torch_models as theirs  # noqa: E402
 WIDTH = 1 / 8
 
 
-def _torchvision_densenet():
-    module = theirs.torchvision().DenseNet(4, (6, 12, 24, 16), 8, num_classes=10)
+# Depths that names follow and that only make compilations long, and those that are compiled here.
+DEEP = {
+    "densenet121": ("depths", (6, 12, 24, 16), (2, 3, 2, 2)),
+    "vit_tiny": ("depth", 12, 2),
+    "vit_base": ("depth", 12, 2),
+}
+
+
+def _torchvision_densenet(depths=DEEP["densenet121"][2]):
+    module = theirs.torchvision().DenseNet(4, depths, 8, num_classes=10)
     module.features.conv0 = theirs.conv3x3(3, 8)
     for name in ("norm0", "relu0", "pool0"):
         setattr(module.features, name, torch.nn.Identity())
@@ -39,14 +50,18 @@ def _googlenet():
     return theirs.GoogLeNet(rows, round(192 * WIDTH))
 
 
-def _timm_vit():
+def _densenet(depths=DEEP["densenet121"][2]):
+    return theirs.DenseNet121(depths=depths)
+
+
+def _timm_vit(depth=2):
     make = theirs.timm().models.vision_transformer.VisionTransformer
-    return make(img_size=8, patch_size=4, embed_dim=24, depth=12, num_heads=3, num_classes=10)
+    return make(img_size=8, patch_size=4, embed_dim=24, depth=depth, num_heads=3, num_classes=10)
 
 
-def _torchvision_vit():
+def _torchvision_vit(depth=2):
     make = theirs.torchvision().VisionTransformer
-    return make(32, 16, num_layers=12, num_heads=12, hidden_dim=96, mlp_dim=384, num_classes=10)
+    return make(32, 16, num_layers=depth, num_heads=12, hidden_dim=96, mlp_dim=384, num_classes=10)
 
 
 # (architecture, naming, width, input shape, module)
@@ -92,7 +107,7 @@ MODULES = [
     ("vgg16_bn", "kuangliu", WIDTH, (32, 32, 3), lambda: theirs.vgg((2, 2, 3, 3, 3), True)),
     ("allcnn", "golatkar", WIDTH, (16, 16, 3), theirs.allcnn),
     ("alexnet", "bearpaw", WIDTH, (32, 32, 3), theirs.alexnet),
-    ("densenet121", "kuangliu", WIDTH, (8, 8, 3), theirs.DenseNet121),
+    ("densenet121", "kuangliu", WIDTH, (8, 8, 3), _densenet),
     ("densenet121", "torchvision", WIDTH, (8, 8, 3), _torchvision_densenet),
     ("googlenet", "kuangliu", WIDTH, (8, 8, 3), _googlenet),
     ("vit_tiny", "timm", WIDTH, (8, 8, 3), _timm_vit),
@@ -115,8 +130,11 @@ def _close(module, classifier, images):
 
 
 @pytest.mark.parametrize("case", MODULES, ids=lambda case: f"{case[0]}-{case[1]}")
-def test_a_module_comes_in_and_goes_back(case):
+def test_a_module_comes_in_and_goes_back(case, monkeypatch):
     arch, naming, width, shape, make = case
+    if arch in DEEP:
+        own, (argument, _, shallow) = models.MODELS[arch], DEEP[arch]
+        monkeypatch.setitem(models.MODELS, arch, functools.partial(own, **{argument: shallow}))
     module = theirs.randomised(make())
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     given = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -137,6 +155,22 @@ def test_a_module_comes_in_and_goes_back(case):
     fresh = make().eval()
     fresh.load_state_dict(exported)
     _close(fresh, edited, images)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in MODULES if case[0] in DEEP], ids=lambda case: f"{case[0]}-{case[1]}"
+)
+def test_names_at_the_full_depth(case):
+    arch, naming, width, shape, make = case
+    made = jax.eval_shape(
+        lambda: models.create(arch, input_shape=shape, num_classes=10, width=width)
+    )
+    with torch.device("meta"):
+        exact = make(DEEP[arch][1]).state_dict()
+    named = {one.name: one.shape for one in _layout(arch, naming, made).tensors.values()}
+    assert named == {
+        name: tuple(one.shape) for name, one in exact.items() if not name.endswith(COUNTER)
+    }
 
 
 def test_every_architecture_has_its_namings():
@@ -209,6 +243,10 @@ REFUSED = {
     "one logit": (
         lambda: taken(theirs.LeNet(classes=1).state_dict()),
         "num_classes=1: .*one logit",
+    ),
+    "packed": (
+        lambda: taken(lenet(**{"fc3._packed_params.dtype": torch.ones(())})),
+        "state_dict=11: tensors; fc3._packed_params.dtype is quantised; give the model before",
     ),
     "quantised": (
         lambda: taken(lenet(**{"fc3.bias": quantised()})),

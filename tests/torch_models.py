@@ -218,11 +218,11 @@ class Transition(nn.Module):
 class DenseNet121(nn.Module):
     """Each layer puts what is new before what came in."""
 
-    def __init__(self, growth=4, classes=10):
+    def __init__(self, growth=4, classes=10, depths=(6, 12, 24, 16)):
         super().__init__()
         features = 2 * growth
         self.conv1 = conv3x3(3, features)
-        for at, depth in enumerate((6, 12, 24, 16), start=1):
+        for at, depth in enumerate(depths, start=1):
             layers = [DenseLayer(features + n * growth, growth) for n in range(depth)]
             setattr(self, f"dense{at}", nn.Sequential(*layers))
             features += depth * growth

@@ -290,10 +290,18 @@ def _say_unlearned(metrics: dict[str, Any], workdir: pathlib.Path) -> None:
 
 @app.command()
 def forget_torch(
-    file: Annotated[pathlib.Path, typer.Argument(help="Weights: .safetensors, .pt or .pth.")],
-    arch: Annotated[str, typer.Option(help="One of ours, such as cifar_resnet18.")],
-    forget: Annotated[list[int], typer.Option(help="Class to forget, its number. Repeatable.")],
-    out: Annotated[pathlib.Path, typer.Option(help="File to write.")],
+    file: Annotated[
+        pathlib.Path,
+        typer.Argument(help="Weights: .safetensors, .pt or .pth, or a folder of Hugging Face."),
+    ],
+    forget: Annotated[
+        list[str], typer.Option(help="Class to forget, its number or name. Repeatable.")
+    ],
+    out: Annotated[pathlib.Path, typer.Option(help="File or folder to write.")],
+    arch: Annotated[
+        str | None,
+        typer.Option(help="One of ours, such as cifar_resnet18.", show_default="as a folder says"),
+    ] = None,
     classes: Annotated[
         int | None, typer.Option(help="Number of classes.", show_default="as the last layer has")
     ] = None,
@@ -317,7 +325,7 @@ def forget_torch(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Forget classes of a PyTorch model, from a file of its weights to a file of the same keys."""
-    with display.staged(console, f"forgetting class {', '.join(map(str, forget))} by {method}"):
+    with display.staged(console, f"forgetting class {', '.join(forget)} by {method}"):
         found = interop.forget(
             file,
             out,
@@ -336,7 +344,7 @@ def forget_torch(
     said = "x".join(map(str, found["input_shape"]))
     changed = f", {found['coverage']:.2%} of the parameters changed" if "coverage" in found else ""
     _say(
-        f"{arch} in the names of {found['naming']}, inputs {said}, {found['num_classes']} "
+        f"{found['arch']} in the names of {found['naming']}, inputs {said}, {found['num_classes']} "
         f"classes{changed}; written to {out}"
     )
 

@@ -210,7 +210,7 @@ def _class(name: int | str, known: Callable[[], Sequence[str]], recorded: Sequen
 def _by_name(name: str, all_names: list[str]) -> int:
     places = [place for place, own in enumerate(all_names) if own == name]
     if not places:
-        advice = near_names(name, all_names) if all_names else "its run has no names of classes"
+        advice = near_names(name, all_names) if all_names else "no names of classes are known"
         raise InvalidArgumentError(
             "forget", name, f"is no class; give the number of one, or its name; {advice}"
         )

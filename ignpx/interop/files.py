@@ -11,25 +11,17 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ignpx.classifier import Classifier
 from ignpx.errors import ConversionWarning, InvalidArgumentError
 from ignpx.experiments import workdir
-from ignpx.interop import arrays
+from ignpx.interop import arrays, huggingface, safetensors_files
+from ignpx.interop.huggingface import Folder
 from ignpx.interop.state_dicts import Origin, from_state_dict, to_arrays
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 # Where checkpoints of trainings keep the state dict.
 KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
-# What the format calls the dtypes of arrays.
-_DTYPES = {
-    **{f"F{8 * size}": np.dtype(f"f{size}") for size in (2, 4, 8)},
-    **{f"{kind}{8 * n}": np.dtype(f"{kind.lower()}{n}") for kind in "IU" for n in (1, 2, 4, 8)},
-    "BF16": arrays.BFLOAT16,
-    "BOOL": np.dtype(bool),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,17 +41,22 @@ class Contents:
     metadata: Mapping[str, str] | None = None
 
 
-def load(path: str | os.PathLike[str], **settings: Any) -> tuple[Classifier, Origin]:
-    """Takes the weights of a file, see `from_state_dict`.
+def load(path: str | os.PathLike[str], **settings: Any) -> tuple[Classifier, Origin | Folder]:
+    """Takes the weights of a file, see `from_state_dict`, or the model of a folder.
 
     Args:
       path: a `.safetensors` file, or a `.pt`, `.pth`, `.bin`, `.ckpt` or `.tar` file that
         `torch.save` wrote: a state dict, or a checkpoint that has one as its `state_dict`,
-        `model_state_dict`, `model_state`, `model`, `net` or `weights`.
-      **settings: the arguments of `from_state_dict` after the first.
+        `model_state_dict`, `model_state`, `model`, `net` or `weights`. Or a folder of Hugging Face
+        with `config.json` and `model.safetensors`, of a `ViTForImageClassification` or a
+        `ResNetForImageClassification`.
+      **settings: the arguments of `from_state_dict` after the first. Of a folder: `input_shape`
+        `(H, W, channels)`, `num_classes`, `preprocess` and `targets`, which may all be left out:
+        the folder says them.
 
     Returns:
-      The classifier, and what the file was like, for `save`.
+      The classifier, and what the file was like, for `save`. The classifier of a folder is one of
+      `from_torch`, whose inputs are `(channels, H, W)`.
 
     Raises:
       InvalidArgumentError: if the file cannot be read, holds code, or does not have the tensors of
@@ -68,6 +65,8 @@ def load(path: str | os.PathLike[str], **settings: Any) -> tuple[Classifier, Ori
     Warns:
       ConversionWarning: see `from_state_dict`.
     """
+    if pathlib.Path(path).is_dir():
+        return huggingface.load(pathlib.Path(path), **settings)
     contents = read(path)
     classifier, origin = from_state_dict(contents.tensors, **settings)
     return classifier, dataclasses.replace(
@@ -78,17 +77,18 @@ def load(path: str | os.PathLike[str], **settings: Any) -> tuple[Classifier, Ori
 def save(
     path: str | os.PathLike[str],
     classifier: Classifier,
-    origin: Origin | str | None = None,
+    origin: Origin | Folder | str | None = None,
     *,
     overwrite: bool = False,
 ) -> None:
     """Writes the weights of a classifier as a file of PyTorch's: as a whole, or not at all.
 
     What a checkpoint holds beside its state dict is written again unless there are tensors in it:
-    the optimiser and the averages of the weights know the classes that were forgotten.
+    the optimiser and the averages of the weights know the classes that were forgotten. Of a folder,
+    the text files are written again.
 
     Args:
-      path: of the file; its suffix says which format, see `load`.
+      path: of the file; its suffix says which format, see `load`. Of a folder, if `origin` is.
       classifier: the classifier.
       origin: see `to_state_dict`.
       overwrite: replaces a file that is there.
@@ -100,13 +100,14 @@ def save(
       ConversionWarning: if entries of a checkpoint are left out.
     """
     target = pathlib.Path(path)
+    if isinstance(origin, Folder):
+        huggingface.save(target, to_arrays(classifier, None), origin, overwrite=overwrite)
+        return
     check_free(target, overwrite=overwrite)
     found = to_arrays(classifier, origin)
     kept = getattr(origin, "checkpoint", None) or Contents({})
     if _format(target) == SAFETENSORS:
-        written = arrays.imported("safetensors.numpy").save(
-            found, kept.metadata or {"format": "pt"}
-        )
+        written = safetensors_files.written(found, kept.metadata)
         workdir.write_file(target, lambda file: file.write(written))
         return
     tensors = {name: arrays.to_torch(array) for name, array in found.items()}
@@ -134,7 +135,10 @@ def read(path: str | os.PathLike[str]) -> Contents:
     kind = _format(source)
     if not source.is_file():
         raise InvalidArgumentError("path", str(path), "is no file")
-    return _safetensors(source) if kind == SAFETENSORS else _pickle(source)
+    if kind == SAFETENSORS:
+        tensors, metadata = safetensors_files.read(source)
+        return Contents(tensors, metadata=metadata)
+    return _pickle(source)
 
 
 def _format(path: pathlib.Path) -> str:
@@ -143,27 +147,6 @@ def _format(path: pathlib.Path) -> str:
         known = ", ".join((SAFETENSORS, *PICKLES))
         raise InvalidArgumentError("path", str(path), f"must end in one of {known}")
     return suffix
-
-
-def _safetensors(path: pathlib.Path) -> Contents:
-    library = arrays.imported("safetensors")
-    try:
-        with library.safe_open(path, framework="np") as opened:
-            metadata = opened.metadata()
-        found = library.deserialize(path.read_bytes())
-    except library.SafetensorError as error:
-        said = str(error).partition("\n")[0]
-        advice = f"is damaged or no safetensors file ({said}); save it or copy it again"
-        raise InvalidArgumentError("path", str(path), advice) from error
-    strange = [f"{name} {one['dtype']}" for name, one in found if one["dtype"] not in _DTYPES]
-    if strange:
-        advice = f"has dtypes that cannot be computed with: {', '.join(strange)}; convert them"
-        raise InvalidArgumentError("path", str(path), advice)
-    tensors = {
-        name: np.frombuffer(one["data"], _DTYPES[one["dtype"]]).reshape(one["shape"])
-        for name, one in found
-    }
-    return Contents(tensors, metadata=metadata)
 
 
 def _pickle(path: pathlib.Path) -> Contents:

@@ -104,6 +104,8 @@ def from_torch(
     if not isinstance(module, torch.nn.Module):
         advice = "must be a module of PyTorch, such as torchvision.models.resnet18()"
         raise InvalidArgumentError("module", checks.shortened(module), advice)
+    if any(".quantized" in type(part).__module__ for part in module.modules()):
+        raise InvalidArgumentError("module", _kind(module), arrays.QUANTISED)
     fields = inspection.fields({"input_shape": input_shape, "num_classes": num_classes, **fields})
     tensors = {**_named(module.named_parameters), **_named(module.named_buffers)}
     if refused := {name: said for name, one in tensors.items() if (said := arrays.refusal(one))}:

@@ -24,7 +24,6 @@ _VARIANCE = "running_var"
 
 # What `DataParallel`, `torch.compile` and trainers put before every key.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-COUNTER = "num_batches_tracked"
 # The buffers of a normalisation within the model, in the ResNets of Unlearn-Saliency.
 NORMALISATION = ("normalize.mean", "normalize.std")
 NORMALISING = ("resnet18", "cifar_resnet18")
@@ -196,7 +195,7 @@ def _exported(classifier: Classifier, naming: str) -> Origin:
         keys.append(one.name)
         dtypes[one.name] = leaf.dtype
         if one.name.endswith(_VARIANCE):
-            counter = one.name.removesuffix(_VARIANCE) + COUNTER
+            counter = one.name.removesuffix(_VARIANCE) + arrays.COUNTER
             keys.append(counter)
             others[counter] = np.zeros((), np.int64)
     return Origin(made.name, naming, "", tuple(keys), dtypes, others)
@@ -225,7 +224,7 @@ def _arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
         raise InvalidArgumentError("state_dict", checks.shortened(state_dict), advice)
     refused: dict[str, list[str]] = {}
     for name, value in state_dict.items():
-        if said := arrays.refusal(value):
+        if said := arrays.refusal(value, name):
             refused.setdefault(said, []).append(name)
     if refused:
         listed = (f"{', '.join(names)} {said}" for said, names in refused.items())
@@ -275,7 +274,7 @@ def _rows(kernel: np.ndarray | None) -> int | None:
 
 def _beside(name: str, arch: str) -> bool:
     """Whether a tensor is allowed that is no part of our model."""
-    return name.endswith(f".{COUNTER}") or (name in NORMALISATION and arch in NORMALISING)
+    return name.endswith(f".{arrays.COUNTER}") or (name in NORMALISATION and arch in NORMALISING)
 
 
 def _check_channels_last(input_shape: Any) -> None:
@@ -288,25 +287,10 @@ def _check_channels_last(input_shape: Any) -> None:
 def _check(arch: str, naming: str, wanted: Layout, used: Mapping[str, np.ndarray]) -> None:
     """Raises for tensors that are missing, too many, or of another shape or kind: all at once."""
     names = {one.name: one.shape for one in wanted.tensors.values()}
-    here = {name: array for name, array in used.items() if name in names}
-    faults = {
-        "missing": [name for name in names if name not in used],
-        "surplus": [name for name in used if name not in names],
-        "of another shape": [
-            f"{name} {array.shape} instead of {names[name]}"
-            for name, array in here.items()
-            if array.shape != names[name]
-        ],
-        "no floating-point numbers, as if quantised": [
-            f"{name} {array.dtype}"
-            for name, array in here.items()
-            if not jnp.issubdtype(array.dtype, jnp.floating)
-        ],
-    }
-    if not any(faults.values()):
+    faults = arrays.mismatches(names, used)
+    if not faults:
         return
-    parts = [f"{what}: {', '.join(which)}" for what, which in faults.items() if which]
-    parts = [*_reasons(arch, wanted, names, used), *parts]
+    parts = [*_reasons(arch, wanted, names, used), *faults]
     said = f"the tensors are not those of {arch} in the names of {naming}; {'; '.join(parts)}"
     raise InvalidArgumentError("arch", arch, said)
 
