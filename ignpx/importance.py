@@ -16,6 +16,7 @@ from ignpx.samples import Samples
 from ignpx.targets import PyTree
 
 __all__ = [
+    "absolute_batch_gradients",
     "fisher_information",
     "sensitivity",
     "sensitivity_moments",
@@ -157,6 +158,54 @@ def _batch_loss(
     classifier = frozen.replace(params=targets.combine(chosen, frozen.params))
     losses = cross_entropy(classifier.logits(classifier.preprocess(images)), labels)
     return jnp.sum(jnp.where(real, losses, 0.0)) / jnp.sum(real)
+
+
+def absolute_batch_gradients(
+    classifier: Classifier,
+    samples: Samples,
+    *,
+    batch_size: int,
+    patterns: tuple[str, ...] = (".*",),
+) -> PyTree:
+    """Mean over batches of the absolute gradient of a batch's mean squared norm of the logits.
+
+    `I_i = 1/B sum_b |d mean_{k in b} ||f(x_k)||^2 / d params_i|`, in evaluation mode: how far the
+    outputs move, whatever the labels are (LFSSD). A short last batch has the same weight as the
+    others.
+
+    Args:
+      classifier: the model.
+      samples: see `squared_batch_gradients`; the labels are not read.
+      batch_size: see `squared_batch_gradients`.
+      patterns: the target layers (see `ignpx.targets`).
+
+    Returns:
+      A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
+    """
+    images = batching.microbatches(np.asarray(samples.images), batch_size)
+    real = batching.microbatches(np.ones(len(samples.images), bool), batch_size, zero=True)
+    chosen, rest = targets.partition(classifier.params, patterns)
+    operands = (chosen, images, real, classifier.replace(params=rest))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), chosen)
+    total = _xla.iterate(_add_absolute_gradient, operands, zeros, len(images))[0]
+    return jax.tree.map(lambda leaf: leaf / len(images), total)
+
+
+def _add_absolute_gradient(
+    operands: PyTree, running: PyTree, index: jax.Array
+) -> tuple[PyTree, None]:
+    chosen, images, real, frozen = operands
+    gradients = _xla.grad(_squared_norm)(chosen, images[index], real[index], frozen)
+    return jax.tree.map(lambda r, g: r + jnp.abs(g.astype(jnp.float32)), running, gradients), None
+
+
+def _squared_norm(
+    chosen: PyTree, images: jax.Array, real: jax.Array, frozen: Classifier
+) -> jax.Array:
+    classifier = frozen.replace(params=targets.combine(chosen, frozen.params))
+    logits = classifier.logits(classifier.preprocess(images)).astype(jnp.float32)
+    norms = jnp.sum(jnp.square(logits), axis=1)
+    return jnp.sum(jnp.where(real, norms, 0.0)) / jnp.sum(real)
 
 
 def fisher_information(

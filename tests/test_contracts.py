@@ -35,6 +35,9 @@ QUICK |= {
     "retrain": {"recipe": BRIEF, "validation_share": 0.3},
     "finetune": BRIEF,
     "ssd": {"alpha": 1.0, "batch_size": 4},
+    "lfssd": {"alpha": 1.0, "batch_size": 4},
+    # Half of the little data are forgotten, and no ratio then exceeds two.
+    "assd": {"strength": 0.5, "batch_size": 4},
     "gkt": {"iterations": 2, "student_steps": 2, "batch_size": 4, "latent": 8, "threshold": 0.9},
     "unsir": {"noise_images": 4, "noise_steps": 2, "copies": 2, "batch_size": 4},
     "amnesiac": BRIEF,

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
 CHECKED = (
     "ignp",
     "ssd",
+    "lfssd",
+    "assd",
     "finetune",
     "gkt",
     "amnesiac",

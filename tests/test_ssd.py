@@ -1,5 +1,7 @@
 """SSD against a Python loop over batches and numpy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from flax import nnx
 
 import ignpx
 from ignpx import Classifier, InvalidArgumentError, Request, Samples, UnlearningError, importance
-from ignpx.methods import ssd
+from ignpx.methods import assd, lfssd, ssd
 
 CLASSES = 4
 SHAPE = (4, 4, 2)
@@ -215,3 +217,81 @@ def test_bad_arguments(bad):
     (name,) = bad
     with pytest.raises(InvalidArgumentError, match=f"{name}="):
         ssd(**bad)
+
+
+def loop_of_squared_norms(classifier, samples, batch_size):
+    """Absolute gradients of LFSSD, a batch after another."""
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, images):
+        inputs = classifier.preprocess(images)
+        logits, _ = classifier.apply(params, classifier.state, inputs, train=False)
+        return (logits**2).sum(1).mean()
+
+    begins = range(0, len(samples.labels), batch_size)
+    found = [
+        joined(gradient(classifier.params, samples.images[begin : begin + batch_size]))
+        for begin in begins
+    ]
+    return np.mean(np.abs(np.float64(found)), axis=0)
+
+
+def split(data):
+    forget, retain = of_classes(data, [1]), of_classes(data, [0, 2, 3])
+    everything = Samples(*(np.concatenate(pair) for pair in zip(retain, forget, strict=True)))
+    request = Request.classes([1], CLASSES, forget_data=forget, retain_data=retain)
+    return request, forget, everything
+
+
+@pytest.mark.parametrize("kind", ["nnx", "function"])
+def test_lfssd_takes_absolute_gradients_of_squared_norms(kind):
+    classifier, (request, forget, everything) = build(kind), split(samples(66))
+    of_forget, of_all = (loop_of_squared_norms(classifier, d, 4) for d in (forget, everything))
+    actual = joined(importance.absolute_batch_gradients(classifier, everything, batch_size=4))
+    # A gradient is a difference of terms of about its largest entry.
+    np.testing.assert_allclose(actual, of_all, rtol=2e-5, atol=1e-6 * np.max(of_all))
+
+    method = lfssd(alpha=1.2, strength=0.5, batch_size=4)
+    edited, info = ignpx.unlearn(method, classifier, request, jax.random.key(0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = of_forget / of_all
+        factors = np.where(ratios > 1.2, np.minimum(0.5 / ratios, 1), 1.0)
+    assert np.nanmin(np.abs(ratios / 1.2 - 1)) > 1e-4  # rounding moves nothing over the threshold
+    np.testing.assert_allclose(
+        joined(edited.params), joined(classifier.params) * factors, rtol=1e-4, atol=1e-6
+    )
+    assert float(info.coverage) == pytest.approx(np.nanmean(ratios > 1.2), rel=1e-6)
+
+
+def test_lfssd_reads_no_labels():
+    classifier, (request, forget, _) = build("function"), split(samples(66))
+    others = Samples(forget.images, (forget.labels + 1) % CLASSES)
+    swapped = dataclasses.replace(request, forget_data=others)
+    method = lfssd(alpha=1.2, batch_size=4)
+    edited = [method.unlearn(classifier, r, jax.random.key(0))[0] for r in (request, swapped)]
+    assert bits(edited[0]) == bits(edited[1])
+
+
+@pytest.mark.parametrize("kind", ["nnx", "function"])
+def test_assd_selects_above_a_percentile_that_follows_from_the_share(kind):
+    classifier, (request, forget, everything) = build(kind), split(samples(66))
+    of_forget, of_all = (
+        joined(importance.squared_batch_gradients(classifier, d, batch_size=4))
+        for d in (forget, everything)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.float64(of_forget) / of_all
+    known = ratios[np.isfinite(ratios)]
+    share = len(forget.labels) / len(everything.labels)
+    alpha = np.percentile(known, 100 - np.log(1 + 100 * share))
+    edited, info = ignpx.unlearn(
+        assd(strength=0.5, batch_size=4), classifier, request, jax.random.key(0)
+    )
+    selected = ratios > alpha
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = np.where(selected, np.minimum(0.5 / ratios, 1), 1.0)
+    np.testing.assert_allclose(
+        joined(edited.params), joined(classifier.params) * factors, rtol=1e-5, atol=1e-7
+    )
+    assert float(info.coverage) == pytest.approx(selected.mean(), rel=1e-6)

@@ -37,7 +37,7 @@ from ignpx.methods.random_labels import random_labels
 from ignpx.methods.retrain import retrain
 from ignpx.methods.salun import salun
 from ignpx.methods.scrub import REWIND, scrub
-from ignpx.methods.ssd import ssd
+from ignpx.methods.ssd import assd, lfssd, ssd
 from ignpx.methods.top_k import random_k, random_top_k, top_k
 from ignpx.methods.ttm import SUPPRESSING, ttm
 from ignpx.methods.uisps import uisps
@@ -50,6 +50,7 @@ __all__ = [
     "Description",
     "amnesiac",
     "amnesiac_subtract",
+    "assd",
     "bad_teacher",
     "boundary_expand",
     "boundary_shrink",
@@ -70,6 +71,7 @@ __all__ = [
     "hyperparameters",
     "ignp",
     "jit",
+    "lfssd",
     "list_methods",
     "neggrad",
     "neggrad_plus",
@@ -103,6 +105,8 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
     "retrain": retrain,
     "finetune": finetune,
     "ssd": ssd,
+    "lfssd": lfssd,
+    "assd": assd,
     "gkt": gkt,
     "unsir": unsir,
     "neggrad": neggrad,
