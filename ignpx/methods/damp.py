@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ignpx._support import checks
-from ignpx.methods.ignp import descent_by, objective
+from ignpx.methods.ignp import prototypes
 from ignpx.samples import joined
-from ignpx.steps import Shown, State, chain, judge, project, synthesise
+from ignpx.steps import Shown, State, chain, judge, project
 from ignpx.unlearner import Sees, Unlearner
 
 
@@ -81,13 +81,7 @@ def damp_zs(
     """
     checks.whole(held_out=held_out)
     return chain(
-        synthesise(
-            objective(diversity=1.0, total_variation=1.0, batch_statistics=1.0),
-            samples=samples,
-            held_out=held_out,
-            steps=synthesis_steps,
-            optimizer=descent_by("adam", synthesis_learning_rate),
-        ),
+        prototypes(samples, synthesis_steps, synthesis_learning_rate, held_out=held_out),
         project(strength=strength, targets=targets),
         judge(),
     )

@@ -15,8 +15,8 @@ from ignpx import descent
 from ignpx._support import checks
 from ignpx.classifier import PyTree, identity
 from ignpx.losses import kl_divergence
-from ignpx.methods.ignp import descent_by, objective
-from ignpx.steps import Course, State, chain, descend, synthesise
+from ignpx.methods.ignp import prototypes
+from ignpx.steps import Course, State, chain, descend
 from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 # In evaluation mode the state stays.
@@ -103,12 +103,7 @@ def delete_zs(
         return _course(state, Taught(inputs, masked), rows, key, optimizer, identity)
 
     return chain(
-        synthesise(
-            objective(diversity=1.0, total_variation=1.0, batch_statistics=1.0),
-            samples=samples,
-            steps=synthesis_steps,
-            optimizer=descent_by("adam", synthesis_learning_rate),
-        ),
+        prototypes(samples, synthesis_steps, synthesis_learning_rate),
         descend(course, sees=Sees.NOTHING, changes=_PARAMETERS),
     )
 

@@ -23,6 +23,7 @@ from ignpx.classifier import PyTree
 from ignpx.errors import InvalidArgumentError
 from ignpx.steps import (
     Dampen,
+    Step,
     Zero,
     calibrate,
     chain,
@@ -237,6 +238,17 @@ def zeroing(
 def whatever_is_retained(forget: PyTree, retain: PyTree) -> tuple[PyTree, PyTree]:
     """Makes the ratio of the importances that to what is forgotten alone."""
     return forget, jax.tree.map(jnp.ones_like, retain)
+
+
+def prototypes(samples: int, steps: int, learning_rate: float, *, held_out: int = 0) -> Step:
+    """Synthesises prototypes as `ignp` does by default, for methods that take them for data."""
+    return synthesise(
+        objective(diversity=1.0, total_variation=1.0, batch_statistics=1.0),
+        samples=samples,
+        held_out=held_out,
+        steps=steps,
+        optimizer=descent_by("adam", learning_rate),
+    )
 
 
 def objective(**weights: float) -> list[synthesis.Term]:

@@ -15,9 +15,9 @@ from ignpx import descent
 from ignpx._support import checks
 from ignpx.classifier import PyTree, identity
 from ignpx.losses import cross_entropy
-from ignpx.methods.ignp import descent_by, objective
+from ignpx.methods.ignp import prototypes
 from ignpx.samples import joined
-from ignpx.steps import Course, State, chain, descend, synthesise
+from ignpx.steps import Course, State, chain, descend
 from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
 
 
@@ -114,12 +114,7 @@ def opc_zs(
         return Course(loss, optimizer, data, rows, key)
 
     return chain(
-        synthesise(
-            objective(diversity=1.0, total_variation=1.0, batch_statistics=1.0),
-            samples=samples,
-            steps=synthesis_steps,
-            optimizer=descent_by("adam", synthesis_learning_rate),
-        ),
+        prototypes(samples, synthesis_steps, synthesis_learning_rate),
         descend(course, sees=Sees.NOTHING, changes=Changes.TARGETS | Changes.OTHER_LAYERS),
     )
 
