@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI has it
 
 import safetensors.torch  # noqa: E402
 
+import from_pytorch  # noqa: E402
 import torch_models as theirs  # noqa: E402
 
 LENET = {"arch": "lenet", "input_shape": (28, 28, 1)}
@@ -247,3 +248,22 @@ def test_a_file_forgets_a_class(tmp_path, trained):
     ):
         status, said = run(*command, *wrong)
         assert (status, expected in said) == (2, True), said
+
+
+def test_the_script_of_the_transcript(tmp_path, monkeypatch):
+    """In PyTorch the class is lost, and nothing else; the files differ in the edited layers."""
+    said = []
+    monkeypatch.setattr(from_pytorch.console, "print", lambda *given, **_: said.extend(given))
+    before, after = from_pytorch.main(
+        tmp_path, dataset="digits", arch="lenet", epochs=6, batch_size=32,
+        setting=["samples=4", "steps=20", "held_out=4"], attack=["forget-accuracy"],
+    )  # fmt: skip
+    assert min(before) > 90
+    assert after.forgotten < 10
+    assert after.others > before.others - 10
+    assert any("forgotten in" in str(line) and "of compilation" in str(line) for line in said)
+    files = [tmp_path / f"{name}.pt" for name in ("original", "forgetful")]
+    first, second = (torch.load(file, weights_only=True) for file in files)
+    assert first.keys() == second.keys()
+    assert not torch.equal(first["fc3.weight"], second["fc3.weight"])
+    assert torch.equal(first["conv1.weight"], second["conv1.weight"])

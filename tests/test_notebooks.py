@@ -12,6 +12,8 @@ NOTEBOOKS = sorted(pathlib.Path(__file__).parents[1].joinpath("notebooks").glob(
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default")
 def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    if path.stem == "from_pytorch":
+        pytest.importorskip("torch", reason="PyTorch is not installed; CI has it")
     # In this process, which has compiled some of it: the text is a script, magics are comments.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")

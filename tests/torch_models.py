@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+torch.set_num_threads(1)  # the workers of the tests share the cores
 # Where the compiled library of torchvision is of another build than torch and does not load,
 # torchvision lacks the schemas of the operators that it imports with.
 _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
