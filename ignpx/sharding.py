@@ -12,7 +12,6 @@ Example:
   ...     placed = sharding.place(classifier, mesh)
 """
 
-import math
 from typing import Any, TypeVar
 
 import jax
@@ -24,7 +23,6 @@ from ignpx.errors import InvalidArgumentError
 
 __all__ = [
     "data_parts",
-    "divided",
     "gathered",
     "mesh",
     "over_data",
@@ -94,11 +92,6 @@ def place(tree: T, mesh: Mesh) -> T:
 def data_parts() -> int:
     """Number of parts that a batch is divided into, 1 without a mesh."""
     return jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
-
-
-def divided() -> bool:
-    """Whether arrays may lie on several devices, along either axis."""
-    return math.prod(jax.sharding.get_abstract_mesh().shape.values()) > 1
 
 
 def over_data(tree: T) -> T:

@@ -43,3 +43,11 @@ def test_it_is_transformed_as_the_function_is():
 def test_an_accelerator_fuses_it(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert calls(lambda x: noinline(scaled, static=(1,))(x, 3.0) + 1.0, jnp.ones(3)) == 0
+
+
+def test_a_unit_stays_one_on_a_mesh():
+    """Else several devices compute what is fused into each of its users again and again."""
+    mesh = jax.sharding.AbstractMesh((2,), ("data",))
+    with jax.sharding.use_abstract_mesh(mesh):
+        lowered = jax.jit(lambda x: noinline(scaled, static=(1,))(x, 3.0)).lower(jnp.ones((4, 2)))
+    assert 'inlineable = "false"' in lowered.as_text()

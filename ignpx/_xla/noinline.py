@@ -12,8 +12,6 @@ from typing import Any
 
 import jax
 
-from ignpx import sharding
-
 try:
     from jax.experimental.xla_metadata import set_xla_metadata
 except ImportError:  # `jaxprs.warn_of_missing` warns of it
@@ -36,8 +34,7 @@ def noinline(function: Callable[..., Any], *, static: tuple[int, ...] = ()) -> C
 
     @functools.wraps(function)
     def called(*arguments: Any) -> Any:
-        # XLA's partitioner divides a computation among devices only if it sees all of it.
-        if set_xla_metadata is None or jax.default_backend() != "cpu" or sharding.divided():
+        if set_xla_metadata is None or jax.default_backend() != "cpu":
             return function(*arguments)
         with set_xla_metadata(inlineable="false"):
             return unit(*arguments)
