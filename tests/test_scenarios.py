@@ -311,5 +311,7 @@ def test_classes_by_number_and_by_name():
         scenarios.named(["-1"], lambda: known)
     with pytest.raises(InvalidArgumentError, match=r"forget='sqare': is no class.*mean square"):
         scenarios.named(["sqare"], lambda: known)
-    with pytest.raises(InvalidArgumentError, match=r"forget='square'.*has no names of classes"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"forget='square'.*no names of classes are known"
+    ):
         scenarios.named(["square"], lambda: ())
