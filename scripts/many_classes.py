@@ -5,9 +5,8 @@
 The classifiers are ResNet18 at an eighth of its width for images of 64x64: random weights, and a
 last layer that is fitted to coarse random pictures, some of each class. Each measurement is a
 command of its own, `ignpx prepare` or `ignpx unlearn`, with its peak resident memory and its CPU
-seconds. Prototypes and steps are few: the memory is that of `--at-once` classes, whatever the
-steps. Rows that the CSV file has already are not measured again, so that the script can be stopped
-and started.
+seconds. Prototypes and steps are few: more steps take more time, and no more memory. Rows that the
+CSV file has already are not measured again, so that the script can be stopped and started.
 """
 
 import json
