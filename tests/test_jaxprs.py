@@ -1,12 +1,12 @@
 """`ignpx._xla.jaxprs`: what is evaluated by a rule is evaluated within calls, too."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from closeness import assert_sums_close
 from ignpx._xla import convolutions, factors, jaxprs
 
 # See conftest.py.
@@ -36,7 +36,7 @@ def test_gradients_of_loops_that_are_computed_again():
     arguments = jax.random.normal(jax.random.key(0), (2, 2)), jnp.ones(2)
     assert "closed_call" in str(jax.make_jaxpr(jax.grad(loop))(*arguments))
     expected = jax.grad(loop)(*arguments)
-    np.testing.assert_allclose(convolutions.fast(jax.grad(loop))(*arguments), expected, rtol=1e-6)
+    assert_sums_close(convolutions.fast(jax.grad(loop))(*arguments), expected, 1e-6)
     assert "closed_call" not in operations(jax.grad(loop), *arguments)
 
 
@@ -83,7 +83,7 @@ def test_what_is_set_apart_stays_so_when_it_is_taken_again():
         text = jax.jit(function).lower(images).compile().as_text()
         units.append(text.count(" call("))
     assert units[0] == units[1] > 0
-    chex.assert_trees_all_close(convolutions.fast(once)(images), once(images), rtol=1e-6)
+    assert_sums_close(convolutions.fast(once)(images), once(images), 1e-6)
 
 
 def test_this_version_of_jax_has_all_that_is_relied_on():
