@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 import ignpx
 from ignpx import experiments, training
 from ignpx.cli import app as cli
+from ignpx.cli.output import console
 from ignpx.errors import UnlearningWarning
-from ignpx.experiments import checkpoint, runs
+from ignpx.experiments import checkpoint, demonstration, runs
 from ignpx.experiments.scenarios import Classes
 from ignpx.methods import METHODS
 
@@ -34,7 +35,7 @@ def run(*arguments):
     with pytest.MonkeyPatch.context() as patch, CliRunner().isolation() as streams:
         patch.setattr("sys.argv", ["ignpx", *map(str, arguments)])
         patch.setenv("COLUMNS", "200")
-        patch.setattr(cli.console, "_file", None)
+        patch.setattr(console, "_file", None)
         status = 0
         try:
             cli.main()
@@ -542,7 +543,7 @@ def test_a_warning_before_an_error_is_one_line(tmp_path, monkeypatch):
         warnings.warn("still recognised", UnlearningWarning, stacklevel=2)
         raise OSError(28, "No space left on device", "place")
 
-    monkeypatch.setattr(cli.demonstration, "demo", failing)
+    monkeypatch.setattr(demonstration, "demo", failing)
     status, printed = run("demo", "--workdir", tmp_path / "demo")
     _, warning, error = filter(None, printed.splitlines())  # the first is the stage
     assert (status, warning) == (2, "warning: still recognised")
