@@ -19,6 +19,7 @@ import small_net
 from ignpx import InvalidArgumentError, methods
 from ignpx.experiments import (
     Random,
+    asking,
     checkpoint,
     receipt,
     receipts,
@@ -246,9 +247,9 @@ def test_a_new_model_is_perturbed_where_it_starts(original, tmp_path):
     asked = {"method": "retrain", "settings": {"recipe.epochs": 1}}
     directory = unlearned(original, "retrained", 2, **asked)
     loaded = checkpoint.load(original / "checkpoint", model=small_net.NAME)
-    what = runs.ask(original, loaded, 2, **asked)
+    what = asking.ask(original, loaded, 2, **asked)
     off = verification._rounded_anew(loaded[0], 100)
-    after, _ = ignpx.unlearn(what.chosen, off, runs.request_of(what)[0], jax.random.key(0))
+    after, _ = ignpx.unlearn(what.chosen, off, asking.request_of(what)[0], jax.random.key(0))
     _, sketch = receipts.changes(loaded[0], after)
     device = {**receipts.device(), "processor": "another one"}
     made = {"after": receipts._digests(after), "sketch": sketch.tolist(), "device": device}

@@ -10,18 +10,19 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 import ignpx
-from ignpx import audit, data, models, stages, training, unlearner
+from ignpx import data, models, stages, training, unlearner
 from ignpx._support import checks
-from ignpx.audit import ClassCounts, count_correct
+from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
 from ignpx.experiments import (
+    asking,
     checkpoint,
     datasets,
     loggers,
@@ -30,6 +31,7 @@ from ignpx.experiments import (
     receipts,
     records,
     scenarios,
+    scoring,
     workdir,
 )
 from ignpx.experiments import config as configuration
@@ -39,7 +41,6 @@ from ignpx.experiments.scenarios import Classes, Poisoned, Random, Scenario
 from ignpx.methods import build, hyperparameters
 from ignpx.samples import Samples
 from ignpx.steps.parts import Shards
-from ignpx.unlearner import Request
 
 
 def train(
@@ -199,7 +200,7 @@ def _train(
     metrics = {
         "validation_accuracy": count_correct(classifier, kept[1]).accuracy(),
         "test_accuracy": test.accuracy(),
-        "test_accuracy_by_class": _by_class(test),
+        "test_accuracy_by_class": scoring.by_class(test),
         "class_names": list(splits.info.class_names),
         "seconds": seconds,
         "versions": versions(),
@@ -351,7 +352,7 @@ class _Source:
     def tested(self) -> tuple[Samples, np.ndarray, data.DatasetInfo]:
         """What the run is tested on."""
         read = self.splits if "splits" in vars(self) else None
-        return _tested(self.loaded[1], self.where, read)
+        return scoring.tested(self.loaded[1], self.where, read)
 
     @functools.cached_property
     def prepared(self) -> Any:
@@ -370,9 +371,9 @@ class _Source:
             found = chosen.prepare(classifier, jax.random.key(self.seed))
         return found
 
-    def asked(self, scenario: Scenario | int | str | Sequence[int | str]) -> "Asked":
+    def asked(self, scenario: Scenario | int | str | Sequence[int | str]) -> asking.Asked:
         """What is asked for, see `ask`."""
-        return ask(
+        return asking.ask(
             self.path,
             self.loaded,
             scenario,
@@ -381,13 +382,13 @@ class _Source:
             where=self.where,
         )
 
-    def step(self, asked: "Asked") -> dict[str, Any]:
+    def step(self, asked: asking.Asked) -> dict[str, Any]:
         """The request as the config of the new run records it."""
         described = asked.scenario.described()
         step = {"method": self.method, **described, "settings": self.settings}
         return {**step, "seed": self.seed}
 
-    def described(self, asked: "Asked") -> dict[str, Any]:
+    def described(self, asked: asking.Asked) -> dict[str, Any]:
         """The config of the new run."""
         return {
             **asked.config,
@@ -414,7 +415,7 @@ class _Source:
         asked = self.asked(scenario)
         classifier, config, scenario = asked.classifier, asked.config, asked.scenario
         with workdir.staged(directory, self.described(asked), overwrite=overwrite) as staging:
-            request = _request(asked, self.splits if asked.reads else None)
+            request = asking.request(asked, self.splits if asked.reads else None)
             known = tuple(config.get("class_names", ()))
             if scored := self.score and "dataset" in config:
                 test, fine, dataset = self.tested
@@ -448,12 +449,12 @@ class _Source:
             if scored:
                 begin = time.perf_counter()
                 instead = request.forget_data if isinstance(scenario, Random | Poisoned) else None
-                accuracies, counts = _scores(
+                accuracies, counts = scoring.scores(
                     {"before": classifier, "after": edited}, parts, instead
                 )
                 seconds["evaluation"] = time.perf_counter() - begin
                 metrics |= accuracies
-                doubts += _damage(metrics, classifier.num_classes, scenario)
+                doubts += scoring.damage(metrics, classifier.num_classes, scenario)
                 drawn["class_accuracies"] = pictures.class_accuracies(
                     {when: count.per_class() for when, count in counts.items()}, names, classes
                 )
@@ -490,94 +491,6 @@ def _drawn(inputs: Any, names: Sequence[str], classes: Sequence[int]) -> Any:
     return pictures.prototypes(of, [names[index] for index in shown], marked)
 
 
-class Asked(NamedTuple):
-    """What is asked for: a method, of the classifier of a run.
-
-    Attributes:
-      classifier: of the run.
-      config: of the run.
-      scenario: what is to be forgotten.
-      past: what the classifier has forgotten, in this order.
-      chosen: the method.
-      reads: whether data are read before the method runs.
-    """
-
-    classifier: Classifier
-    config: dict[str, Any]
-    scenario: Scenario
-    past: list[Scenario]
-    chosen: unlearner.Unlearner
-    reads: bool
-
-
-def ask(
-    source: pathlib.Path,
-    loaded: tuple[Classifier, dict[str, Any]],
-    scenario: Scenario | int | str | Sequence[int | str],
-    *,
-    method: str,
-    settings: dict[str, Any],
-    where: Where = TFDS_DEFAULT,
-) -> Asked:
-    """What is asked for, without data as far as that goes.
-
-    Args:
-      source: the directory that an error names.
-      loaded: what `checkpoint.load` returned of it.
-      scenario: see `unlearn`.
-      method: see `unlearn`.
-      settings: see `unlearn`.
-      where: see `Where`.
-
-    Raises:
-      InvalidArgumentError: as `unlearn`.
-    """
-    classifier, config = loaded
-    run = records.check(records.Run, config, "directory", source)
-    if len(run.class_names) not in (0, classifier.num_classes):
-        raise InvalidArgumentError(
-            "class_names",
-            list(run.class_names),
-            f"are those of {source}, whose classifier has {classifier.num_classes} classes; save "
-            "it with a name for each, or none",
-        )
-    if not isinstance(scenario, Scenario):
-        one = isinstance(scenario, str) or checks.is_whole(scenario)
-        listed: Any = [scenario] if one else scenario
-        ids = [one if checks.is_whole(one) else str(one) for one in listed]
-        scenario = scenarios.named(ids, lambda: _class_names(run, where), run.class_names)
-    chosen = build(method, settings, config.get("training"))
-    unlearner.check_served(chosen, scenario.asks)
-    past = [scenarios.read(step) for step in config.get("unlearning", [])]
-    if isinstance(scenario, Classes):
-        scenarios.request(scenario, classifier.num_classes, past=past)
-    reads = bool(chosen.sees) or not isinstance(scenario, Classes)
-    if reads and "dataset" not in config:
-        raise InvalidArgumentError(
-            "method",
-            method,
-            f"needs data, and {source} does not say which it was trained on; name a method that "
-            "sees none, or call `ignpx.unlearn` in Python with a request that carries data",
-        )
-    return Asked(classifier, config, scenario, past, chosen, reads)
-
-
-def request_of(asked: Asked, where: Where = TFDS_DEFAULT) -> tuple[Request, data.Splits | None]:
-    """The request for what is asked for, and the splits that it is of, None if none are read."""
-    splits = datasets.load_splits(asked.config["dataset"], where) if asked.reads else None
-    return _request(asked, splits), splits
-
-
-def _request(asked: Asked, splits: data.Splits | None) -> Request:
-    return scenarios.request(
-        asked.scenario,
-        asked.classifier.num_classes,
-        splits,
-        past=asked.past,
-        without=asked.config.get("without", ()),
-    )
-
-
 def perform(
     chosen: unlearner.Unlearner, *arguments: Any
 ) -> tuple[Classifier, Any, list[str], dict[str, float]]:
@@ -589,66 +502,10 @@ def perform(
     return edited, info, doubts, seconds
 
 
-def _damage(metrics: dict[str, Any], num_classes: int, scenario: Scenario) -> list[str]:
-    """Whether the accuracies show that the class is left, or the model damaged."""
-    return audit.doubts(
-        forget=(metrics["forget_accuracy_before"], metrics["forget_accuracy_after"]),
-        retain=(metrics["retain_accuracy_before"], metrics["retain_accuracy_after"]),
-        num_classes=num_classes,
-        whole_classes=isinstance(scenario, Classes),
-    )
-
-
 def forget(*args: Any, **options: Any) -> dict[str, Any]:
     """`unlearn` by the name that it had in 0.1; gone with 0.3."""
     warnings.warn("runs.forget is runs.unlearn now", DeprecationWarning, stacklevel=2)
     return unlearn(*args, **options)
-
-
-def _class_names(run: records.Run, where: Where) -> tuple[str, ...]:
-    """The names of the classes of a run, which its dataset has."""
-    if run.dataset is None:
-        return ()
-    return datasets.describe(run.dataset, where).class_names
-
-
-def _tested(
-    config: dict[str, Any], where: Where, splits: data.Splits | None
-) -> tuple[Samples, np.ndarray, data.DatasetInfo]:
-    """What the classifier of a run is tested on: samples, fine labels, and the dataset."""
-    if splits is not None:
-        return splits.test, splits.fine.test, splits.info
-    return datasets.load_test(config["dataset"], where)
-
-
-def _scores(
-    classifiers: dict[str, Classifier],
-    parts: tuple[Samples, Samples, Samples],
-    instead: Samples | None,
-) -> tuple[dict[str, Any], dict[str, ClassCounts]]:
-    """Accuracies as fractions of exact counts, and the counts over the whole test set.
-
-    `parts` are those of `scenarios.scored`, which make up the test set; `instead` of the first of
-    them, it may be training samples whose accuracy is that of what was forgotten.
-    """
-    metrics: dict[str, Any] = {}
-    whole = {}
-    for when, classifier in classifiers.items():
-        counts = [_counted(classifier, part) for part in parts]
-        forget = counts[0] if instead is None else count_correct(classifier, instead)
-        whole[when] = ClassCounts(*np.sum(counts, axis=0))
-        metrics[f"retain_accuracy_{when}"] = counts[1].accuracy()
-        metrics[f"forget_accuracy_{when}"] = forget.accuracy()
-        metrics[f"accuracy_by_class_{when}"] = _by_class(whole[when])
-        metrics["test_samples_by_class"] = whole[when].total.tolist()
-    return metrics, whole
-
-
-def _counted(classifier: Classifier, part: Samples) -> ClassCounts:
-    """The counts of a part, which may be empty."""
-    if len(part.labels):
-        return count_correct(classifier, part)
-    return ClassCounts(*np.zeros((2, classifier.num_classes), np.int64))
 
 
 def versions() -> dict[str, str]:
@@ -659,7 +516,3 @@ def versions() -> dict[str, str]:
         "jax": jax.__version__,
         "device": f"{device.platform}: {device.device_kind}",
     }
-
-
-def _by_class(counts: ClassCounts) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in counts.per_class()]

@@ -22,7 +22,7 @@ import numpy as np
 
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
-from ignpx.experiments import checkpoint, receipts, records, runs, scenarios
+from ignpx.experiments import asking, checkpoint, receipts, records, runs, scenarios
 from ignpx.experiments.runs import TFDS_DEFAULT, Where
 from ignpx.methods import defaults
 from ignpx.unlearner import Request
@@ -166,20 +166,20 @@ def _asked(
     original: pathlib.Path,
     loaded: tuple[Classifier, dict[str, Any]],
     where: Where,
-) -> tuple[runs.Asked, Request]:
+) -> tuple[asking.Asked, Request]:
     """What the receipt asks for, once it is known that it can be had here."""
     parts = ("forget", "forget_subclass", "forget_random", "forget_seed", "forget_poisoned")
     scenario = scenarios.read(held.model_dump(include={*parts}, exclude_none=True))
     try:
         usual = receipts.as_json(defaults(held.method))
         settings = {n: v for n, v in held.settings.items() if n not in usual or v != usual[n]}
-        asked = runs.ask(original, loaded, scenario, method=held.method, settings=settings)
+        asked = asking.ask(original, loaded, scenario, method=held.method, settings=settings)
     except InvalidArgumentError as error:
         differ = "".join(f"; {one}" for one in _elsewhere(held))
         raise InvalidArgumentError(
             "receipt", str(receipt), f"cannot be done again here: {error}{differ}"
         ) from error
-    request, _ = runs.request_of(asked, where)
+    request, _ = asking.request_of(asked, where)
     here = receipts.data_of(request, asked.chosen.sees)
     there = held.model_dump(include={*here})
     for name, value in here.items():
