@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ignpx import stages
 from ignpx.cli import display
-from ignpx.data import sources
+from ignpx.data import prepared
 
 
 def raised_by(function):
@@ -48,7 +48,7 @@ def test_drawing_while_imports_are_hooked(monkeypatch):
 
     monkeypatch.setattr(tfds, "builder", builder)
     with progress:
-        sources._builder("any", None, False)
+        prepared.builder("any", None, False)
     drawn, unguarded = errors
     assert drawn == []
     # So the hook is there, and meets whoever does not ask.

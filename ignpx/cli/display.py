@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from ignpx import stages
-from ignpx.data.sources import HOOKED
+from ignpx.data.prepared import HOOKED
 
 
 class Display(Progress):

@@ -175,7 +175,7 @@ def _broken(path: pathlib.Path, reason: str) -> InvalidArgumentError:
 
 def _each(work: Callable[[int], Any], count: int) -> None:
     """Does the work of each place, in threads; the first error by place is the one raised."""
-    # Imported in one thread, see `sources.HOOKED`.
+    # Imported in one thread, see `prepared.HOOKED`.
     from PIL import JpegImagePlugin, PngImagePlugin  # noqa: F401
 
     def part(start: int) -> None:

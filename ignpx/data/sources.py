@@ -15,11 +15,7 @@ A name that is registered goes before a dataset of TFDS of the same name.
 
 import fnmatch
 import functools
-import gzip
-import importlib.util
 import os
-import pathlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,15 +24,10 @@ import numpy as np
 from ignpx._support import checks
 from ignpx._support.logs import quiet
 from ignpx._support.registry import Registry
-from ignpx.data import stratified
+from ignpx.data import digits, prepared, stratified
 from ignpx.data.images import ImageFiles, fitted
-from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.errors import InvalidArgumentError
 from ignpx.samples import Samples, check_labels
-
-# TFDS replaces `builtins.__import__` while it imports its parts, for all threads: others raise
-# "Relative import statements not supported" then, if they run an import statement of their own.
-# Who draws from another thread leaves it be while this is held.
-HOOKED = threading.RLock()
 
 # How fine classes are grouped into coarse ones: the fine classes of each, or the name of the
 # dataset's own feature with coarse labels, such as `coarse_label` of cifar100.
@@ -116,9 +107,9 @@ def describe(
         fine, splits = tuple(given.class_names), tuple(given.splits)
     else:
         own, info = given, _builder(given, data_dir, download).info
-        _check_features(own, info.features)
+        prepared.check_features(own, info.features)
         features, splits = dict(info.features), tuple(info.splits)
-        fine = _class_names(features["label"])
+        fine = prepared.class_names(features["label"])
     tested = _test_split(own, splits, test_share, test_split)
     held = isinstance(given, Source) and "validation" in splits and tested != "validation"
     validation = "validation" if held else None
@@ -150,7 +141,7 @@ def coarse_of(
         import tensorflow_datasets as tfds
 
         skip = {"image": tfds.decode.SkipDecoding()}
-        source = _source(_builder(info.name, data_dir, download), "train", decoders=skip)
+        source = prepared.source(_builder(info.name, data_dir, download), "train", decoders=skip)
         records = (source[index] for index in range(len(source)))
         pairs = sorted({(int(record["label"]), int(record[coarse])) for record in records})
         if [fine for fine, _ in pairs] != list(range(count)):
@@ -205,42 +196,15 @@ def load(
             images = np.stack([sized(image) for image in images])
         return Samples(images, labels)
     builder = _builder(given, data_dir, download)
-    _check_features(given, builder.info.features)
-    source = _source(builder, split)
+    prepared.check_features(given, builder.info.features)
+    source = prepared.source(builder, split)
     images, labels = [], np.empty(len(source), np.int32)
     for index in range(len(source)):
-        record = _decoded(source, index, given)
+        record = prepared.decoded(source, index, given)
         images.append(sized(_as_uint8(record["image"], given)))  # the large ones are not kept
         labels[index] = record["label"]
     _check_labelled(given, split, labels, builder.info.features["label"].num_classes)
     return Samples(_stacked(images, given), labels)
-
-
-def _check_features(name: str, features: Mapping[str, Any]) -> None:
-    if not {"image", "label"} <= set(features):
-        raise InvalidArgumentError(
-            "dataset", name, f"has features {sorted(features)}; need an image and a label"
-        )
-    if not _is_class_label(features["label"]):
-        raise InvalidArgumentError(
-            "dataset",
-            name,
-            f"has labels of TFDS's type {type(features['label']).__name__}; only a ClassLabel with "
-            "its number of classes says what there is to classify",
-        )
-    if len(features["image"].shape or ()) != 3:
-        raise InvalidArgumentError(
-            "dataset",
-            name,
-            f"has images of shape {features['image'].shape}; need (height, width, channels)",
-        )
-
-
-def _is_class_label(feature: Any) -> bool:
-    import tensorflow_datasets as tfds
-
-    # A Sequence has the attributes of what it is a sequence of.
-    return isinstance(feature, tfds.features.ClassLabel) and feature.num_classes is not None
 
 
 def _test_split(
@@ -272,16 +236,6 @@ def _test_split(
         "measure accuracies on; hold a part of train out (test_share: 0.2), or name another split "
         "(test_split)",
     )
-
-
-def _decoded(source: Any, index: int, name: str) -> dict[str, Any]:
-    try:
-        return source[index]
-    except Exception as error:  # TFDS raises many kinds, most of them a page long
-        reason = str(error).strip().rpartition("\n")[-1]
-        raise InvalidArgumentError(
-            "dataset", name, f"has a record that TFDS cannot decode, number {index} ({reason})"
-        ) from error
 
 
 def _check_labelled(name: str, split: str, labels: np.ndarray, num_classes: int) -> None:
@@ -333,24 +287,20 @@ def _stacked(images: list[np.ndarray], name: str) -> np.ndarray:
     return np.stack(images)
 
 
-def _class_names(label: Any) -> tuple[str, ...]:
-    return tuple(label.names or (str(index) for index in range(label.num_classes)))
-
-
 def _grouped(
     name: str, fine: tuple[str, ...], coarse: Coarse | None, features: dict[str, Any]
 ) -> tuple[int, tuple[str, ...]]:
     """The number and names of the classes as they are grouped."""
     names = fine
     if isinstance(coarse, str):
-        if not _is_class_label(features.get(coarse)):
+        if not prepared.is_class_label(features.get(coarse)):
             raise InvalidArgumentError(
                 "coarse",
                 coarse,
                 f"is not a feature of {name} with class labels; list the fine classes of each "
                 "coarse one instead: [[0, 1], [2, 3, 4]]",
             )
-        names = _class_names(features[coarse])
+        names = prepared.class_names(features[coarse])
     elif coarse is not None:
         listed = [index for group in coarse for index in group]
         if sorted(listed) != list(range(len(fine))) or not all(coarse) or len(coarse) < 2:
@@ -367,101 +317,9 @@ def _grouped(
     return len(names), names
 
 
-def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
-    with HOOKED:
-        return _found(name, data_dir, download)
-
-
-def _found(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
-    import tensorflow_datasets as tfds  # slow to import, and not needed for the embedded digits
-
-    place = _place(data_dir)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        prepared = bool(builder.info.splits)
-        if not prepared and download:
-            builder.download_and_prepare(file_format="array_record")
-            prepared = True
-    except tfds.core.DatasetNotFoundError as error:
-        raise InvalidArgumentError(
-            "dataset",
-            name,
-            f"is neither known to TFDS nor prepared in {place}; "
-            f"{near_names(name, [*_REGISTRY, *_prepared(place)])}. "
-            "Check the name, and set data_dir (--data-dir, TFDS_DATA_DIR) to TFDS's directory",
-        ) from error
-    except Exception as error:  # TFDS raises many kinds, most of them a page long
-        raise InvalidArgumentError(
-            "dataset",
-            name,
-            f"cannot be read from {place}: {str(error).strip().partition(chr(10))[0]} "
-            "Check the name, and set data_dir (--data-dir, TFDS_DATA_DIR) to TFDS's directory",
-        ) from error
-    if not prepared:
-        raise InvalidArgumentError(
-            "dataset",
-            name,
-            f"is not prepared in {place}; set data_dir (--data-dir, TFDS_DATA_DIR) to where it is, "
-            "or let TFDS fetch it (download=True, --download)",
-        )
-    return builder
-
-
-def _place(data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    """TFDS's directory, as TFDS chooses it."""
-    return data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-
-
-def _prepared(place: str | os.PathLike[str]) -> list[str]:
-    """Names of the datasets in a directory of TFDS's."""
-    root = pathlib.Path(place).expanduser()
-    # Of a version, which lies below the name or a config of it.
-    files = [path for depth in ("*/*", "*/*/*") for path in root.glob(f"{depth}/dataset_info.json")]
-    return sorted({path.relative_to(root).parts[0] for path in files})
-
-
-def _source(builder: Any, split: str, **options: Any) -> Any:
-    name = builder.info.name
-    if split not in builder.info.splits:
-        raise InvalidArgumentError(
-            "split", split, f"{name} has the splits {', '.join(sorted(builder.info.splits))}"
-        )
-    try:
-        return builder.as_data_source(split=split, **options)
-    except NotImplementedError as error:  # of a page
-        raise InvalidArgumentError(
-            "dataset",
-            name,
-            f"is prepared in {builder.data_dir} as {builder.info.file_format.value}, which only "
-            "TensorFlow can read; `tfds convert_format --out_file_format=array_record "
-            f"--dataset_version_dir={builder.data_dir}` converts it where TensorFlow is installed",
-        ) from error
-
-
-@functools.cache
-def _all_digits() -> tuple[np.ndarray, np.ndarray]:
-    from PIL import Image
-
-    # The file that scikit-learn's `load_digits` reads: 64 intensities from 0 to 16 and a label a
-    # line. Importing scikit-learn for it takes longer than to forget a class of them.
-    sklearn = importlib.util.find_spec("sklearn")
-    assert sklearn is not None
-    assert sklearn.origin is not None
-    path = pathlib.Path(sklearn.origin).with_name("datasets") / "data" / "digits.csv.gz"
-    with gzip.open(path) as file:
-        table = np.loadtxt(file, delimiter=",")
-    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    # Enlarged to the 32x32 that the models take.
-    enlarged = [
-        Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in images
-    ]
-    labels = table[:, -1].astype(np.int32)
-    return np.stack([np.asarray(image) for image in enlarged])[..., None], labels
-
-
 def _digits() -> Source:
     def read(split: str) -> Samples:
-        images, labels = _all_digits()
+        images, labels = digits.read()
         train, test = stratified.split(labels, 0.2)
         places = train if split == "train" else test
         return Samples(images[places], labels[places])
@@ -500,8 +358,12 @@ def list_datasets(
       pattern: of names, as of files: `cifar*`.
       data_dir: as for `describe`.
     """
-    prepared = fnmatch.filter(_prepared(_place(data_dir)), pattern)
-    return list(dict.fromkeys([*_REGISTRY.matching(pattern), *prepared]))
+    of_tfds = prepared.names(prepared.directory(data_dir))
+    return list(dict.fromkeys([*_REGISTRY.matching(pattern), *fnmatch.filter(of_tfds, pattern)]))
+
+
+def _builder(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Any:
+    return prepared.builder(name, data_dir, download, known=_REGISTRY)
 
 
 def _given(name: str | Source) -> Source | str:
