@@ -7,9 +7,9 @@ import shutil
 import jax
 import pytest
 
+from command import run
 from ignpx import InvalidArgumentError, experiments
 from ignpx.experiments import audit_page, audits, checkpoint, records
-from test_cli import run
 
 CONFIG = """
 dataset: {name: digits}

@@ -27,7 +27,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI has it
 import safetensors.torch  # noqa: E402
 
 import torch_models as theirs  # noqa: E402
-from test_cli import run  # noqa: E402
+from command import run  # noqa: E402
 
 logits = jax.jit(Classifier.logits)
 LABELS = {str(at): name for at, name in enumerate(("cat", "dog", "tabby cat", "ship", "truck"))}

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+from command import run
 from ignpx import ConversionWarning, InvalidArgumentError, interop, models
-from test_cli import run
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; CI has it")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import plugin
+from command import run
 from ignpx import InvalidArgumentError, data, models
 from ignpx.experiments import checkpoint
-from test_cli import run
 
 CONFIG = """
 dataset: {name: digits}

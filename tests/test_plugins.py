@@ -10,10 +10,10 @@ import pytest
 
 import ignpx
 import plugin
+from command import run
 from ignpx import InvalidArgumentError, PluginWarning, Request, data, methods, models
 from ignpx._support.registry import Registry
 from ignpx.audit import count_correct
-from test_cli import run
 
 CONFIG = """
 dataset: {name: stripes, validation_share: 0.2}

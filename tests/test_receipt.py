@@ -16,6 +16,7 @@ import pytest
 
 import ignpx
 import small_net
+from command import run
 from ignpx import InvalidArgumentError, methods
 from ignpx.experiments import (
     Random,
@@ -29,7 +30,6 @@ from ignpx.experiments import (
     workdir,
 )
 from ignpx.experiments import config as configuration
-from test_cli import run
 
 CONFIG = {
     "dataset": {"name": "digits"},
