@@ -33,6 +33,8 @@ FIND_A_LOWERED_LOGIT = [
     "output-neighbours",
     "relearning",
 ]
+# After 5 steps a retrained model knows nothing of the class, after 20 three quarters.
+SETTINGS = {"retained-finetune": {"draws": 2}, "relearning": {"steps": 5}}
 DO_NOT = ["retained-finetune", "rounding", "weight-noise"]
 ATTACKS = sorted([*FIND_A_LOWERED_LOGIT, *DO_NOT])
 
@@ -93,8 +95,7 @@ def of_digits(name, which, hidden=False):
     """What an attack finds of one of the models of the digits; the first retrained one is known."""
     models = evidence.models_of_digits()
     model = lowered(models[which], evidence.FORGOTTEN) if hidden else models[which]
-    settings = {"draws": 2} if name == "retained-finetune" else {}
-    return audit.build(name, settings)(evidence.of_digits(model, models[1]))
+    return audit.build(name, SETTINGS.get(name))(evidence.of_digits(model, models[1]))
 
 
 # All others are in COMPARING of `test_measures.py`.
@@ -108,8 +109,9 @@ def test_two_retrainings_are_alike(name):
 @pytest.mark.parametrize("name", FIND_A_LOWERED_LOGIT)
 def test_a_lowered_logit_hides_nothing(name):
     assert of_digits("forget-accuracy", 0, hidden=True).value == 0
-    hidden, original = of_digits(name, 0, hidden=True), of_digits(name, 0)
-    assert hidden.value == pytest.approx(original.value, abs=0.1)
+    hidden = of_digits(name, 0, hidden=True).value
+    original, retrained = (of_digits(name, which).value for which in (0, 1))
+    assert abs(hidden - original) < abs(original - retrained) / 2
 
 
 @pytest.mark.parametrize("name", DO_NOT)
