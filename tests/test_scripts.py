@@ -10,6 +10,7 @@ import pytest
 
 import check_speedups
 import class_changes
+import deep_curves
 import few_classes
 import forget_random_samples
 import jit_toy
@@ -243,3 +244,13 @@ def test_a_table_of_models_that_are_told_from_retrained_ones():
     assert written[2] == "| logit-ranking | 3/3 | 0/3 | 3/3 |"
     alone = results[results["label"] != "retrain"]
     assert measure_tables.told(alone, ["logit-ranking"]).endswith("| logit-ranking | - | - |")
+
+
+def test_the_picture_of_depths_shows_the_table(tmp_path):
+    deep = measure_tables.RESULTS / "deep.csv"
+    table = pd.read_csv(deep)
+    found = deep_curves.places(table[table["run"] == "mnist_lenet_cpu"], "logit-ranking")
+    # As `results/deep.md` has them: 98.96 of 98.88, and 0.962.
+    assert found.loc["ignp", ["x", "y"]].tolist() == pytest.approx([0.08, 0.962], abs=0.006)
+    deep_curves.main(deep, tmp_path / "deep.png")
+    assert (tmp_path / "deep.png").stat().st_size > 10_000
