@@ -235,7 +235,10 @@ class TestContract:
         ignpx.unlearn(again, classifier, request_for(2), jax.random.key(5))
         assert compilations == []
 
-    @pytest.mark.parametrize("case", DATA_FREE, ids="-".join, indirect=True)
+    # Each transformation on one kind of model: what is compiled under it is compiled for it alone.
+    @pytest.mark.parametrize(
+        "case", [c for c in DATA_FREE if c[1] == "function"], ids="-".join, indirect=True
+    )
     def test_data_free_methods_run_under_vmap(self, method, classifier):
         def forget(classes):
             return method.unlearn(classifier, Request(classes, ~classes), jax.random.key(0))[0]

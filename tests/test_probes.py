@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import evidence
+from closeness import assert_sums_close
 from ignpx import Classifier, InvalidArgumentError, audit, models
 from ignpx.audit import Evidence, NotMeasuredError, layers
 from ignpx.audit.attacks import neighbours, probe, representation
@@ -32,7 +33,7 @@ def test_activations_have_the_names_of_the_layers_that_read_them():
     read = layers.activations(original, given.images, batch_size=7)
     assert list(read) == ["conv1", "conv2", "fc/0", "fc/1", "fc/2"]
     inputs = original.preprocess(jnp.asarray(given.images))
-    np.testing.assert_allclose(read["fc/2"], original.features(inputs), atol=1e-5)
+    assert_sums_close(read["fc/2"], original.features(inputs), 1e-5)
     fc = original.params["fc"][1]
     hidden = np.maximum(read["fc/1"] @ fc["kernel"] + fc["bias"], 0)
     np.testing.assert_allclose(read["fc/2"], hidden, atol=1e-4)
