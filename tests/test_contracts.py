@@ -80,6 +80,7 @@ QUICK |= {
     "damp-zs": {**PROTOTYPES, "held_out": 2},
     "delete": BRIEF,
     "delete-zs": BRIEF | PROTOTYPES,
+    "delete-embeddings": BRIEF | {"samples": 8},
     "opc": BRIEF,
     "opc-zs": {**PROTOTYPES, "steps": 2},
 }

@@ -25,7 +25,7 @@ LAYERS = [
     ["adapters"],
     ["classifier", "samples"],
     ["gradients"],
-    ["adversarial", "synthesis", "importance", "selection", "edits", "descent"],
+    ["adversarial", "embeddings", "synthesis", "importance", "selection", "edits", "descent"],
     ["doctor", "overview"],
     ["unlearner", "models", "data"],
     ["audit", "steps"],

@@ -23,7 +23,7 @@ from ignpx.methods.amnesiac import amnesiac, amnesiac_subtract
 from ignpx.methods.bad_teacher import bad_teacher
 from ignpx.methods.boundary import boundary_expand, boundary_shrink
 from ignpx.methods.damp import damp, damp_zs
-from ignpx.methods.delete import delete, delete_zs
+from ignpx.methods.delete import delete, delete_embeddings, delete_zs
 from ignpx.methods.emmn import emmn
 from ignpx.methods.finetune import finetune
 from ignpx.methods.fisher import fisher
@@ -32,6 +32,7 @@ from ignpx.methods.ignp import DEEP, PAPER, ignp, zeroing
 from ignpx.methods.jit import jit
 from ignpx.methods.last_layers import cf_k, eu_k
 from ignpx.methods.neggrad import neggrad, neggrad_plus
+from ignpx.methods.on_embeddings import on_embeddings
 from ignpx.methods.opc import opc, opc_zs
 from ignpx.methods.random_labels import random_labels
 from ignpx.methods.retrain import retrain
@@ -60,6 +61,7 @@ __all__ = [
     "damp_zs",
     "defaults",
     "delete",
+    "delete_embeddings",
     "delete_zs",
     "describe",
     "describe_all",
@@ -75,6 +77,7 @@ __all__ = [
     "list_methods",
     "neggrad",
     "neggrad_plus",
+    "on_embeddings",
     "opc",
     "opc_zs",
     "package",
@@ -140,6 +143,7 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
     "damp-zs": damp_zs,
     "delete": delete,
     "delete-zs": delete_zs,
+    "delete-embeddings": delete_embeddings,
     "opc": opc,
     "opc-zs": opc_zs,
 }

@@ -26,6 +26,7 @@ from ignpx.steps.contract import (
 )
 from ignpx.steps.descending import Course, descend, under_mask
 from ignpx.steps.editing import CappedDampen, Dampen, Editing, Zero, edit
+from ignpx.steps.embedding import Embedded, embed, rejoin
 from ignpx.steps.judging import judge
 from ignpx.steps.projecting import Shown, project
 from ignpx.steps.selecting import Counted, calibrate, counted, select, threshold
@@ -39,6 +40,7 @@ __all__ = [
     "Course",
     "Dampen",
     "Editing",
+    "Embedded",
     "Examples",
     "Importance",
     "Prepared",
@@ -55,8 +57,10 @@ __all__ = [
     "counted",
     "descend",
     "edit",
+    "embed",
     "judge",
     "project",
+    "rejoin",
     "reweigh",
     "select",
     "synthesise",

@@ -1,0 +1,197 @@
+"""The space before the head: the head as a model of its own, and random points of that space.
+
+Forgetting a class needs no images. Random embeddings stand for the class that the head answers of
+them ("A universal source-free class unlearning framework via synthetic embeddings", TMLR 2026,
+openreview.net/forum?id=Fb2sZ1eoVe). A method that is run on the head and on such embeddings edits
+the head alone: the features of real images stay as they are.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ignpx import adapters, targets
+from ignpx._support import checks
+from ignpx.classifier import Classifier, PyTree
+from ignpx.errors import InvalidArgumentError
+
+__all__ = ["NOISES", "Drawn", "draw", "head_of", "paths", "rejoined"]
+
+# Points that are drawn at once, as in the paper's code.
+BATCH = 2000
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _bernoulli(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+
+# The distributions that the paper's code has.
+NOISES = {
+    "normal": jax.random.normal,
+    "uniform": _uniform,
+    "bernoulli": _bernoulli,
+    "laplace": jax.random.laplace,
+    "gumbel": jax.random.gumbel,
+}
+
+
+def _dense(params: PyTree, inputs: jax.Array) -> jax.Array:
+    return inputs @ params["kernel"] + params.get("bias", 0.0)
+
+
+class Drawn(NamedTuple):
+    """Embeddings of each class.
+
+    Attributes:
+      inputs: `(K, n, F)` float32; zeros where there were no more of a class.
+      found: `(K,)` int32, how many there are of each class, n at most.
+    """
+
+    inputs: jax.Array
+    found: jax.Array
+
+
+def head_of(classifier: Classifier) -> Classifier:
+    """The head as a classifier of features `(N, F)`, with its parameters `kernel` and `bias`.
+
+    Raises:
+      InvalidArgumentError: if the head is no dense layer of features `(N, F)`, or something comes
+        after it.
+    """
+    layer = _layer(classifier)
+    head = Classifier(
+        params=layer,
+        state={},
+        apply=adapters.FunctionApply(_dense),
+        input_shape=layer["kernel"].shape[:1],
+        num_classes=classifier.num_classes,
+    )
+    _check_alone(classifier, head)
+    return head
+
+
+def rejoined(classifier: Classifier, head: Classifier) -> Classifier:
+    """The classifier with the parameters of an edited head."""
+    roles = {path: role for role, path in paths(classifier).items()}
+    _, tree = jax.tree.flatten(classifier.params)
+    named = zip(targets.paths(classifier.params), jax.tree.leaves(classifier.params), strict=True)
+    leaves = [
+        head.params[roles[path]].astype(leaf.dtype) if path in roles else leaf
+        for path, leaf in named
+    ]
+    return classifier.replace(params=jax.tree.unflatten(tree, leaves))
+
+
+def draw(
+    head: Classifier, key: jax.Array, *, samples: int, noise: str = "normal", batches: int = 500
+) -> Drawn:
+    """Random embeddings of each class: those of noise that the head answers with it.
+
+    Args:
+      head: see `head_of`.
+      key: PRNG key.
+      samples: of each class.
+      noise: of `NOISES`, of zero mean and unit scale unless it is `bernoulli` (0 or 1) or `gumbel`.
+      batches: of 2,000 points each, after which no more are drawn.
+
+    Returns:
+      As many of each class, or fewer of those that the head hardly ever answers. Runs under `jit`.
+
+    Raises:
+      InvalidArgumentError: if an argument is out of its range.
+    """
+    checks.whole(samples=samples, batches=batches)
+    checks.one_of(tuple(NOISES), noise=noise)
+    return _drawn(head, key, samples, noise, batches)
+
+
+def _drawn(head: Classifier, key: jax.Array, samples: int, noise: str, batches: int) -> Drawn:
+    shape, classes = head.input_shape, head.num_classes
+
+    def lacks(carry: tuple[jax.Array, Drawn]) -> jax.Array:
+        number, drawn = carry
+        return (number < batches) & jnp.any(drawn.found < samples)
+
+    def more(carry: tuple[jax.Array, Drawn]) -> tuple[jax.Array, Drawn]:
+        number, (inputs, found) = carry
+        points = NOISES[noise](jax.random.fold_in(key, number), (BATCH, *shape))
+        answers = jnp.argmax(head.logits(points), axis=-1)
+        counted = found + jnp.cumsum(jax.nn.one_hot(answers, classes, dtype=jnp.int32), axis=0)
+        # Those beyond the last place of their class are dropped.
+        places = jnp.take_along_axis(counted, answers[:, None], axis=1)[:, 0] - 1
+        inputs = inputs.at[answers, places].set(points, mode="drop")
+        found = jnp.minimum(counted[-1], samples)
+        return number + 1, Drawn(inputs, found)
+
+    empty = Drawn(jnp.zeros((classes, samples, *shape)), jnp.zeros(classes, jnp.int32))
+    return jax.lax.while_loop(lacks, more, (jnp.int32(0), empty))[1]
+
+
+def paths(classifier: Classifier) -> dict[str, str]:
+    """The paths of the head's parameters by their roles, `kernel` and `bias`.
+
+    Raises:
+      InvalidArgumentError: if the head is no dense layer.
+    """
+    chosen, _ = targets.partition(classifier.params, classifier.head())
+    named = zip(targets.paths(chosen), jax.tree.leaves(chosen), strict=True)
+    roles = {1: "bias", 2: "kernel"}
+    found = {roles.get(jnp.ndim(leaf), "other"): path for path, leaf in named}
+    if not {"kernel"} <= found.keys() <= {"kernel", "bias"}:
+        raise InvalidArgumentError(
+            "classifier",
+            sorted(found.values()),
+            "are the parameters of the head; need a dense layer, of a kernel (features, classes) "
+            "and at most one bias",
+        )
+    return found
+
+
+def _layer(classifier: Classifier) -> dict[str, Any]:
+    arrays = dict(
+        zip(targets.paths(classifier.params), jax.tree.leaves(classifier.params), strict=True)
+    )
+    return {role: arrays[path] for role, path in paths(classifier).items()}
+
+
+def _check_alone(classifier: Classifier, head: Classifier) -> None:
+    """Raises unless the logits are what the head makes of the features, as far as can be seen."""
+    shape = jax.eval_shape(_features, classifier, _inputs(classifier)).shape
+    if len(shape) != 2:
+        raise InvalidArgumentError(
+            "classifier",
+            shape,
+            "is the shape of the features before the head; need (samples, features)",
+        )
+    made, wanted = _both(classifier, head)
+    if isinstance(made, jax.core.Tracer):
+        return
+    if not np.allclose(made, wanted, rtol=0, atol=1e-3 * float(jnp.abs(wanted).max())):
+        raise InvalidArgumentError(
+            "classifier", type(classifier.apply), "changes the logits after its last layer"
+        )
+
+
+def _features(classifier: Classifier, inputs: jax.Array) -> jax.Array:
+    return classifier.features(inputs)
+
+
+def _inputs(classifier: Classifier) -> jax.Array:
+    return jax.random.normal(jax.random.key(0), (2, *classifier.input_shape))
+
+
+@jax.jit
+def _both(classifier: Classifier, head: Classifier) -> tuple[jax.Array, jax.Array]:
+    """Logits by the head of the features, and by the whole model."""
+    inputs = _inputs(classifier)
+    return head.logits(classifier.features(inputs)), classifier.logits(inputs)
