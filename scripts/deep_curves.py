@@ -4,8 +4,8 @@
 
 Draws `docs/deep.png` from `results/deep.csv`: a row for each model, a column for each attack. A
 point is a method's mean over the seeds. The three depths of IGNP are joined, and have the standard
-deviation as bars. The band is that of retrained models, mean and standard deviation: nearer to it is
-better, and so is more to the right.
+deviation as bars. The band is that of retrained models, mean and standard deviation: nearer to it
+is better, and so is more to the right.
 """
 
 import pathlib
@@ -24,7 +24,8 @@ ATTACKS = {
     "total-variation": "total variation from retrained",
 }
 DEPTHS = ["ignp", "ignp-half", "ignp-deep"]
-OURS, RETRAINED, OTHERS = "#b0413e", "0.85", ["#4a6fa5", "#6c8f5e", "#a5854a", "#7d5ba6"]
+OURS, RETRAINED = "#b0413e", "0.85"
+COLORS = ["#4a6fa5", "#6c8f5e", "#a5854a", "#7d5ba6", "#3f8f8f", "#c07aa0"]
 
 
 def places(frame: pd.DataFrame, attack: str) -> pd.DataFrame:
@@ -47,7 +48,8 @@ def draw(axis: Axes, found: pd.DataFrame) -> None:
     mean, std = found.loc["retrain", ["y", "y_std"]]
     axis.axhspan(mean - std, mean + std, color=RETRAINED, label="retrained")
     others = [name for name in found.index if name not in (*DEPTHS, "original", "retrain")]
-    for name, color in zip(others, OTHERS, strict=False):
+    for place, name in enumerate(others):
+        color = COLORS[place % len(COLORS)]
         axis.plot(*found.loc[name, ["x", "y"]], "s", color=color, markersize=4, label=name)
     joined = found.loc[DEPTHS]
     axis.errorbar(

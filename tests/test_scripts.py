@@ -254,3 +254,6 @@ def test_the_picture_of_depths_shows_the_table(tmp_path):
     assert found.loc["ignp", ["x", "y"]].tolist() == pytest.approx([0.08, 0.962], abs=0.006)
     deep_curves.main(deep, tmp_path / "deep.png")
     assert (tmp_path / "deep.png").stat().st_size > 10_000
+    shown = {text.get_text() for text in deep_curves.picture(table).legends[0].get_texts()}
+    hidden = {"original", "ignp-half", "ignp-deep", "retrain", "ignp"}
+    assert shown == set(table["label"]) - hidden | {"retrained", "ignp, depth 0 to 1"}
