@@ -5,9 +5,10 @@ import pathlib
 
 import pytest
 
-from ignpx.bench import outcome, run, submit
+from ignpx.bench import config as configs
+from ignpx.bench import outcome, results, run, submit
 from ignpx.errors import IgnpxError, InvalidArgumentError
-from small_bench import models_in
+from small_bench import cells_of, models_in
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])
@@ -39,18 +40,63 @@ def test_a_job_fails_if_a_cell_has(bench, tmp_path, monkeypatch):
     out, tried = tmp_path / "out", []
     original = outcome.unlearned
     monkeypatch.setattr(outcome, "unlearned", lambda *a: (tried.append(a), original(*a))[1])
+    claimed(path, out)
     for retry in (False, False, True):
         with pytest.raises(IgnpxError, match=r"1 of the cells in .* failed.*ignpx report"):
-            submit._job(path, out, shard=(1, 1), retry=retry)
+            submit.Job(path, out, {"retry": retry})((1, 1))
     assert len(tried) == 2
 
 
-def test_bad_submissions(bench, tmp_path):
+def claimed(path, out):
+    config = configs.load(path)
+    results.claim(out, run.describe(config, path.parent), cells_of(path))
+
+
+def test_the_end_of_the_time_is_no_result(bench, tmp_path, monkeypatch):
+    """A job goes on where it was, unless it was queued again and again without a new cell."""
+    path = bench(methods={"original": None}, forget=[0, 1], models=[{"config": "digits.yaml"}])
+    out, ends = tmp_path / "out", []
+    claimed(path, out)
+    original = outcome.unlearned
+
+    def ended(*arguments):
+        """The first cell is finished, and the time ends in the second."""
+        if results.count(out) == 0:
+            return original(*arguments)
+        ends.append(job.checkpoint((1, 1)))
+        raise SystemExit
+
+    monkeypatch.setattr(outcome, "unlearned", ended)
+    job = submit.Job(path, out, {})
+    for idle in range(submit.IDLE + 1):
+        with pytest.raises(SystemExit):
+            job((1, 1))
+        job = ends[-1].function
+        assert (job.finished, job.idle) == (1, idle)
+        assert ends[-1].args == ((1, 1),)
+    with pytest.raises(SystemExit, match=r"no cell was finished .*timeout_min"):
+        job((1, 1))
+    assert len(run.collect(out).results) == 1
+    monkeypatch.setattr(outcome, "unlearned", original)
+    job((1, 1))
+    assert len(run.collect(out).results) == 2
+
+
+def test_a_node_without_the_folder(bench, tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"^directory='.*out': is not on .*all nodes"):
+        submit.Job(bench(), tmp_path / "out", {})((1, 1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_submissions(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no SLURM is
     arguments = bench(), tmp_path / "out", run.TFDS_DEFAULT
     for changed, message in (
         (("cloud", 2, {}), "slurm or local"),
         (("local", 0, {}), "at least 1"),
         (("local", 1, {"timeout_minn": 5}), "timeout_minn"),
+        (("local", 1, {"timeout_min": "long"}), "timeout_min"),
+        (("slurm", 1, {}), r"^cluster='slurm': .*srun.* local"),
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             submit.submit(*arguments, *changed)

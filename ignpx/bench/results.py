@@ -115,6 +115,11 @@ def read(directory: pathlib.Path, cell: Cell) -> dict[str, Any] | None:
     return stored["result"]
 
 
+def count(directory: pathlib.Path) -> int:
+    """The number of cells that have a result."""
+    return len(list((directory / CELLS).glob("*.json")))
+
+
 def set_aside(directory: pathlib.Path, cell: Cell) -> str:
     """Renames a damaged result, and returns its new name."""
     path = _path(directory, cell)

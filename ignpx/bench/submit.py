@@ -1,17 +1,23 @@
 """Past one machine: the shards of a benchmark as jobs of submitit, here or on SLURM."""
 
+import dataclasses
 import functools
 import pathlib
+import platform
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from ignpx.bench import results
 from ignpx.bench.cells import expand
 from ignpx.bench.config import load
-from ignpx.bench.run import run
+from ignpx.bench.run import describe, run
 from ignpx.errors import IgnpxError, InvalidArgumentError
 from ignpx.experiments import loggers
 from ignpx.experiments.runs import Where
+
+# How often a job is queued again while no cell is finished, and how often otherwise.
+IDLE, ALWAYS = 3, 10**6
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -39,7 +45,10 @@ def submit(
     retry: bool = False,
     log: Sequence[str] = (),
 ) -> list[Any]:
-    """Submits a job for each shard; they share the folder, which any of them may find occupied.
+    """Submits a job for each shard.
+
+    A job whose time is over, or that SLURM requeues, goes on where it was, as does one that is
+    submitted again after a kill.
 
     Args:
       config: of the benchmark.
@@ -58,8 +67,8 @@ def submit(
       The jobs, as submitit's handles: `job_id`, `result()`. A job fails if a cell has.
 
     Raises:
-      InvalidArgumentError: if submitit is not installed or does not know the cluster or a
-        parameter, or the config or a logger cannot be used.
+      InvalidArgumentError: if submitit is not installed, there is no such cluster here, it does not
+        take a parameter, or the config, the folder or a logger cannot be used.
     """
     try:
         import submitit
@@ -72,13 +81,26 @@ def submit(
     if jobs < 1:
         raise InvalidArgumentError("jobs", jobs, "must be at least 1")
     loggers.check(log)
-    expand(load(config), config.parent, where)  # so that what is wrong with it is said here
-    # Beside the folder and not in it: the first job must find that empty.
-    executor = submitit.AutoExecutor(folder=f"{directory.absolute()}.jobs", cluster=cluster)
+    read = load(config)
+    cells = expand(read, config.parent, where)  # so that what is wrong with it is said here
+    try:
+        # How often a job is queued again is for the job to say.
+        executor = submitit.AutoExecutor(
+            folder=f"{directory.absolute()}.jobs",
+            cluster=cluster,
+            slurm_max_num_timeout=ALWAYS,
+            local_max_num_timeout=ALWAYS,
+        )
+    except RuntimeError as error:
+        raise InvalidArgumentError(
+            "cluster", cluster, f"{error} Submit where srun and sbatch are, or choose local"
+        ) from error
     try:
         executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
-    except (NameError, TypeError) as error:
+    except (NameError, TypeError, ValueError, AssertionError) as error:
         raise InvalidArgumentError("parameters", parameters, str(error)) from error
+    # Jobs find the folder there, if they share it.
+    results.claim(directory, describe(read, config.parent, where), cells)
     shared = {
         "models": None if models is None else models.absolute(),
         "unlearned": None if unlearned is None else unlearned.absolute(),
@@ -86,17 +108,64 @@ def submit(
         "retry": retry,
         "log": tuple(log),
     }
-    job = functools.partial(_job, config.absolute(), directory.absolute(), **shared)
-    with executor.batch():
-        return [executor.submit(job, shard=(part, jobs)) for part in range(1, jobs + 1)]
+    job = Job(config.absolute(), directory.absolute(), shared)
+    try:
+        with executor.batch():
+            return [executor.submit(job, (part, jobs)) for part in range(1, jobs + 1)]
+    except RuntimeError as error:  # what sbatch says
+        raise InvalidArgumentError("parameters", parameters, f"{cluster}: {error}") from error
 
 
-def _job(config: pathlib.Path, directory: pathlib.Path, **options: Any) -> None:
-    """Runs one shard; what it does goes to the job's log."""
-    say = functools.partial(print, flush=True)
-    ran = run(config, directory, **options, tell=say, warn=say)
-    say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
-    if ran.failed:
-        raise IgnpxError(  # which the scheduler sees
-            f"{ran.failed} of the cells in {directory} failed; `ignpx report` shows their errors"
-        )
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a job runs, and what takes its place when its time is over.
+
+    Attributes:
+      config: of the benchmark.
+      directory: of the results.
+      options: of `ignpx.bench.run.run`.
+      finished: the number of cells that were finished when the job was queued again.
+      idle: how often the job was queued again since a cell was finished.
+    """
+
+    config: pathlib.Path
+    directory: pathlib.Path
+    options: dict[str, Any]
+    finished: int = 0
+    idle: int = 0
+
+    def __call__(self, shard: tuple[int, int]) -> None:
+        """Runs a shard; what it does goes to the job's log."""
+        if not (self.directory / results.CONFIG).is_file():
+            raise InvalidArgumentError(
+                "directory",
+                str(self.directory),
+                f"is not on {platform.node()}, where the job runs; name a folder on a disk that "
+                "all nodes share",
+            )
+        say = functools.partial(print, flush=True)
+        ran = run(self.config, self.directory, **self.options, shard=shard, tell=say, warn=say)
+        say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
+        if ran.failed:
+            raise IgnpxError(  # which the scheduler sees
+                f"{ran.failed} of the cells in {self.directory} failed; `ignpx report` shows their "
+                "errors"
+            )
+
+    def checkpoint(self, shard: tuple[int, int]) -> Any:
+        """The submission that goes on with a shard; submitit asks for it at the end of the time.
+
+        Raises:
+          SystemExit: if the job was queued again `IDLE` times and no cell was finished since. No
+            `Exception`, which would be taken for the result of the cell that it interrupts.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        finished = results.count(self.directory)
+        idle = self.idle + 1 if finished == self.finished else 0
+        if idle > IDLE:
+            raise SystemExit(
+                f"no cell was finished while the job was queued {IDLE} times; give it more time: "
+                "--job timeout_min=..."
+            )
+        return DelayedSubmission(dataclasses.replace(self, finished=finished, idle=idle), shard)
