@@ -77,8 +77,13 @@ def place(tree: T, mesh: Mesh) -> T:
     Args:
       tree: a pytree of arrays, or of `jax.ShapeDtypeStruct` to be restored into.
       mesh: see `mesh`.
+
+    Raises:
+      InvalidArgumentError: if the largest array has no axis that `model` divides: each device would
+        hold the whole of it. A smaller one is held whole by each device.
     """
     parts = mesh.shape[MODEL]
+    _check_divides(tree, parts, mesh.size)
 
     def leaf(array: Any) -> Any:
         sharding = NamedSharding(mesh, parameter_spec(array.shape, parts))
@@ -87,6 +92,26 @@ def place(tree: T, mesh: Mesh) -> T:
         return jax.device_put(array, sharding)
 
     return jax.tree.map(leaf, tree)
+
+
+def _check_divides(tree: Any, parts: int, devices: int) -> None:
+    path, largest = max(
+        jax.tree.leaves_with_path(tree), key=lambda found: found[1].size, default=((), np.empty(()))
+    )
+    whole = PartitionSpec()
+    if parts == 1 or largest.size == 1 or parameter_spec(largest.shape, parts) != whole:
+        return
+    choices = [
+        n
+        for n in range(1, devices + 1)
+        if devices % n == 0 and (n == 1 or parameter_spec(largest.shape, n) != whole)
+    ]
+    raise InvalidArgumentError(
+        "model",
+        parts,
+        f"divides no axis of the largest array, {jax.tree_util.keystr(path)} of the shape "
+        f"{largest.shape}; choose one of {choices}, which divide it and the {devices} devices",
+    )
 
 
 def data_parts() -> int:

@@ -333,14 +333,15 @@ def _held(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> int:
 def joined(parts: Sequence[Prototypes]) -> Prototypes:
     """The prototypes of several parts of the classes, in the order of their ids.
 
-    Inputs that are None stay so.
+    Inputs that are None stay so, and NumPy's arrays are NumPy's.
     """
-    order = jnp.argsort(jnp.concatenate([part.labels for part in parts]))
+    xp: Any = np if isinstance(parts[0].labels, np.ndarray) else jnp
+    order = xp.argsort(xp.concatenate([part.labels for part in parts]))
 
     def join(name: str) -> Any:
         leaves = [getattr(part, name) for part in parts]
         axis = 1 if name == "trace" else 0
-        return None if leaves[0] is None else jnp.concatenate(leaves, axis).take(order, axis)
+        return None if leaves[0] is None else xp.concatenate(leaves, axis).take(order, axis)
 
     return Prototypes(*map(join, Prototypes._fields))
 

@@ -1,18 +1,24 @@
-"""Memory and time of many classes: prepared in parts and at once, each forgotten in turn.
+"""Memory and time of many classes: prepared in parts and at once, killed, each forgotten in turn.
 
-    python scripts/many_classes.py runs/many_classes
+    python scripts/many_classes.py runs/many_classes --kills 10
 
 The classifiers are ResNet18 at an eighth of its width for images of 64x64: random weights, and a
 last layer that is fitted to coarse random pictures, some of each class. Each measurement is a
 command of its own, `ignpx prepare` or `ignpx unlearn`, with its peak resident memory and its CPU
 seconds. Prototypes and steps are few: more steps take more time, and no more memory. Rows that the
 CSV file has already are not measured again, so that the script can be stopped and started.
+
+With `--kills`, the most classes are prepared once more, and killed some seconds after each
+preparation has written a part. What was prepared in the end has to be the same bits as without a
+kill; the status is 1 if it is not.
 """
 
 import json
 import os
 import pathlib
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +47,7 @@ SETTINGS = {
     "total_variation": 0.0,
     "batch_statistics": 0.0,
 }
+SOON = 10.0  # seconds from a part to a kill, at most
 KEY = ["stage", "classes", "classes_at_once", "number"]
 
 
@@ -69,11 +76,16 @@ def run_of(folder: pathlib.Path, classes: int, width: float) -> pathlib.Path:
     return folder
 
 
-def measured(*arguments: Any) -> dict[str, float]:
-    """Peak memory and seconds of a command of `ignpx`, in a process of its own."""
-    begin, peak = time.perf_counter(), 0.0
+def begun(*arguments: Any) -> subprocess.Popen:
+    """A command of `ignpx`, in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-m", "ignpx", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def measured(*arguments: Any) -> dict[str, float]:
+    """Peak memory and seconds of a command."""
+    begin, peak = time.perf_counter(), 0.0
+    process = begun(*arguments)
     # Of this process alone: what `wait4` reports begins with what its parent had.
     while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         peak = max(peak, peak_mib(process.pid))
@@ -101,6 +113,33 @@ def options(at_once: int) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
 
 
+def parts(run: pathlib.Path) -> list[pathlib.Path]:
+    """The parts that are prepared."""
+    return sorted(run.glob(f"{workdir.PREPARED_PARTS}/*/[0-9]*"))
+
+
+def killed(run: pathlib.Path, at_once: int, seconds: float) -> dict[str, float]:
+    """Kills a preparation so many seconds after it has written a part."""
+    begin, before, peak = time.perf_counter(), len(parts(run)), 0.0
+    process = begun("prepare", run, *options(at_once))
+    while process.poll() is None and len(parts(run)) == before:
+        time.sleep(0.02)
+    time.sleep(seconds)
+    peak = peak_mib(process.pid)
+    process.kill()
+    if process.wait() != -signal.SIGKILL:
+        raise SystemExit("the preparation ended before it was killed; take more classes")
+    return {"parts": len(parts(run)), "peak_mib": peak, "seconds": time.perf_counter() - begin}
+
+
+def same(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether what is prepared in two runs are the same bits, by the digests of the arrays."""
+    names = [workdir.PREPARED, *(path.relative_to(one) for path in parts(one))]
+    return len(parts(one)) == len(parts(other)) > 0 and all(
+        checkpoint.held(one / name) == checkpoint.held(other / name) for name in names
+    )
+
+
 class Table:
     """Rows of a CSV file, of which those that are there are not measured again."""
 
@@ -125,9 +164,10 @@ def main(
     classes: Annotated[list[int], typer.Option()] = [10, 100, 250, 500, 1000],  # noqa: B006
     whole: Annotated[list[int], typer.Option(help="All at once.")] = [50, 100],  # noqa: B006
     at_once: int = 25,
-    each: Annotated[int, typer.Option(help="Classes forgotten in one call.")] = 20,
+    each: Annotated[int, typer.Option(help="Classes forgotten in one call.")] = 100,
     of: Annotated[int, typer.Option(help="Classes that they have.")] = 100,
     alone: Annotated[int, typer.Option(help="Classes forgotten in a process each.")] = 2,
+    kills: Annotated[int, typer.Option(help="Of the preparation of the most classes.")] = 0,
     width: float = 0.125,
 ) -> None:
     """Writes the rows and the picture."""
@@ -155,7 +195,7 @@ def main(
     )  # fmt: skip
     source = place(of, at_once)
     table.add(
-        "forget each", of, at_once, 0,
+        "forget each", of, at_once, each,
         measure=lambda: forget(source, "each", *range(each)),
     )  # fmt: skip
     for index in range(alone):
@@ -165,7 +205,40 @@ def main(
         )  # fmt: skip
     for count in whole:
         table.add("prepare", count, count, 0, measure=lambda n=count: prepare(n, n))
+    if kills:
+        disturb(table, place(most, at_once), folder / "killed", most, at_once, kills)
+        table.add(
+            "forget one", most, at_once, kills,
+            measure=lambda: forget(folder / "killed", "without_7_of_killed", 7),
+        )  # fmt: skip
     drawn(pd.DataFrame(table.rows), at_once, image)
+
+
+def disturb(
+    table: Table,
+    undisturbed: pathlib.Path,
+    run: pathlib.Path,
+    classes: int,
+    at_once: int,
+    kills: int,
+) -> None:
+    """Prepares a copy of a run with kills, and compares."""
+    rng = random.Random(0)
+    if not run.exists():
+        shutil.copytree(undisturbed / workdir.CHECKPOINT, run / workdir.CHECKPOINT)
+    for number in range(1, kills + 1):
+        seconds = rng.uniform(0, SOON)
+        table.add(
+            "prepare and kill", classes, at_once, number,
+            measure=lambda s=seconds: killed(run, at_once, s),
+        )  # fmt: skip
+    table.add(
+        "prepare the rest", classes, at_once, kills,
+        measure=lambda: measured("prepare", run, *options(at_once)) | {"parts": len(parts(run))},
+    )  # fmt: skip
+    if not same(undisturbed, run):
+        raise SystemExit("what was prepared with kills differs from what was prepared without")
+    console.print("the same bits with kills as without")
 
 
 def stages(run: pathlib.Path) -> dict[str, float]:

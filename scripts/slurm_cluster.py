@@ -32,7 +32,7 @@ SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
 # A job that is queued again waits until its credential has expired.
-AuthInfo=socket={folder}/munge.socket,cred_expire=10
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -114,9 +114,10 @@ def queued(environment: dict[str, str]) -> list[str]:
 
 
 def jobs(environment: dict[str, str]) -> list[dict[str, str]]:
-    """All jobs and what SLURM knows of them, such as `JobState`, `Restarts`, `ExitCode`."""
+    """All jobs so far and what SLURM knows of them, such as `JobState`, `Restarts`, `ExitCode`."""
     lines = _said(environment, "scontrol", "show", "job", "-o").splitlines()
-    return [dict(one.partition("=")[::2] for one in line.split() if "=" in one) for line in lines]
+    found = [dict(one.partition("=")[::2] for one in line.split() if "=" in one) for line in lines]
+    return sorted((job for job in found if "JobId" in job), key=lambda job: int(job["JobId"]))
 
 
 def _said(environment: dict[str, str], *command: str) -> str:

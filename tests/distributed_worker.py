@@ -3,7 +3,7 @@
     python tests/distributed_worker.py OUT DATA MODEL [PROCESSES INDEX PORT]
 
 Writes what came out to OUT/result.npz (by the first process), and a sharded checkpoint to
-OUT/checkpoint, which it restores on the mesh again.
+OUT/checkpoint, which it restores on the mesh again, and on the one with its axes swapped.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 
 from ignpx import Classifier, Request, Samples, importance, sharding, training
+from ignpx.audit import batches, features
 from ignpx.experiments import checkpoint, config
 from ignpx.methods import METHODS
 
@@ -61,17 +61,21 @@ def computed(out, mesh):
     )
     unlearner = METHODS["ignp"](samples=4, held_out=2, steps=5, coverage=(0.01, 0.3))
     request = Request.classes([2], 8)
-    edited, info = unlearner.unlearn(classifier, request, jax.random.key(0))
+    prepared = unlearner.prepare(classifier, jax.random.key(0))
+    edited, info = unlearner.unlearn(classifier, request, jax.random.key(0), prepared)
     images = rng.integers(0, 256, size=(64, 8, 8, 3)).astype(np.float32) / 255
     samples = Samples(images, (np.arange(64) % 8).astype(np.int32))
     recipe = config.Recipe(epochs=2, batch_size=16, learning_rate=0.002)
     tuned, losses = training.fit(classifier, samples, recipe, jax.random.key(1))
     if mesh is not None:
         checkpoint.save(out / "checkpoint", edited, {})
-        back, _ = checkpoint.load(out / "checkpoint", like=edited)
-        for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(edited), strict=True):
-            assert a.sharding == b.sharding
-            assert bool(jnp.all(a == b))
+        shapes = jax.eval_shape(lambda tree: tree, edited)
+        swapped = sharding.mesh(data=mesh.shape["model"], model=mesh.shape["data"])
+        for like in (edited, sharding.place(shapes, swapped)):
+            back, _ = checkpoint.load(out / "checkpoint", like=like)
+            for a, b, one in zip(*map(jax.tree.leaves, (back, edited, like)), strict=True):
+                assert a.sharding == one.sharding
+                np.testing.assert_array_equal(whole(a), whole(b))
         divided = [p for p in jax.tree.leaves(edited.params) if not p.is_fully_replicated]
         assert bool(divided) == (mesh.shape["model"] > 1)
     trees = {
@@ -82,16 +86,19 @@ def computed(out, mesh):
         "edited": edited.params,
         "tuned": (tuned.params, tuned.state),
         "losses": losses,
+        # All that attacks see.
+        "logits": batches.logits(edited, images, 32),
+        "features": features.features(edited, images, batch_size=32),
     }
     return {
-        f"{name}/{number}": np.asarray(whole(leaf))
+        f"{name}/{number}": whole(leaf)
         for name, tree in trees.items()
         for number, leaf in enumerate(jax.tree.leaves(tree))
     }
 
 
 def whole(leaf):
-    return multihost_utils.process_allgather(leaf, tiled=True) if jax.process_count() > 1 else leaf
+    return leaf if isinstance(leaf, np.ndarray) else sharding.gathered(leaf)
 
 
 # Orbax starts processes of its own.

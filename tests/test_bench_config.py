@@ -14,7 +14,7 @@ from ignpx.experiments import records
 from small_bench import cells_of
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-BENCHES = [*sorted(CONFIGS.glob("paper/*.yaml")), CONFIGS / "examples" / "digits_bench.yaml"]
+BENCHES = [*sorted(CONFIGS.glob("paper/*.yaml")), *sorted(CONFIGS.glob("examples/*_bench.yaml"))]
 
 
 def _retrain(settings):

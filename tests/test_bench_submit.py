@@ -2,9 +2,14 @@
 
 import os
 import pathlib
+import re
+import signal
+import subprocess
 
 import pytest
+import yaml
 
+import cluster_page
 from ignpx.bench import config as configs
 from ignpx.bench import outcome, results, run, submit
 from ignpx.errors import IgnpxError, InvalidArgumentError
@@ -61,21 +66,29 @@ def test_the_end_of_the_time_is_no_result(bench, tmp_path, monkeypatch):
 
     def ended(*arguments):
         """The first cell is finished, and the time ends in the second."""
-        if results.count(out) == 0:
-            return original(*arguments)
+        if results.count(out) > 0:
+            signal.raise_signal(signal.SIGUSR2)
+        return original(*arguments)
+
+    def requeue(*_):
+        """As submitit does it, where SLURM kills scontrol together with the job."""
         ends.append(job.checkpoint((1, 1)))
-        raise SystemExit
+        raise subprocess.CalledProcessError(-signal.SIGTERM, "scontrol")
 
     monkeypatch.setattr(outcome, "unlearned", ended)
+    before = signal.signal(signal.SIGUSR2, requeue)
     job = submit.Job(path, out, {})
-    for idle in range(submit.IDLE + 1):
-        with pytest.raises(SystemExit):
+    try:
+        for idle in range(submit.IDLE + 1):
+            with pytest.raises(SystemExit, match=r"the time is over: .*scontrol"):
+                job((1, 1))
+            job = ends[-1].function
+            assert (job.finished, job.idle) == (1, idle)
+            assert ends[-1].args == ((1, 1),)
+        with pytest.raises(SystemExit, match=r"no cell was finished .*timeout_min"):
             job((1, 1))
-        job = ends[-1].function
-        assert (job.finished, job.idle) == (1, idle)
-        assert ends[-1].args == ((1, 1),)
-    with pytest.raises(SystemExit, match=r"no cell was finished .*timeout_min"):
-        job((1, 1))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
     assert len(run.collect(out).results) == 1
     monkeypatch.setattr(outcome, "unlearned", original)
     job((1, 1))
@@ -86,6 +99,31 @@ def test_a_node_without_the_folder(bench, tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"^directory='.*out': is not on .*all nodes"):
         submit.Job(bench(), tmp_path / "out", {})((1, 1))
     assert not (tmp_path / "out").exists()
+
+
+def test_every_script_of_the_page_runs_each_shard(tmp_path):
+    """With the variables that SLURM and Kubernetes set; `test_slurm.py` has the array on SLURM."""
+    path = f"{cluster_page.noting(tmp_path)}:{os.environ['PATH']}"
+    array, pipe = cluster_page.blocks("bash", tmp_path)
+    (manifest,) = map(yaml.safe_load, cluster_page.blocks("yaml", tmp_path))
+    pods = manifest["spec"]
+    (container,) = pods["template"]["spec"]["containers"]
+    assert (manifest["apiVersion"], manifest["kind"]) == ("batch/v1", "Job")
+    assert pods["completionMode"] == "Indexed"
+    volumes = {volume["name"] for volume in pods["template"]["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    assert container["volumeMounts"][0]["mountPath"] == container["workingDir"]
+    first, last = map(int, re.search(r"--array=(\d+)-(\d+)", array).groups())
+    in_bash = ["bash", "-c"]
+    tasks = [([*in_bash, array], "SLURM_ARRAY_TASK_ID", n) for n in range(first, last + 1)]
+    command = [*container["command"], *container["args"]]
+    indices = [(command, "JOB_COMPLETION_INDEX", n) for n in range(pods["completions"])]
+    for each in (tasks, indices, [([*in_bash, pipe], "NUMBER", 0)]):
+        for words, name, number in each:
+            environment = {"PATH": path, name: str(number)}
+            subprocess.run(words, env=environment, cwd=tmp_path, check=True)
+        assert cluster_page.noted(tmp_path) == ["1/4", "2/4", "3/4", "4/4"]
+        (tmp_path / "noted").unlink()
 
 
 def test_bad_submissions(bench, tmp_path, monkeypatch):

@@ -1,16 +1,17 @@
-"""The same figures on one device, on eight, and on two processes that share the work."""
+"""The same figures on one device, on eight, and on two and four processes that share the work."""
 
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 import distributed_worker
 from ignpx import InvalidArgumentError, sharding
@@ -58,12 +59,16 @@ def test_eight_devices(alone, tmp_path, data, model):
     assert_same(result(tmp_path, started(tmp_path, data, model, devices=8)), alone)
 
 
-def test_two_processes(alone, tmp_path):
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes(alone, tmp_path, processes):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    both = [started(tmp_path, 2, 2, 2, index, port, devices=2) for index in (0, 1)]
-    assert_same(result(tmp_path, *both), alone)
+    every = [
+        started(tmp_path, 2, 2, processes, index, port, devices=4 // processes)
+        for index in range(processes)
+    ]
+    assert_same(result(tmp_path, *every), alone)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,18 @@ def test_a_mesh_takes_all_devices(axes):
         pytest.skip("for one device")
     with pytest.raises(InvalidArgumentError, match="number of devices, 1"):
         sharding.mesh(**axes)
+
+
+def test_a_mesh_that_does_not_divide_the_largest_layer():
+    """As of 12 devices; a shape and not the devices decides."""
+    mesh = AbstractMesh((2, 6), ("data", "model"))
+    struct = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    tree = {"head": {"kernel": struct((256, 8)), "bias": struct((12,))}}
+    with pytest.raises(
+        InvalidArgumentError, match=r"^model=6: .*'head'.*'kernel'.*\(256, 8\).*\[1, 2, 4\]"
+    ):
+        sharding.place(tree, mesh)
+    sharding.place({"head": {"kernel": struct((256, 12)), "bias": struct((8,))}}, mesh)
 
 
 def test_without_a_mesh_nothing_is_divided():

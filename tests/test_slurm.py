@@ -9,6 +9,7 @@ import time
 import jax
 import pytest
 
+import cluster_page
 import slurm_cluster
 from ignpx.bench import results, run, submit, trained
 from ignpx.errors import InvalidArgumentError
@@ -63,6 +64,14 @@ def test_a_killed_job_and_one_whose_time_is_over(cluster, bench, tmp_path):
     assert seen == [("CANCELLED", "0"), ("COMPLETED", "0"), ("COMPLETED", "1")]
     undisturbed = run.run(path, tmp_path / "undisturbed")
     assert without_clocks(run.collect(out)).equals(without_clocks(undisturbed))
+
+
+def test_the_array_of_the_page(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(cluster_page.noting(tmp_path)), prepend=os.pathsep)
+    array, _ = cluster_page.blocks("bash", tmp_path)
+    subprocess.run(["sbatch", f"--output={tmp_path}/log"], input=array, text=True, check=True)
+    wait(lambda: not slurm_cluster.queued(cluster))
+    assert cluster_page.noted(tmp_path) == ["1/4", "2/4", "3/4", "4/4"]
 
 
 def test_what_sbatch_refuses(cluster, bench, tmp_path):

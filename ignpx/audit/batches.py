@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ignpx import sharding
 from ignpx._support import checks
 from ignpx.classifier import Classifier
 
@@ -32,7 +33,7 @@ def in_batches(
         batch = jax.tree.map(lambda array, at=places: np.asarray(array[at]), images)
         count = len(jax.tree.leaves(batch)[0])
         padded = jax.tree.map(lambda array: _padded(array, batch_size), batch)
-        parts.append(np.asarray(function(classifier, padded))[:count])
+        parts.append(sharding.gathered(function(classifier, padded))[:count])
     return np.concatenate(parts)
 
 

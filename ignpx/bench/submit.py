@@ -5,6 +5,7 @@ import functools
 import pathlib
 import platform
 import re
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,6 +144,7 @@ class Job:
                 f"is not on {platform.node()}, where the job runs; name a folder on a disk that "
                 "all nodes share",
             )
+        _end_by_signals()
         say = functools.partial(print, flush=True)
         ran = run(self.config, self.directory, **self.options, shard=shard, tell=say, warn=say)
         say(f"{len(ran.results)} of {ran.cells} cells are finished, {ran.failed} failed")
@@ -169,3 +171,24 @@ class Job:
                 "--job timeout_min=..."
             )
         return DelayedSubmission(dataclasses.replace(self, finished=finished, idle=idle), shard)
+
+
+def _end_by_signals() -> None:
+    """Lets the end of the time end the job, whatever comes of what submitit does then.
+
+    It calls scontrol, which SLURM may kill together with the job. An `Exception` of that would be
+    taken for the result of the cell that it interrupts.
+    """
+    import submitit
+
+    number = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+    given = signal.getsignal(number)
+
+    def end(*arguments: Any) -> None:
+        try:
+            given(*arguments)
+        except Exception as error:
+            raise SystemExit(f"the time is over: {error}") from error
+
+    if callable(given):
+        signal.signal(number, end)

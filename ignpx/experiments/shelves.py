@@ -61,7 +61,8 @@ class Shelf:
             made = in_parts.part(classifier, key, classes)
             self._write(number, [_prototypes(made).inputs], {"classes": classes.tolist()})
             if number >= done:
-                rest = _replaced(made, None)
+                # By NumPy: JAX would compile the join anew for each number of classes, and keep it.
+                rest = jax.tree.map(checkpoint.on_host, _replaced(made, None))
                 total = rest if total is None else in_parts.join([total, rest])
                 self._write(SUM, total, {"done": number + 1})
         return total
@@ -107,7 +108,7 @@ class Shelf:
             return None, 0
         try:
             done = checkpoint.load_config(self._place(SUM))["done"]
-            return self._read(SUM, {"done": done}), done
+            return jax.tree.map(checkpoint.on_host, self._read(SUM, {"done": done})), done
         except (InvalidArgumentError, KeyError) as error:
             self._warn(error)
             return None, 0
