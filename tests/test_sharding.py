@@ -59,7 +59,13 @@ def test_eight_devices(alone, tmp_path, data, model):
     assert_same(result(tmp_path, started(tmp_path, data, model, devices=8)), alone)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+FOUR = pytest.mark.skipif(
+    "IGNPX_FOUR_PROCESSES" not in os.environ,
+    reason="83 s on two cores, twice those of two processes: set IGNPX_FOUR_PROCESSES=1",
+)
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=FOUR)])
 def test_processes(alone, tmp_path, processes):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
