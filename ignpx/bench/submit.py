@@ -6,7 +6,7 @@ import pathlib
 import platform
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ignpx.bench import results
@@ -183,12 +183,13 @@ def _end_by_signals() -> None:
 
     number = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
     given = signal.getsignal(number)
+    if not callable(given):  # not within a job
+        return
 
-    def end(*arguments: Any) -> None:
+    def end(*arguments: Any, given: Callable[..., Any] = given) -> None:
         try:
             given(*arguments)
         except Exception as error:
             raise SystemExit(f"the time is over: {error}") from error
 
-    if callable(given):
-        signal.signal(number, end)
+    signal.signal(number, end)
