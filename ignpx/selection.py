@@ -29,6 +29,7 @@ __all__ = [
     "outweighed",
     "search_coverage",
     "supporting",
+    "tightened",
     "top_share",
 ]
 
@@ -282,14 +283,35 @@ def calibrate(
     )
 
 
+def tightened(log_ratios: PyTree, log_alpha: jax.Array) -> jax.Array:
+    """The largest log ratio that a threshold does not select.
+
+    As a threshold it selects the same parameters. All thresholds between two neighbouring ratios
+    do, but `ignpx.edits.dampening` scales by the threshold itself, and `calibrate` meets one that
+    depends on the extreme ratios.
+
+    Args:
+      log_ratios: see `log_ratio`; None leaves are not counted.
+      log_alpha: a threshold.
+
+    Returns:
+      The log ratio; `log_alpha` where no finite ratio is as small.
+    """
+
+    def largest(leaf: jax.Array) -> jax.Array:
+        return jnp.max(leaf, where=(leaf <= log_alpha) & (leaf > -ALWAYS), initial=-ALWAYS)
+
+    found = jnp.max(jnp.stack([largest(leaf) for leaf in jax.tree.leaves(log_ratios)]))
+    return jnp.where(found > -ALWAYS, found, log_alpha)
+
+
 class CoverageSearch(NamedTuple):
     """The outcome of `search_coverage`.
 
     Attributes:
       coverages: `(G,)`, the coverages that were tried, ascending.
       forget: `(G,)`, share of the held-out forget prototypes that are recognised at each coverage.
-      retain: `(G,)`, what the retained class that loses most keeps of its confidence at each
-        coverage, as a share.
+      retain: `(G,)`, what the retained classes keep of their log-odds at each coverage, as a share.
       chosen: the chosen coverage, see `search_coverage`.
     """
 
@@ -310,17 +332,18 @@ def search_coverage(
     coverages: jax.Array,
     *,
     total: int | None = None,
-    keep: float = 0.99,
+    keep: float = 0.95,
     margin: float = 4.0,
     reads: bool = False,
 ) -> CoverageSearch:
     """Chooses a coverage by held-out prototypes, without data.
 
     A coverage *forgets* if the model recognises no held-out forget prototype at it or at the next
-    larger coverage. It *retains* if every retained class keeps at least a share `keep` of its
-    confidence at it and at all smaller coverages. Confidence is the mean probability of the right
-    class on held-out prototypes. It falls long before a prototype is mistaken for another class,
-    and real samples are mistaken earlier than prototypes.
+    larger coverage. It *retains* if the retained classes keep at least a share `keep` of their
+    log-odds at it and at all smaller coverages. Log-odds are the mean over held-out prototypes of
+    `log(p / (1 - p))` of the probability p of the right class. They fall long before a prototype is
+    mistaken for another class, and real samples are mistaken earlier than prototypes. Unlike p,
+    they do not saturate, so that models of any confidence compare.
 
     The chosen coverage is half way, on a log scale, between the smallest coverage that forgets and
     the largest that retains, because real samples are also harder to forget. It is at most
@@ -331,11 +354,11 @@ def search_coverage(
     Args:
       log_ratios: see `log_ratio`.
       judged: maps a log alpha to the share of the held-out forget prototypes that the model edited
-        at that threshold recognises, and to the least share of its confidence that a retained
-        class keeps.
+        at that threshold recognises, and to the share of their log-odds that the retained classes
+        keep.
       coverages: `(G,)`, coverages to try, ascending.
       total: see `calibrate`.
-      keep: share of its confidence that every retained class must keep, in 0 to 1.
+      keep: share of their log-odds that the retained classes must keep, in 0 to 1.
       margin: bounds the chosen coverage, at least 1.
       reads: whether `judged` reads files, and so is called rather than traced: once, with the log
         alphas `(G,)` of all coverages, and it returns `(G,)` shares.
@@ -362,7 +385,8 @@ def search_coverage(
 
 
 def _threshold(log_ratios: PyTree, coverage: jax.Array, total: int | None) -> jax.Array:
-    return calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total).log_alpha
+    found = calibrate(log_ratios, (0.0, 1.0), at=coverage, total=total)
+    return tightened(log_ratios, found.log_alpha)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -59,6 +59,21 @@ def test_half_way_between_two_counts_the_smaller_is_taken(candidates):
         assert float(found.coverage) == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize("share", [0.002, 0.3, 1.0])
+def test_a_tightened_threshold_is_a_ratio_and_selects_the_same(share):
+    tree = ratios() | {"none": None, "ends": jnp.asarray([selection.ALWAYS, -selection.ALWAYS])}
+    values = np.sort(flat(tree))[::-1]
+    found = selection.calibrate(tree, (0.0, 1.0), at=share)
+    count = round(float(found.coverage) * values.size)
+    for log_alpha in (found.log_alpha, np.nextafter(values[count - 1], -np.inf)):
+        tight = selection.tightened(tree, log_alpha)
+        assert int(selection.count(selection.mask(tree, tight))) == count
+        if share < 1:
+            assert float(tight) == values[count]
+        else:  # every finite ratio is selected
+            assert float(tight) == float(log_alpha)
+
+
 def test_mask_is_equation_5():
     rng = np.random.default_rng(0)
     forget, retain = (rng.lognormal(sigma=5, size=1000).astype(np.float32) for _ in range(2))

@@ -91,8 +91,8 @@ def ignp(
       coverage: the range that the share of edited parameters must lie in (Equation 6). The paper
         has (0.04, 0.05) for ten classes and (0.011, 0.013) for a hundred, chosen on test data, and
         1 to 5 % in general. `auto` takes neither test data nor a setting for each dataset: with
-        `within="held_out"` it tries coverages from one that follows from the number of classes up
-        to half of the parameters (see `ignpx.steps.calibrate`).
+        `within="held_out"` it tries coverages from 0.001 % up to half of the parameters (see
+        `ignpx.steps.calibrate`).
       within: which coverage of the range is taken; any will do for Equation 6. `held_out` lets
         prototypes decide that took no part in the sensitivities (see
         `ignpx.selection.search_coverage`); `middle` takes the middle of the range.

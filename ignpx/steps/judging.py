@@ -67,13 +67,13 @@ def recognised(
     """Of examples `(K, n, *input_shape)` of classes `(K,)`, one by one.
 
     Returns:
-      `(K, n)` bool, whether an example is taken for its class, and `(K, n)`, the probability of its
+      `(K, n)` bool, whether an example is taken for its class, and `(K, n)`, the log-odds of its
       class.
     """
     flat, shape = unseen.reshape(-1, *classifier.input_shape), unseen.shape[:2]
     logits = _xla.fast(Classifier.logits)(classifier, flat).reshape(*shape, -1)
     own = jnp.broadcast_to(labels[:, None], shape)
-    return jnp.argmax(logits, axis=-1) == own, jnp.exp(-losses.cross_entropy(logits, own))
+    return jnp.argmax(logits, axis=-1) == own, -losses.negative_log_odds(logits, own)
 
 
 _recognised = jax.jit(recognised)

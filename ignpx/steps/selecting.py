@@ -19,14 +19,15 @@ from ignpx.steps.judging import recognised, recognised_of
 from ignpx.steps.parts import Shards
 from ignpx.unlearner import Request
 
-# The largest coverage that `coverage="auto"` tries.
-MOST = 0.5
+# The smallest and the largest coverage that `coverage="auto"` tries.
+LEAST, MOST = 1e-5, 0.5
 
-# Below this share of its confidence a retained class is doubted.
-KEPT = 0.98
+# Accuracy that real samples lose for each share of their log-odds that prototypes lose, to begin
+# with. `results/steady.md` has the models that tell.
+LOSS = 0.15
 
-# Points of accuracy that real samples lose for each point of confidence that prototypes lose.
-HARDER = 3.0
+# A result that may have lost more accuracy than this is doubted.
+TOLERATED = 0.01
 
 
 class Counted(NamedTuple):
@@ -60,8 +61,9 @@ class Estimate(NamedTuple):
     and the highest.
 
     Attributes:
-      retain_change: `(3,)`, change of the accuracy on the retained classes, as a share:
-        `HARDER` times that of the confidence in them. `results/steady.md` has how often it held.
+      retain_change: `(3,)`, change of the accuracy on the retained classes, as a share: `LOSS`
+        times the relative change of their log-odds. Log-odds do not saturate as confidence does, so
+        that models of any confidence compare. `results/steady.md` has how often it held.
       forget_accuracy: `(3,)`, share of the forget prototypes that are still recognised.
     """
 
@@ -138,7 +140,7 @@ class Calibrated(NamedTuple):
         )
 
     def doubts(self, request: Request) -> list[str]:
-        """Whether more had to be edited than is usual, or a retained class lost confidence."""
+        """Whether more had to be edited than is usual, or the retained classes lost log-odds."""
         # A single retained class has no other that it could be taken for.
         if self.search is None or np.sum(request.retain) <= 1:
             return []
@@ -150,11 +152,13 @@ class Calibrated(NamedTuple):
                 "their prototypes do not show"
             )
         assert self.kept is not None  # as a search has it
-        kept = np.where(request.retain, self.kept, np.inf)
-        if (lost := np.flatnonzero(kept < KEPT)).size:
+        assert self.estimate is not None
+        low, change, high = (100 * float(share) for share in self.estimate.retain_change)
+        if change < -100 * TOLERATED:
+            worst = int(np.argmin(np.where(request.retain, self.kept, np.inf)))
             doubts.append(
-                f"classes {lost.tolist()} lost up to {1 - kept.min():.1%} of the model's "
-                "confidence in their held-out prototypes: real samples of them may be mistaken. "
+                f"the retained classes may have changed by {change:.1f} points of accuracy "
+                f"({low:.1f} to {high:.1f} by draws of held-out prototypes), most in class {worst}. "
                 "Compare with another seed, or raise samples"
             )
         return doubts
@@ -223,8 +227,9 @@ def calibrate(
 
     Args:
       coverage: the range of the share of all parameters of the model, see
-        `ignpx.selection.calibrate`. `auto` begins where the number of classes suggests
-        (`auto_coverage`) and ends at `MOST`; with `within="middle"` it is `auto_coverage`.
+        `ignpx.selection.calibrate`. `auto` is from `LEAST` to `MOST`, in smaller steps
+        where the number of classes suggests (`auto_coverage`); with `within="middle"` it is
+        `auto_coverage`.
       within: which coverage of the range is taken: `held_out` lets examples decide that took no
         part in the importance (see `ignpx.selection.search_coverage`); `middle` takes its middle.
       trial: the edit whose outcome the held-out examples judge: that which follows in the chain.
@@ -255,7 +260,7 @@ def calibrate(
 
 
 def auto_coverage(num_classes: int) -> tuple[float, float]:
-    """The range in which `coverage="auto"` usually ends: 0.3 to 2.5 % for ten classes."""
+    """The range that models without batch norm usually need: 0.3 to 2.5 % for ten classes."""
     return 0.03 / num_classes, 0.08 / num_classes**0.5
 
 
@@ -350,8 +355,7 @@ def _searched(
 ) -> selection.CoverageSearch:
     """Which coverage the held-out examples choose."""
     if coverage == "auto":
-        least = auto_coverage(classifier.num_classes)[0]
-        tried = jnp.geomspace(least, MOST, _steps_to(MOST / least))
+        tried = jnp.asarray(_growing(*auto_coverage(classifier.num_classes)), jnp.float32)
     else:
         tried = jnp.geomspace(*coverage, 16)
     total = targets.size(classifier.params)
@@ -370,8 +374,10 @@ def _settled(
     if search is not None and coverage == "auto":
         # What the examples choose is taken where it is not the range that was asked for.
         limits = (1 / total, 1.0)
-    at = None if search is None else search.chosen
-    return selection.calibrate(ratios, limits, at=at, total=total)
+    if search is None:
+        return selection.calibrate(ratios, limits, total=total)
+    found = selection.calibrate(ratios, limits, at=search.chosen, total=total)
+    return found._replace(log_alpha=selection.tightened(ratios, found.log_alpha))
 
 
 def _reported(
@@ -398,9 +404,15 @@ def _reported(
 _log_ratio = jax.jit(selection.log_ratio)
 
 
-def _steps_to(widening: float) -> int:
-    """How many coverages reach so far, each about a quarter larger than the one before."""
-    return math.ceil(math.log(widening) / math.log(1.25)) + 1
+def _growing(low: float, high: float) -> np.ndarray:
+    """From `LEAST` to `MOST`: each about a quarter larger within a range, and twice outside it."""
+    parts = ((LEAST, low, 2.0), (low, high, 1.25), (high, MOST, 2.0))
+    grown = [_grown(*part) for part in parts if part[0] < part[1]]
+    return np.concatenate([*(each[:-1] for each in grown), [MOST]])
+
+
+def _grown(low: float, high: float, factor: float) -> np.ndarray:
+    return np.geomspace(low, high, math.ceil(math.log(high / low, factor)) + 1)
 
 
 def _edited_at(
@@ -411,7 +423,7 @@ def _edited_at(
     ratios: PyTree,
     log_alpha: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """What is recognised after the edit at a threshold, and with which confidence."""
+    """What is recognised after the edit at a threshold, and with which log-odds."""
     selected = Selected(selection.mask(ratios, log_alpha), ratios, log_alpha)
     # XLA computes what the layers below the targets make of the examples only once.
     return recognised(edited(trial, classifier, selected, jax.random.key(0)), unseen, labels)
@@ -439,16 +451,16 @@ def _shares(
     request: Request, before: jax.Array, right: jax.Array, after: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Of both sides, see `selection.search_coverage`."""
-    least = jnp.min(jnp.where(request.retain, _kept(before, after), jnp.inf))
-    return _mean(jnp.mean(right, axis=1), request.forget), least
+    change = jnp.mean(_relative_change(request, before, after), axis=1)
+    return _mean(jnp.mean(right, axis=1), request.forget), 1 + _mean(change, request.retain)
 
 
 _shares_of_each = jax.jit(jax.vmap(_shares, (None, None, 0, 0)))
 
 
 def _kept(before: jax.Array, after: jax.Array) -> jax.Array:
-    """The share of its confidence that each class keeps, of probabilities `(num_classes, n)`."""
-    before, after = jnp.mean(before, axis=1), jnp.mean(after, axis=1)
+    """The share of its confidence that each class keeps, of log-odds `(num_classes, n)`."""
+    before, after = (jnp.mean(jax.nn.sigmoid(odds), axis=1) for odds in (before, after))
     return jnp.where(before > 0, after / jnp.where(before > 0, before, 1.0), 1.0)
 
 
@@ -457,9 +469,14 @@ def _estimate(request: Request, before: jax.Array, right: jax.Array, after: jax.
         draws = jax.vmap(_mean, (1, None))(values.astype(jnp.float32), mask)
         return jnp.stack([jnp.min(draws), jnp.mean(draws), jnp.max(draws)])
 
-    return Estimate(
-        HARDER * over_draws(after - before, request.retain), over_draws(right, request.forget)
-    )
+    change = LOSS * _relative_change(request, before, after)
+    return Estimate(over_draws(change, request.retain), over_draws(right, request.forget))
+
+
+def _relative_change(request: Request, before: jax.Array, after: jax.Array) -> jax.Array:
+    """Of log-odds `(num_classes, n)`, as a share of the mean of those of the retained classes."""
+    scale = jnp.abs(_mean(jnp.mean(before, axis=1), request.retain))
+    return (after - before) / jnp.where(scale > 0, scale, 1.0)
 
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
