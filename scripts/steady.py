@@ -150,9 +150,13 @@ def rate(frame: pd.DataFrame, names: list[str], of: str = "doubted") -> pd.Serie
 def picture(frame: pd.DataFrame) -> Figure:
     """The change of the retained classes by the class that is forgotten, a panel for each model."""
     models = list(frame.groupby("model", sort=False))
-    figure = Figure(figsize=(2.4 * len(models), 2.6), layout="constrained")
-    axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    for axis, (name, cells) in zip(axes, models, strict=True):
+    columns = min(5, len(models))
+    rows = -(-len(models) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for spare in axes.flat[len(models) :]:
+        spare.remove()
+    for axis, (name, cells) in zip(axes.flat, models, strict=False):
         change = 100 * (cells["retain_after"] - cells["retain_before"])
         axis.axhline(0, color="0.8", linewidth=1)
         axis.plot(cells["forget"], change, "o", color="#4a6fa5", alpha=0.5, markersize=3)
@@ -160,7 +164,8 @@ def picture(frame: pd.DataFrame) -> Figure:
         axis.set_xticks(sorted(cells["forget"].unique()))
         axis.tick_params(labelsize=7)
         axis.set_xlabel("forgotten class", fontsize=7)
-    axes[0].set_ylabel("retained classes, change in points", fontsize=7)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("retained classes, change in points", fontsize=7)
     return figure
 
 

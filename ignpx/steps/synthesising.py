@@ -46,7 +46,7 @@ class Synthesised(NamedTuple):
         # What is no image has none.
         measured = self.prototypes.roughness
         roughness = np.zeros(len(used)) if measured is None else np.asarray(measured)
-        rough = np.flatnonzero(used & (roughness > 0.75))
+        rough = np.flatnonzero(used & (roughness >= 1))
         if rough.size:
             doubts.append(
                 f"the prototypes of classes {rough.tolist()} are as rough as noise (roughness "
