@@ -164,7 +164,7 @@ def main(
     classes: Annotated[list[int], typer.Option()] = [10, 100, 250, 500, 1000],  # noqa: B006
     whole: Annotated[list[int], typer.Option(help="All at once.")] = [50, 100],  # noqa: B006
     at_once: int = 25,
-    each: Annotated[int, typer.Option(help="Classes forgotten in one call.")] = 100,
+    each: Annotated[int, typer.Option(help="Classes forgotten in one call.")] = 20,
     of: Annotated[int, typer.Option(help="Classes that they have.")] = 100,
     alone: Annotated[int, typer.Option(help="Classes forgotten in a process each.")] = 2,
     kills: Annotated[int, typer.Option(help="Of the preparation of the most classes.")] = 0,
