@@ -354,11 +354,13 @@ def _searched(
     reads: bool = False,
 ) -> selection.CoverageSearch:
     """Which coverage the held-out examples choose."""
+    total = targets.size(classifier.params)
     if coverage == "auto":
-        tried = jnp.asarray(_growing(*auto_coverage(classifier.num_classes)), jnp.float32)
+        growing = _growing(*auto_coverage(classifier.num_classes))
+        # Less than one parameter is no edit.
+        tried = jnp.asarray(np.unique(np.maximum(growing, 1 / total)), jnp.float32)
     else:
         tried = jnp.geomspace(*coverage, 16)
-    total = targets.size(classifier.params)
     return selection.search_coverage(ratios, judged, tried, total=total, reads=reads)
 
 
