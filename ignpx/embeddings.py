@@ -6,7 +6,7 @@ openreview.net/forum?id=Fb2sZ1eoVe). A method that is run on the head and on suc
 the head alone: the features of real images stay as they are.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,11 @@ from ignpx.errors import InvalidArgumentError
 
 __all__ = ["NOISES", "Drawn", "draw", "head_of", "paths", "rejoined"]
 
-# Points that are drawn at once, as in the paper's code.
-BATCH = 2000
+# Points that are drawn at once, as in the paper's code, and how often at most.
+BATCH, BATCHES = 2000, 500
+
+# What the parameters of a dense layer are, by their axes.
+ROLES = {1: "bias", 2: "kernel"}
 
 
 def __dir__() -> list[str]:
@@ -68,7 +71,8 @@ def head_of(classifier: Classifier) -> Classifier:
       InvalidArgumentError: if the head is no dense layer of features `(N, F)`, or something comes
         after it.
     """
-    layer = _layer(classifier)
+    chosen, _ = _divided(classifier)
+    layer = {ROLES[jnp.ndim(leaf)]: leaf for leaf in jax.tree.leaves(chosen)}
     head = Classifier(
         params=layer,
         state={},
@@ -82,19 +86,14 @@ def head_of(classifier: Classifier) -> Classifier:
 
 def rejoined(classifier: Classifier, head: Classifier) -> Classifier:
     """The classifier with the parameters of an edited head."""
-    roles = {path: role for role, path in paths(classifier).items()}
-    _, tree = jax.tree.flatten(classifier.params)
-    named = zip(targets.paths(classifier.params), jax.tree.leaves(classifier.params), strict=True)
-    leaves = [
-        head.params[roles[path]].astype(leaf.dtype) if path in roles else leaf
-        for path, leaf in named
-    ]
-    return classifier.replace(params=jax.tree.unflatten(tree, leaves))
+    chosen, rest = _divided(classifier)
+    edited = jax.tree.map(
+        lambda leaf: head.params[ROLES[jnp.ndim(leaf)]].astype(leaf.dtype), chosen
+    )
+    return classifier.replace(params=targets.combine(edited, rest))
 
 
-def draw(
-    head: Classifier, key: jax.Array, *, samples: int, noise: str = "normal", batches: int = 500
-) -> Drawn:
+def draw(head: Classifier, key: jax.Array, *, samples: int, noise: str = "normal") -> Drawn:
     """Random embeddings of each class: those of noise that the head answers with it.
 
     Args:
@@ -102,25 +101,21 @@ def draw(
       key: PRNG key.
       samples: of each class.
       noise: of `NOISES`, of zero mean and unit scale unless it is `bernoulli` (0 or 1) or `gumbel`.
-      batches: of 2,000 points each, after which no more are drawn.
 
     Returns:
-      As many of each class, or fewer of those that the head hardly ever answers. Runs under `jit`.
+      As many of each class, or fewer of those that the head hardly ever answers: no more than a
+      million points are drawn. Runs under `jit`.
 
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.whole(samples=samples, batches=batches)
+    checks.whole(samples=samples)
     checks.one_of(tuple(NOISES), noise=noise)
-    return _drawn(head, key, samples, noise, batches)
-
-
-def _drawn(head: Classifier, key: jax.Array, samples: int, noise: str, batches: int) -> Drawn:
     shape, classes = head.input_shape, head.num_classes
 
     def lacks(carry: tuple[jax.Array, Drawn]) -> jax.Array:
         number, drawn = carry
-        return (number < batches) & jnp.any(drawn.found < samples)
+        return (number < BATCHES) & jnp.any(drawn.found < samples)
 
     def more(carry: tuple[jax.Array, Drawn]) -> tuple[jax.Array, Drawn]:
         number, (inputs, found) = carry
@@ -137,31 +132,27 @@ def _drawn(head: Classifier, key: jax.Array, samples: int, noise: str, batches: 
     return jax.lax.while_loop(lacks, more, (jnp.int32(0), empty))[1]
 
 
-def paths(classifier: Classifier) -> dict[str, str]:
-    """The paths of the head's parameters by their roles, `kernel` and `bias`.
+def paths(classifier: Classifier) -> list[str]:
+    """The paths of the head's parameters.
 
     Raises:
       InvalidArgumentError: if the head is no dense layer.
     """
-    chosen, _ = targets.partition(classifier.params, classifier.head())
-    named = zip(targets.paths(chosen), jax.tree.leaves(chosen), strict=True)
-    roles = {1: "bias", 2: "kernel"}
-    found = {roles.get(jnp.ndim(leaf), "other"): path for path, leaf in named}
-    if not {"kernel"} <= found.keys() <= {"kernel", "bias"}:
+    return targets.paths(_divided(classifier)[0])
+
+
+def _divided(classifier: Classifier) -> tuple[PyTree, PyTree]:
+    """The parameters of the head and all others, see `targets.partition`."""
+    head, rest = targets.partition(classifier.params, classifier.head())
+    found = [ROLES.get(jnp.ndim(leaf)) for leaf in jax.tree.leaves(head)]
+    if sorted(found, key=str) not in (["kernel"], ["bias", "kernel"]):
         raise InvalidArgumentError(
             "classifier",
-            sorted(found.values()),
+            targets.paths(head),
             "are the parameters of the head; need a dense layer, of a kernel (features, classes) "
             "and at most one bias",
         )
-    return found
-
-
-def _layer(classifier: Classifier) -> dict[str, Any]:
-    arrays = dict(
-        zip(targets.paths(classifier.params), jax.tree.leaves(classifier.params), strict=True)
-    )
-    return {role: arrays[path] for role, path in paths(classifier).items()}
+    return head, rest
 
 
 def _check_alone(classifier: Classifier, head: Classifier) -> None:

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 import slurm_cluster
-from ignpx.bench import run
+from ignpx.bench import results, run
 from kill_and_resume import measured
 
 console = Console()
@@ -79,7 +79,7 @@ class Runs:
 
     def finished(self, name: str) -> int:
         """The number of cells that have a result."""
-        return len(list((self.folder / name / "cells").glob("*.json")))
+        return results.count(self.folder / name)
 
     def same(self, name: str) -> bool:
         """Whether the results are those of the undisturbed run, to the bit."""

@@ -44,7 +44,7 @@ class Embedded(NamedTuple):
         return {"embeddings": [int(count) for count in self.found]}
 
 
-def embed(*, samples: int = 1000, noise: str = "normal") -> Step:
+def embed(*, samples: int = 500, noise: str = "normal") -> Step:
     """Makes the head the classifier, and embeddings of each class the examples, until `rejoin`.
 
     Args:
@@ -85,9 +85,7 @@ _drawn = jax.jit(embeddings.draw, static_argnames=("samples", "noise"))
 
 def _check(classifier: Classifier) -> None:
     edited, _ = targets.partition(classifier.params, classifier.targets)
-    missing = [
-        path for path in embeddings.paths(classifier).values() if path not in targets.paths(edited)
-    ]
+    missing = sorted(set(embeddings.paths(classifier)) - set(targets.paths(edited)))
     if missing:
         raise InvalidArgumentError(
             "targets",
