@@ -1,6 +1,6 @@
 """The space before the head: the head as a model of its own, and random points of that space.
 
-Forgetting a class needs no images. Random embeddings stand for the class that the head answers of
+Forgetting a class needs no images. Random embeddings stand for the class that the head predicts for
 them ("A universal source-free class unlearning framework via synthetic embeddings", TMLR 2026,
 openreview.net/forum?id=Fb2sZ1eoVe). A method that is run on the head and on such embeddings edits
 the head alone: the features of real images stay as they are.
@@ -94,7 +94,7 @@ def rejoined(classifier: Classifier, head: Classifier) -> Classifier:
 
 
 def draw(head: Classifier, key: jax.Array, *, samples: int, noise: str = "normal") -> Drawn:
-    """Random embeddings of each class: those of noise that the head answers with it.
+    """Random embeddings of each class: noise for which the head predicts it.
 
     Args:
       head: see `head_of`.
@@ -103,7 +103,7 @@ def draw(head: Classifier, key: jax.Array, *, samples: int, noise: str = "normal
       noise: of `NOISES`, of zero mean and unit scale unless it is `bernoulli` (0 or 1) or `gumbel`.
 
     Returns:
-      As many of each class, or fewer of those that the head hardly ever answers: no more than a
+      As many of each class, or fewer of those that the head hardly ever predicts: no more than a
       million points are drawn. Runs under `jit`.
 
     Raises:
@@ -120,11 +120,11 @@ def draw(head: Classifier, key: jax.Array, *, samples: int, noise: str = "normal
     def more(carry: tuple[jax.Array, Drawn]) -> tuple[jax.Array, Drawn]:
         number, (inputs, found) = carry
         points = NOISES[noise](jax.random.fold_in(key, number), (BATCH, *shape))
-        answers = jnp.argmax(head.logits(points), axis=-1)
-        counted = found + jnp.cumsum(jax.nn.one_hot(answers, classes, dtype=jnp.int32), axis=0)
+        predicted = jnp.argmax(head.logits(points), axis=-1)
+        counted = found + jnp.cumsum(jax.nn.one_hot(predicted, classes, dtype=jnp.int32), axis=0)
         # Those beyond the last place of their class are dropped.
-        places = jnp.take_along_axis(counted, answers[:, None], axis=1)[:, 0] - 1
-        inputs = inputs.at[answers, places].set(points, mode="drop")
+        places = jnp.take_along_axis(counted, predicted[:, None], axis=1)[:, 0] - 1
+        inputs = inputs.at[predicted, places].set(points, mode="drop")
         found = jnp.minimum(counted[-1], samples)
         return number + 1, Drawn(inputs, found)
 

@@ -26,7 +26,7 @@ def lenet():
     return models.create("lenet", input_shape=(32, 32, 1), num_classes=10, width=0.5)
 
 
-def answered(classifier):
+def accuracies(classifier):
     """Test accuracies of the digits: of class 3, and of the others."""
     test = ignpx.data.load_splits("digits").test
     logits = classifier.logits(classifier.preprocess(jnp.asarray(test.images)))
@@ -55,7 +55,7 @@ def test_the_head_makes_the_logits_and_goes_back(lenet):
 
 
 @pytest.mark.parametrize("noise", embeddings.NOISES)
-def test_each_is_answered_as_its_class_and_of_the_noise(lenet, noise):
+def test_each_is_predicted_as_its_class_and_of_the_noise(lenet, noise):
     head = embeddings.head_of(lenet)
     drawn = embeddings.draw(head, KEY, samples=50, noise=noise)
     assert drawn.found.tolist() == [50] * 10
@@ -66,7 +66,7 @@ def test_each_is_answered_as_its_class_and_of_the_noise(lenet, noise):
     np.testing.assert_array_equal(logits.argmax(-1), np.repeat(np.arange(10)[:, None], 50, 1))
     values = points.reshape(500, -1)
     assert len(np.unique(values, axis=0)) == 500
-    # Which class is answered moves the means of single coordinates, and hardly the mean of all.
+    # Which class is predicted moves the means of single coordinates, and hardly the mean of all.
     mean, variance = {
         "normal": (0, 1), "uniform": (0, 1 / 3), "bernoulli": (1 / 2, 1 / 4),
         "laplace": (0, 2), "gumbel": (np.euler_gamma, np.pi**2 / 6),
@@ -80,13 +80,13 @@ def test_they_are_the_first_points_of_their_class(lenet):
     head = embeddings.head_of(lenet)
     drawn = embeddings.draw(head, KEY, samples=3)
     points = jax.random.normal(jax.random.fold_in(KEY, 0), (embeddings.BATCH, *head.input_shape))
-    answers = np.argmax(head.logits(points), axis=-1)
+    predicted = np.argmax(head.logits(points), axis=-1)
     for label in range(10):
-        expected = np.asarray(points)[np.flatnonzero(answers == label)[:3]]
+        expected = np.asarray(points)[np.flatnonzero(predicted == label)[:3]]
         np.testing.assert_array_equal(drawn.inputs[label], expected)
 
 
-def test_a_class_that_is_never_answered_is_told(lenet):
+def test_a_class_that_is_never_predicted_is_told(lenet):
     path, _ = embeddings.paths(lenet)  # the bias, and the kernel
     params = jax.tree_util.tree_map_with_path(
         lambda at, leaf: (
@@ -117,7 +117,7 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_a_class_of_digits_is_forgotten(trained, name):
     edited, _ = ignpx.unlearn(METHODS[name], trained, Request.classes([3], 10), KEY)
-    before, after = answered(trained), answered(edited)
+    before, after = accuracies(trained), accuracies(edited)
     assert before[0] > 0.9
     assert after[0] < 0.1
     assert after[1] > before[1] - 0.05

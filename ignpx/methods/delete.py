@@ -108,7 +108,7 @@ def delete_embeddings(
     """Builds DELETE on random embeddings, which sees no data and edits the head alone.
 
     "A universal source-free class unlearning framework via synthetic embeddings", TMLR 2026: noise
-    in the space before the head stands for the class that the head answers of it. Its full text
+    in the space before the head stands for the class that the head predicts for it. Its full text
     could not be read; distributions, labels and the choice of the head are those of its public
     code, which has 5,000 embeddings of each class and 200 epochs. Ours are 500 and 10. The
     embeddings of the retained classes are distilled, too, as in the code.

@@ -28,14 +28,14 @@ class Embedded(NamedTuple):
     wanted: jax.Array
 
     def check(self, request: Request) -> None:
-        """Raises if the head answers a class too rarely."""
+        """Raises if the head predicts a class too rarely."""
         used = np.asarray(request.forget | request.retain)
         found, wanted = np.asarray(self.found), int(self.wanted)
         if (few := np.flatnonzero(used & (found < wanted))).size:
             counts = ", ".join(f"{c}: {found[c]}" for c in few[:10])
             raise UnlearningError(
                 f"of {wanted} embeddings of each class there are fewer of some (by class: "
-                f"{counts}): the head hardly ever answers them of noise. Lower samples, or try "
+                f"{counts}): the head hardly ever predicts them for noise. Lower samples, or try "
                 "another noise"
             )
 
