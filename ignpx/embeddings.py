@@ -17,7 +17,7 @@ from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError
 
-__all__ = ["NOISES", "Drawn", "draw", "head_of", "paths", "rejoined"]
+__all__ = ["NOISES", "Drawn", "check_targeted", "draw", "head_of", "paths", "rejoined"]
 
 # Points that are drawn at once, as in the paper's code, and how often at most.
 BATCH, BATCHES = 2000, 500
@@ -91,6 +91,18 @@ def rejoined(classifier: Classifier, head: Classifier) -> Classifier:
         lambda leaf: head.params[ROLES[jnp.ndim(leaf)]].astype(leaf.dtype), chosen
     )
     return classifier.replace(params=targets.combine(edited, rest))
+
+
+def check_targeted(classifier: Classifier) -> None:
+    """Raises `InvalidArgumentError` if the head is no dense layer, or is not a target."""
+    edited, _ = targets.partition(classifier.params, classifier.targets)
+    missing = sorted(set(paths(classifier)) - set(targets.paths(edited)))
+    if missing:
+        raise InvalidArgumentError(
+            "targets",
+            classifier.targets,
+            f"leave out {missing}, the head, which the method edits; name it",
+        )
 
 
 def draw(head: Classifier, key: jax.Array, *, samples: int, noise: str = "normal") -> Drawn:

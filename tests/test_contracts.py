@@ -78,6 +78,8 @@ PROTOTYPES = {"samples": 4, "synthesis_steps": 20, "synthesis_learning_rate": 0.
 QUICK |= {
     "damp": {"samples": 4},
     "damp-zs": {**PROTOTYPES, "held_out": 2},
+    "erase": {"samples": 4},
+    "erase-zs": {**PROTOTYPES, "held_out": 2},
     "delete": BRIEF,
     "delete-zs": BRIEF | PROTOTYPES,
     "delete-embeddings": BRIEF | {"samples": 8},

@@ -25,6 +25,7 @@ from ignpx.methods.boundary import boundary_expand, boundary_shrink
 from ignpx.methods.damp import damp, damp_zs
 from ignpx.methods.delete import delete, delete_embeddings, delete_zs
 from ignpx.methods.emmn import emmn
+from ignpx.methods.erase import erase, erase_zs
 from ignpx.methods.finetune import finetune
 from ignpx.methods.fisher import fisher
 from ignpx.methods.gkt import gkt
@@ -66,6 +67,8 @@ __all__ = [
     "describe",
     "describe_all",
     "emmn",
+    "erase",
+    "erase_zs",
     "eu_k",
     "finetune",
     "fisher",
@@ -144,6 +147,8 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
     "delete": delete,
     "delete-zs": delete_zs,
     "delete-embeddings": delete_embeddings,
+    "erase": erase,
+    "erase-zs": erase_zs,
     "opc": opc,
     "opc-zs": opc_zs,
 }

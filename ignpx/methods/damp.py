@@ -5,6 +5,8 @@ class, less what the means of the retained classes hold of it. The weights are p
 `W <- W - s D D^T W`, little in early layers and much in late ones. Nothing is trained.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,20 +40,7 @@ def damp(
     Raises:
       InvalidArgumentError: if an argument is out of its range.
     """
-    checks.whole(samples=samples)
-
-    def shown(state: State, key: jax.Array) -> Shown:
-        everything = joined(state.forget_data, state.retain_data)
-        order = np.asarray(jax.random.permutation(key, len(everything.labels)))
-        labels = np.asarray(everything.labels)[order]
-        some = [np.flatnonzero(labels == label)[:samples] for label in np.unique(labels)]
-        rows = order[np.concatenate(some)]
-        images = np.asarray(everything.images)[rows]
-        return Shown(
-            state.classifier.preprocess(jnp.asarray(images)),
-            jnp.asarray(np.asarray(everything.labels)[rows]),
-        )
-
+    shown = images(samples)
     return chain(project(shown, strength=strength, targets=targets, sees=Sees.BOTH))
 
 
@@ -85,3 +74,22 @@ def damp_zs(
         project(strength=strength, targets=targets),
         judge(),
     )
+
+
+def images(samples: int) -> Callable[[State, jax.Array], Shown]:
+    """At most so many images of each class, drawn at random from both sides of a request."""
+    checks.whole(samples=samples)
+
+    def shown(state: State, key: jax.Array) -> Shown:
+        everything = joined(state.forget_data, state.retain_data)
+        order = np.asarray(jax.random.permutation(key, len(everything.labels)))
+        labels = np.asarray(everything.labels)[order]
+        some = [np.flatnonzero(labels == label)[:samples] for label in np.unique(labels)]
+        rows = order[np.concatenate(some)]
+        chosen = np.asarray(everything.images)[rows]
+        return Shown(
+            state.classifier.preprocess(jnp.asarray(chosen)),
+            jnp.asarray(np.asarray(everything.labels)[rows]),
+        )
+
+    return shown

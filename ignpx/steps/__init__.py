@@ -28,6 +28,7 @@ from ignpx.steps.descending import Course, descend, under_mask
 from ignpx.steps.editing import CappedDampen, Dampen, Editing, Zero, edit
 from ignpx.steps.embedding import Embedded, embed, rejoin
 from ignpx.steps.judging import judge
+from ignpx.steps.neutralising import neutralise
 from ignpx.steps.projecting import Shown, project
 from ignpx.steps.selecting import Counted, calibrate, counted, select, threshold
 from ignpx.steps.synthesising import synthesise
@@ -59,6 +60,7 @@ __all__ = [
     "edit",
     "embed",
     "judge",
+    "neutralise",
     "project",
     "rejoin",
     "reweigh",

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ignpx import embeddings, targets
+from ignpx import embeddings
 from ignpx._support import checks
-from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.steps.contract import Examples, State, Step
 from ignpx.unlearner import Changes, Request
@@ -66,7 +65,7 @@ def embed(*, samples: int = 500, noise: str = "normal") -> Step:
         report = Embedded(drawn.found, jnp.int32(samples))
         return state.replace(classifier=head, examples=examples, extra=extra), report
 
-    return Step("embedding", run, check=_check)
+    return Step("embedding", run, check=embeddings.check_targeted)
 
 
 def rejoin() -> Step:
@@ -81,14 +80,3 @@ def rejoin() -> Step:
 
 
 _drawn = jax.jit(embeddings.draw, static_argnames=("samples", "noise"))
-
-
-def _check(classifier: Classifier) -> None:
-    edited, _ = targets.partition(classifier.params, classifier.targets)
-    missing = sorted(set(embeddings.paths(classifier)) - set(targets.paths(edited)))
-    if missing:
-        raise InvalidArgumentError(
-            "targets",
-            classifier.targets,
-            f"leave out {missing}, the head, which is all that the method edits; name it",
-        )
