@@ -3,9 +3,9 @@
     python scripts/deep_curves.py
 
 Draws `docs/deep.png` from `results/deep.csv`: a row for each model, a column for each attack. A
-point is a method's mean over the seeds. The three depths of IGNP are joined, and have the standard
-deviation as bars. The band is that of retrained models, mean and standard deviation: nearer to it
-is better, and so is more to the right.
+point is a method's mean over the seeds. The three depths of `erase-zs` are joined, and have the
+standard deviation as bars. The band is that of retrained models, mean and standard deviation:
+nearer to it is better, and so is more to the right.
 """
 
 import pathlib
@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 
 ATTACKS = {
     "logit-ranking": "logit ranking, AUC",
+    "relearning": "relearned, accuracy",
     "class-means": "class means, accuracy",
     "probe": "probe, AUC",
     "representation": "CKA to the original",
     "total-variation": "total variation from retrained",
 }
-DEPTHS = ["ignp", "ignp-half", "ignp-deep"]
+DEPTHS = ["erase-head", "erase-half", "erase-zs"]
 OURS, RETRAINED = "#b0413e", "0.85"
 COLORS = ["#4a6fa5", "#6c8f5e", "#a5854a", "#7d5ba6", "#3f8f8f", "#c07aa0"]
 
@@ -59,7 +60,7 @@ def draw(axis: Axes, found: pd.DataFrame) -> None:
         color=OURS,
         marker="o",
         markersize=3,
-        label="ignp, depth 0 to 1",
+        label="erase-zs, depth 0 to 1",
     )
     for depth, (_, row) in zip(("0", "½", "1"), joined.iterrows(), strict=True):
         axis.annotate(depth, (row["x"], row["y"]), (3, 3), textcoords="offset points", fontsize=6)

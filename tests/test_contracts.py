@@ -29,7 +29,7 @@ QUICK = {
         "learning_rate": 0.3,
     }
 }
-QUICK["ignp-deep"] = QUICK["ignp-paper"] = QUICK["ignp-zero"] = QUICK["ignp"]
+QUICK["ignp-paper"] = QUICK["ignp-zero"] = QUICK["ignp"]
 BRIEF = {"epochs": 2, "batch_size": 4}
 QUICK |= {
     "retrain": {"recipe": BRIEF, "validation_share": 0.3},

@@ -168,23 +168,3 @@ def test_a_model_without_a_layer_to_project():
     method = steps.chain(steps.project(lambda state, key: shown(), targets=(".*",)))
     with pytest.raises(InvalidArgumentError, match="no layer whose inputs can be observed"):
         ignpx.unlearn(method, classifier, Request.classes([1], CLASSES), jax.random.key(0))
-
-
-@pytest.mark.parametrize("depth", [-0.1, 1.1, float("nan")])
-def test_bad_depth(depth):
-    with pytest.raises(InvalidArgumentError, match="depth"):
-        ignpx.methods.ignp(depth=depth)
-
-
-def test_the_dial_turns_from_ignp_to_the_whole_projection():
-    """At depth 0 nothing is projected, at half of it half."""
-    settings = {"samples": 4, "held_out": 2, "steps": 10}
-    request, key = Request.classes([1], CLASSES), jax.random.key(1)
-    edited = [
-        ignpx.methods.ignp(depth=depth, **settings).unlearn(model(), request, key)[0]
-        for depth in (0.0, 0.5, 1.0)
-    ]
-    plain, half, whole = (np.asarray(one.params["head"], float) for one in edited)
-    # The projections start from the same edited model, so that half of the change is made at half.
-    np.testing.assert_allclose(half, (plain + whole) / 2, atol=1e-5)
-    assert np.linalg.norm(whole) < np.linalg.norm(plain)

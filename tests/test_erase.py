@@ -1,4 +1,4 @@
-"""Whitened projections against numpy in double precision, and logits that tell nothing."""
+"""Logits that tell nothing of a class, and what erases it from features and head."""
 
 import jax
 import jax.numpy as jnp
@@ -8,83 +8,9 @@ import pytest
 import ignpx
 from closeness import assert_sums_close
 from ignpx import Classifier, InvalidArgumentError, Request, steps
-from ignpx.gradients import directions
-from ignpx.steps import Shown
 
 CLASSES, INPUTS, FEATURES = 4, 6, 9
 KEY = jax.random.key(0)
-
-
-def inputs(count=10, spread=1.0):
-    """Around a point of each class, and spread by up to `spread` beside 1/3 in other directions."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(CLASSES), count)
-    noise = rng.normal(size=(len(labels), INPUTS)) * np.geomspace(1 / 3, spread, INPUTS)
-    centres = 2 * rng.normal(size=(CLASSES, INPUTS))
-    return (centres[labels] + noise).astype(np.float32), labels
-
-
-def by_hand(rows, labels, forget):
-    """U, D and the means, by the eigenvectors of S."""
-    rows = np.asarray(rows, float)
-    retain = np.setdiff1d(np.arange(CLASSES), forget)
-    means = np.stack([rows[labels == label].mean(0) for label in range(CLASSES)])
-    kept = np.isin(labels, retain)
-    centred = (rows - means[labels])[kept]
-    within = centred.T @ centred / len(centred)
-    values, vectors = np.linalg.eigh(within + np.trace(within) / len(within) * np.eye(len(within)))
-    root, inverse = ((vectors * values**power) @ vectors.T for power in (0.5, -0.5))
-    white = means @ inverse
-    known, taken = white[retain].T, white[forget].T
-    residual = taken - known @ np.linalg.lstsq(known, taken, rcond=None)[0]
-    basis = np.linalg.svd(residual, full_matrices=False)[0]
-    return inverse @ basis, root @ basis, means
-
-
-def sides(forget):
-    side = np.isin(np.arange(CLASSES), forget)
-    return jnp.asarray(side), jnp.asarray(~side)
-
-
-@pytest.mark.parametrize("forget", [[1], [0, 2]])
-@pytest.mark.parametrize("count", [1, 2, 10])  # a singular covariance with 1 and 2
-def test_the_projection_is_that_of_numpy(forget, count):
-    rows, labels = inputs(count)
-    found = directions.whitened(jnp.asarray(rows), jnp.asarray(labels), *sides(forget))
-    if count == 1:  # no covariance to whiten by
-        means = jnp.asarray(rows)
-        assert_sums_close(found.reads, directions.orthogonal(means, *sides(forget)).reads, 1e-5)
-        return
-    reads, writes, means = by_hand(rows, labels, forget)
-    # The map does not depend on the basis. It is of size 1, in float32 of a condition below 3.
-    assert_sums_close(found.writes @ found.reads.T, writes @ reads.T, 1e-5)
-    gram = np.zeros((CLASSES, CLASSES))
-    np.fill_diagonal(gram[: len(forget), : len(forget)], 1)
-    np.testing.assert_allclose(found.reads.T @ found.writes, gram, atol=1e-5)
-    retained = np.setdiff1d(np.arange(CLASSES), forget)
-    np.testing.assert_allclose(means[retained] @ np.asarray(found.reads), 0, atol=2e-5)
-
-
-def test_one_class_is_read_by_fishers_discriminant():
-    """No other direction that is 0 on the retained means separates better."""
-    rows, labels = inputs(20, spread=3.0)
-    found = directions.whitened(jnp.asarray(rows), jnp.asarray(labels), *sides([1]))
-    _, _, means = by_hand(rows, labels, [1])
-    kept = labels != 1
-    centred = (rows - means[labels])[kept]
-    within = centred.T @ centred / len(centred)
-    shrunk = within + np.trace(within) / INPUTS * np.eye(INPUTS)
-    retained = means[[0, 2, 3]]
-    free = np.linalg.svd(retained)[2][3:].T  # where the retained means are 0
-
-    def ratio(direction):
-        return (means[1] @ direction) ** 2 / (direction @ shrunk @ direction)
-
-    best = ratio(np.asarray(found.reads, float)[:, 0])
-    others = free @ np.random.default_rng(0).normal(size=(free.shape[1], 200))
-    assert best >= max(ratio(one) for one in others.T) * (1 - 1e-5)
-    plain = directions.of_classes(jnp.asarray(means, jnp.float32), *sides([1]))
-    assert best > 1.05 * ratio(np.asarray(plain, float)[:, 0])
 
 
 def network(params, x):
@@ -107,24 +33,6 @@ def run(*method, forget=(1,), classifier=None, forgotten=()):
     classifier = model() if classifier is None else classifier
     request = Request.classes(list(forget), CLASSES, forgotten=forgotten)
     return ignpx.unlearn(steps.chain(*method), classifier, request, KEY)
-
-
-def test_kernels_are_projected_as_in_numpy():
-    rows, labels = inputs()
-    shown = Shown(jnp.asarray(rows), jnp.asarray(labels))
-    edited, info = run(steps.project(lambda state, key: shown, strength=0.75, whiten=True))
-    params = {name: np.asarray(leaf, float) for name, leaf in model().params.items()}
-    side = labels == 1
-    for name, read in {"first": rows, "head": np.tanh(rows @ params["first"])}.items():
-        reads, writes, _ = by_hand(read, labels, [1])
-        along = read @ reads
-        between = ((along[side].mean(0) - along[~side].mean(0)) ** 2).sum() / 4
-        within = sum(along[part].var(0).sum() for part in (side, ~side)) / 2
-        strength = 0.75 * between / (between + within)
-        assert info.summary()["projected"][name] == pytest.approx(strength, rel=1e-4)
-        expected = params[name] - strength * reads @ (writes.T @ params[name])
-        assert_sums_close(edited.params[name], expected, 1e-5)
-    np.testing.assert_array_equal(edited.params["bias"], model().params["bias"])
 
 
 @pytest.mark.parametrize("forget", [[1], [0, 2]])
@@ -177,3 +85,24 @@ def test_the_eraser_forgets_the_digits(digits, trained):
         assert accuracy(edited, gone=True) == 0
         # Nine images of the 324, which rounding and seeds do not explain.
         assert accuracy(edited, gone=False) > before - 0.03
+
+
+@pytest.mark.parametrize("method", [ignpx.methods.erase, ignpx.methods.erase_zs])
+@pytest.mark.parametrize("depth", [-0.1, 1.1, float("nan")])
+def test_bad_depth(method, depth):
+    with pytest.raises(InvalidArgumentError, match="depth"):
+        method(depth=depth)
+
+
+def test_the_dial_turns_from_the_head_alone_to_the_whole_projection(mlp):
+    """At depth 0 nothing is projected, at half of it half."""
+    settings = {"samples": 4, "held_out": 2, "synthesis_steps": 10}
+    request = Request.classes([1], mlp.num_classes)
+    edited = [
+        ignpx.methods.erase_zs(depth=depth, targets=(".*",), **settings).unlearn(mlp, request, KEY)
+        for depth in (0.0, 0.5, 1.0)
+    ]
+    head, half, whole = (np.asarray(one.params["hidden"]["w"], float) for one, _ in edited)
+    np.testing.assert_array_equal(head, mlp.params["hidden"]["w"])
+    assert_sums_close(half, (head + whole) / 2, 1e-5)
+    assert np.linalg.norm(whole) < np.linalg.norm(head)

@@ -255,5 +255,5 @@ def test_the_picture_of_depths_shows_the_table(tmp_path):
     deep_curves.main(deep, tmp_path / "deep.png")
     assert (tmp_path / "deep.png").stat().st_size > 10_000
     shown = {text.get_text() for text in deep_curves.picture(table).legends[0].get_texts()}
-    hidden = {"original", "ignp-half", "ignp-deep", "retrain", "ignp"}
-    assert shown == set(table["label"]) - hidden | {"retrained", "ignp, depth 0 to 1"}
+    hidden = {"original", "erase-head", "erase-half", "erase-zs", "retrain"}
+    assert shown == set(table["label"]) - hidden | {"retrained", "erase-zs, depth 0 to 1"}

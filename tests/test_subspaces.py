@@ -169,14 +169,12 @@ def test_mean_inputs_and_coordinates_are_those_of_the_patches(kind):
         for path, rows in means.items()
     }
     along = subspaces.coordinates(classifier, x, bases, microbatch=2)
-    each = subspaces.sample_inputs(classifier, x, microbatch=2)
-    assert set(found) == set(along) == set(each) == set(means)
+    assert set(found) == set(along) == set(means)
     for path, rows in means.items():
         # Sums of at most 84 products, through two layers of float32.
         close = {"rtol": 2e-5, "atol": 2e-5 * np.abs(rows).sum(1).max()}
         np.testing.assert_allclose(found[path], weights @ rows, **close)
         np.testing.assert_allclose(along[path], rows @ bases[path], **close)
-        np.testing.assert_allclose(each[path], rows, **close)
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen", "function"])

@@ -3,20 +3,12 @@
 The mean input of a layer for a forgotten class, less what retained classes share of it, points
 where the features of that class alone are. A kernel that is projected off this direction no longer
 reads it, and the mean inputs of the retained classes pass as before.
-
-Inputs are spread around their means, and far more in some directions than in others. A projection
-that is orthogonal takes out along with the direction what the retained inputs have there. One that
-is orthogonal after whitening reads the class where the retained inputs are spread least, and so
-takes out more of the class for the same change of them (Belrose et al., LEACE, arXiv 2306.03819,
-for concepts in place of classes).
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Projection", "of_classes", "orthogonal", "separability", "whitened"]
+__all__ = ["of_classes", "separability"]
 
 
 def __dir__() -> list[str]:
@@ -24,62 +16,6 @@ def __dir__() -> list[str]:
 
 
 _exact = jax.lax.Precision.HIGHEST
-
-
-class Projection(NamedTuple):
-    """The map `x -> x - D U^T x` of the inputs of a layer; columns beyond its rank are zeros.
-
-    Attributes:
-      reads: U, `(d, C)`, orthogonal to the mean inputs of the retained classes.
-      writes: D, `(d, C)`, with `U^T D = 1` up to the rank.
-    """
-
-    reads: jax.Array
-    writes: jax.Array
-
-
-@jax.jit
-def orthogonal(means: jax.Array, forget: jax.Array, retain: jax.Array) -> Projection:
-    """The orthogonal projection off the directions of `of_classes`, whose arguments it takes."""
-    basis = of_classes(means, forget, retain)
-    return Projection(basis, basis)
-
-
-@jax.jit
-def whitened(
-    inputs: jax.Array, labels: jax.Array, forget: jax.Array, retain: jax.Array
-) -> Projection:
-    """The projection off the directions of `of_classes` that is orthogonal in whitened inputs.
-
-    With `S = W + (tr W / d) I`, where W is the covariance of the inputs within the retained
-    classes, the basis B is that of the means `S^(-1/2) m`. Then `U = S^(-1/2) B` and
-    `D = S^(1/2) B`. For one class U is Fisher's discriminant of it, among those that do not tell
-    the means of the retained classes from 0. W alone is singular for fewer samples than inputs;
-    the second term bounds the condition of S by d + 1.
-
-    Args:
-      inputs: `(N, d)` float32 of the samples, such as their mean inputs of a layer.
-      labels: `(N,)` class ids.
-      forget: `(C,)` boolean.
-      retain: `(C,)` boolean.
-    """
-    member = jax.nn.one_hot(labels, len(forget))
-    means = _product(member.T, inputs) / jnp.maximum(member.sum(axis=0), 1.0)[:, None]
-    kept = retain[labels][:, None]
-    within = jnp.where(kept, inputs - means[labels], 0.0) / jnp.sqrt(jnp.maximum(kept.sum(), 1))
-    _, values, axes = jnp.linalg.svd(within, full_matrices=False)
-    variances = jnp.square(values)
-    least = jnp.sum(variances) / inputs.shape[1]
-    least = jnp.where(least > 0, least, 1.0)
-
-    def times(power: float, columns: jax.Array) -> jax.Array:
-        """`S^power` times columns `(d, C)`."""
-        rest = least**power
-        gain = (variances + least) ** power - rest
-        return rest * columns + _product(axes.T, gain[:, None] * _product(axes, columns))
-
-    basis = of_classes(times(-0.5, means.T).T, forget, retain)
-    return Projection(times(-0.5, basis), times(0.5, basis))
 
 
 @jax.jit

@@ -34,7 +34,6 @@ __all__ = [
     "projected",
     "random_basis",
     "rank",
-    "sample_inputs",
 ]
 
 
@@ -162,25 +161,6 @@ def coordinates(
     chunks = batching.microbatches(inputs, min(microbatch, count))
     operands = (classifier, chunks, directions)
     found = _xla.iterate(_coordinates_step, operands, jnp.zeros(()), len(chunks))[1]
-    return jax.tree.map(lambda rows: rows.reshape(-1, rows.shape[-1])[:count], found)
-
-
-def sample_inputs(
-    classifier: Classifier, inputs: jax.Array, *, microbatch: int = 32
-) -> dict[str, jax.Array]:
-    """The mean input of each layer for each sample, in evaluation mode.
-
-    Args:
-      classifier: the model.
-      inputs: `(N, *input_shape)`, preprocessed.
-      microbatch: samples processed at once. What is returned grows with N all the same.
-
-    Returns:
-      A dict from the path of each of `layers` to `(N, inputs)` float32, see `mean_inputs`.
-    """
-    count = inputs.shape[0]
-    chunks = batching.microbatches(inputs, min(microbatch, count))
-    found = _xla.iterate(_sample_step, (classifier, chunks), jnp.zeros(()), len(chunks))[1]
     return jax.tree.map(lambda rows: rows.reshape(-1, rows.shape[-1])[:count], found)
 
 
@@ -334,14 +314,6 @@ def _mean_step(
         for path, rows in _rows(classifier, inputs[index]).items()
     }
     return jax.tree.map(jnp.add, totals, sums), None
-
-
-def _sample_step(
-    operands: PyTree, carry: jax.Array, index: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    classifier, inputs = operands
-    rows = _rows(classifier, inputs[index])
-    return carry, jax.tree.map(lambda one: one.astype(jnp.float32).mean(axis=1), rows)
 
 
 def _coordinates_step(

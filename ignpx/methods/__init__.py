@@ -29,7 +29,7 @@ from ignpx.methods.erase import erase, erase_zs
 from ignpx.methods.finetune import finetune
 from ignpx.methods.fisher import fisher
 from ignpx.methods.gkt import gkt
-from ignpx.methods.ignp import DEEP, PAPER, ignp, zeroing
+from ignpx.methods.ignp import PAPER, ignp, zeroing
 from ignpx.methods.jit import jit
 from ignpx.methods.last_layers import cf_k, eu_k
 from ignpx.methods.neggrad import neggrad, neggrad_plus
@@ -107,7 +107,6 @@ METHODS: dict[str, Callable[..., Unlearner]] = {
     "ignp": ignp,
     "ignp-paper": partial(ignp, **PAPER),
     "ignp-zero": zeroing,
-    "ignp-deep": partial(ignp, **DEEP),
     "retrain": retrain,
     "finetune": finetune,
     "ssd": ssd,

@@ -20,7 +20,6 @@ import optax
 from ignpx import losses, synthesis
 from ignpx._support import checks
 from ignpx.classifier import PyTree
-from ignpx.errors import InvalidArgumentError
 from ignpx.steps import (
     Dampen,
     Step,
@@ -29,7 +28,6 @@ from ignpx.steps import (
     chain,
     edit,
     judge,
-    project,
     reweigh,
     synthesise,
     weigh,
@@ -49,9 +47,6 @@ PAPER: dict[str, Any] = {
     "held_out": 20,
     "draws": 1,
 }
-
-# Besides hiding the class, takes it out of the features.
-DEEP: dict[str, Any] = {"depth": 1.0}
 
 # Optimisers of optax that need no more than a learning rate.
 OPTIMIZERS = ("adam", "adamw", "adabelief", "lion", "nadam", "radam", "rmsprop", "sgd")
@@ -79,7 +74,6 @@ def ignp(
     direction: Literal["supporting", "any"] = "supporting",
     microbatch: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
-    depth: float = 0.0,
     classes_at_once: int | None = None,
 ) -> Unlearner:
     """Builds the IGNP unlearner, which sees no data.
@@ -129,11 +123,6 @@ def ignp(
       microbatch: prototypes differentiated at once; memory against speed, not the result. By
         default as many as fit (see `ignpx.gradients.moments`).
       precision: of the model's passes in the synthesis; everything else is in float32.
-      depth: how much of the forget class is taken out of the features, in [0, 1], which the paper
-        does not have; 0 is its setting. The edit alone hides the class, while the features before
-        the head still tell it apart. At 1 each target layer stops reading the direction by which
-        the prototypes of the class differ from the others, as far as that direction separates them
-        (see `ignpx.steps.project`). It costs some accuracy on the retained classes.
       classes_at_once: classes that are synthesised together, at most; memory against speed. By
         default as many as are estimated to fit 32 GiB (`ignpx.synthesis.MEMORY_BUDGET`). The
         result changes by rounding, and for a model with batch norm by more: each part then matches
@@ -149,10 +138,7 @@ def ignp(
     checks.one_of(tuple(LOSSES), sensitivity_loss=sensitivity_loss)
     checks.one_of(("supporting", "any"), direction=direction)
     checks.whole(held_out=held_out)
-    if not 0 <= depth <= 1:
-        raise InvalidArgumentError("depth", depth, "must lie in [0, 1]; 0 projects nothing")
     dampen = Dampen(strength)
-    deeper = [project(strength=depth, targets=targets)] if depth > 0 else []
     terms = objective(
         diversity=diversity, total_variation=total_variation, batch_statistics=batch_statistics
     )
@@ -176,7 +162,6 @@ def ignp(
         ),
         calibrate(coverage, within=within, trial=dampen),
         edit(dampen),
-        *deeper,
         judge(),
     )
 

@@ -16,8 +16,6 @@ from ignpx.steps.contract import State, Step
 from ignpx.targets import as_patterns, partition, paths
 from ignpx.unlearner import Changes, Request, Sees
 
-_exact = jax.lax.Precision.HIGHEST
-
 
 class Shown(NamedTuple):
     """Inputs by which classes are told apart.
@@ -67,24 +65,19 @@ def project(
     shown: Callable[[State, jax.Array], Shown] | None = None,
     *,
     strength: float = 1.0,
-    whiten: bool = False,
     targets: tuple[str, ...] | None = None,
     sees: Sees = Sees.NOTHING,
 ) -> Step:
-    """Projects the kernels of layers off the forget directions: `W <- W - s U D^T W`.
+    """Projects the kernels of layers off the forget directions: `W <- W - s D D^T W`.
 
-    U and D are those of `ignpx.gradients.directions`, of the model as it comes to this step: an
-    orthonormal basis of the mean inputs of the forgotten classes beside those of the retained ones,
-    or what this is in whitened inputs.
+    D is an orthonormal basis of the mean inputs of the forgotten classes beside those of the
+    retained ones (`ignpx.gradients.directions`), of the model as it comes to this step.
 
     Args:
       shown: maps the state and a key to the inputs whose means are taken; by default the weighed
         examples.
-      strength: in (0, 1]. Times the separability of the two sides along U, which is small in early
+      strength: in (0, 1]. Times the separability of the two sides along D, which is small in early
         layers and large in late ones, it is s.
-      whiten: whether inputs are whitened by their covariance within the retained classes. It
-        removes more of the class for the same loss of accuracy, and holds the mean input of each
-        example and layer in memory.
       targets: patterns of the layers that may be edited; the classifier's own `targets` by default.
       sees: the data of the request that `shown` takes.
 
@@ -114,16 +107,15 @@ def project(
         classifier, request = state.classifier, state.request
         chosen = {layer.path: layer for layer in edited_layers(classifier)}
         sides = request.forget, request.retain
-        find = _whitened if whiten else _orthogonal
-        found, along = find(classifier, inputs, labels, *sides, tuple(chosen))
-        strengths = {path: strength * along[path] for path in chosen}
-        ranks = {path: subspaces.rank(found[path].reads) for path in chosen}
+        found = _found(classifier, inputs, labels, *sides, tuple(chosen))
+        strengths = {path: strength * found[path].separability for path in chosen}
+        ranks = {path: subspaces.rank(found[path].basis) for path in chosen}
         leaves, structure = jax.tree.flatten(classifier.params)
 
         def off(path: str, leaf: jax.Array) -> jax.Array:
             if path not in chosen:
                 return leaf
-            return _off(chosen[path], leaf, found[path], strengths[path])
+            return _off(chosen[path], leaf, found[path].basis, strengths[path])
 
         moved = map(off, paths(classifier.params), leaves)
         params = jax.tree.unflatten(structure, list(moved))
@@ -135,56 +127,42 @@ def project(
     return Step("edit", run, sees=sees, changes=changes, check=check)
 
 
-_Found = tuple[dict[str, directions.Projection], dict[str, jax.Array]]
+class _Found(NamedTuple):
+    """Of a layer: its directions `(d, C)`, and how far apart they hold both sides."""
+
+    basis: jax.Array
+    separability: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=5)
-def _orthogonal(
+def _found(
     classifier: Classifier,
     inputs: jax.Array,
     labels: jax.Array,
     forget: jax.Array,
     retain: jax.Array,
     wanted: tuple[str, ...],
-) -> _Found:
-    """Of each layer, its projection and the separability along it."""
+) -> dict[str, _Found]:
     member = jax.nn.one_hot(labels, len(forget), axis=0)
     weights = member / jnp.maximum(member.sum(axis=1, keepdims=True), 1.0)
     means = subspaces.mean_inputs(classifier, inputs, weights)
-    found = {path: directions.orthogonal(means[path], forget, retain) for path in wanted}
-    along = subspaces.coordinates(classifier, inputs, {path: found[path].reads for path in wanted})
-    return found, _separabilities(along, labels, forget, retain)
-
-
-@functools.partial(jax.jit, static_argnums=5)
-def _whitened(
-    classifier: Classifier,
-    inputs: jax.Array,
-    labels: jax.Array,
-    forget: jax.Array,
-    retain: jax.Array,
-    wanted: tuple[str, ...],
-) -> _Found:
-    """As `_orthogonal`."""
-    rows = subspaces.sample_inputs(classifier, inputs)
-    found = {path: directions.whitened(rows[path], labels, forget, retain) for path in wanted}
-    along = {path: jnp.matmul(rows[path], found[path].reads, precision=_exact) for path in wanted}
-    return found, _separabilities(along, labels, forget, retain)
-
-
-def _separabilities(
-    along: dict[str, jax.Array], labels: jax.Array, forget: jax.Array, retain: jax.Array
-) -> dict[str, jax.Array]:
-    sides = forget[labels], retain[labels]
-    return {path: directions.separability(one, *sides) for path, one in along.items()}
+    bases = {path: directions.of_classes(means[path], forget, retain) for path in wanted}
+    along = subspaces.coordinates(classifier, inputs, bases)
+    return {
+        path: _Found(
+            bases[path], directions.separability(along[path], forget[labels], retain[labels])
+        )
+        for path in bases
+    }
 
 
 def _off(
-    layer: subspaces.Layer, kernel: PyTree, found: directions.Projection, strength: jax.Array
+    layer: subspaces.Layer, kernel: PyTree, basis: jax.Array, strength: jax.Array
 ) -> jax.Array:
     matrix = layer.matrix(kernel)
-    read = jnp.matmul(found.writes.T, matrix, precision=_exact)
-    moved = matrix - strength * jnp.matmul(found.reads, read, precision=_exact)
+    exact = jax.lax.Precision.HIGHEST
+    read = jnp.matmul(basis.T, matrix, precision=exact)
+    moved = matrix - strength * jnp.matmul(basis, read, precision=exact)
     return layer.kernel(moved).astype(kernel.dtype)
 
 

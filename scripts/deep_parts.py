@@ -1,0 +1,127 @@
+"""What each part of `erase-zs` does: every class, with attacks on the features and on the head.
+
+    python scripts/deep_parts.py runs/mnist_lenet_9 runs/cifar10_lenet_9 --split validation
+
+A row of `results/deep_parts.csv` is one class that is forgotten by one composition, and what is
+left: accuracies, and the values of some attacks of `ignpx audit`. The prototypes are prepared once
+a model, and are the same for all compositions that start from them. Rows that the file has already
+are not made again. `--split validation` reads nothing of the test set: for choosing rules. At the
+end it prints a table, the mean over the classes of each model.
+"""
+
+import pathlib
+import warnings
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import pandas as pd
+import typer
+from rich.console import Console
+
+from ignpx import Classifier, Samples, UnlearningWarning, audit, data, methods, steps
+from ignpx.experiments import checkpoint, workdir
+from ignpx.methods.ignp import prototypes
+from ignpx.samples import taken
+from ignpx.unlearner import Request, Unlearner
+
+console = Console()
+
+ATTACKS: dict[str, dict[str, Any]] = {
+    "logit-ranking": {},
+    "bias-repair": {},
+    "class-means": {},
+    "head-repair": {},
+    "probe": {"samples": (200,), "draws": 1, "images": 1000},
+    "representation": {},
+    "relearning": {},
+}
+
+
+MEASURES: dict[str, dict[str, Any]] = {"retain-accuracy": {}, "forget-accuracy": {}, **ATTACKS}
+COLUMNS = ["model", "split", "forget", "composition", *MEASURES]
+
+
+def _composed(*parts: steps.Step) -> Unlearner:
+    return steps.chain(prototypes(30, 200, 0.1, held_out=10), *parts)
+
+
+COMPOSITIONS: dict[str, Unlearner | None] = {
+    "original": None,
+    "ignp": methods.ignp(),
+    "ignp-deep": methods.build("ignp-deep", {}),
+    "neutralise": _composed(steps.neutralise()),
+    "project": _composed(steps.project()),
+    "project, neutralise": _composed(steps.project(), steps.neutralise()),
+    "whiten": _composed(steps.project(whiten=True)),
+    "erase-zs": _composed(steps.project(whiten=True), steps.neutralise()),
+}
+
+
+def rows(
+    classifier: Classifier, train: Samples, asked: Samples, names: list[str], classes: list[int]
+) -> Iterator[dict[str, Any]]:
+    """A row for each class and composition."""
+    key = jax.random.key(0)
+    # IGNP's chains begin with the same prototypes, and prepare sensitivities beside them.
+    prepared = {
+        one: methods.build(one, {}).prepare(classifier, key)  # type: ignore[misc]
+        for one in ("ignp", "erase-zs")
+    }
+    for index in classes:
+        request = Request.classes([index], classifier.num_classes)
+        sides = {
+            f"{side}_{split}": taken(samples, np.flatnonzero((samples.labels == index) == gone))
+            for split, samples in (("train", train), ("test", asked))
+            for side, gone in (("forget", True), ("retain", False))
+        }
+        evidence = audit.Evidence(classifier, original=classifier, classes=(index,), **sides)
+        for name in names:
+            edited, method = classifier, COMPOSITIONS[name]
+            if method is not None:
+                known = prepared["ignp" if name.startswith("ignp") else "erase-zs"]
+                edited, _ = method.unlearn(classifier, request, key, known)
+            yield {"forget": index, "composition": name, **_measured(evidence.of(edited))}
+
+
+def _measured(evidence: audit.Evidence) -> dict[str, float]:
+    return {name: audit.build(name, given)(evidence).value for name, given in MEASURES.items()}
+
+
+def main(
+    runs: Annotated[list[pathlib.Path], typer.Argument(help="Runs of `ignpx train`.")],
+    out: Annotated[pathlib.Path, typer.Option(help="The CSV file.")] = pathlib.Path(
+        "results/deep_parts.csv"
+    ),
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    only: Annotated[
+        list[str] | None, typer.Option("--composition", help="One of them; all by default.")
+    ] = None,
+    forget: Annotated[
+        list[int] | None, typer.Option(help="Class ids; each in turn by default.")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(envvar="TFDS_DATA_DIR")] = None,
+) -> None:
+    """Measures every composition on every class of every run."""
+    warnings.simplefilter("ignore", UnlearningWarning)
+    names = list(COMPOSITIONS) if only is None else only
+    for run in runs:
+        classifier, described = checkpoint.load(run / workdir.CHECKPOINT)
+        splits = data.load_splits(**described["dataset"], data_dir=data_dir)
+        known = pd.read_csv(out) if out.is_file() else pd.DataFrame(columns=COLUMNS)
+        mine = known[(known["model"] == run.name) & (known["split"] == split)]
+        done = set(zip(mine["forget"], mine["composition"], strict=True))
+        classes = list(range(classifier.num_classes)) if forget is None else forget
+        missing = [one for one in classes if any((one, name) not in done for name in names)]
+        for row in rows(classifier, splits.train, getattr(splits, split), names, missing):
+            known.loc[len(known)] = {"model": run.name, "split": split, **row}
+            known.to_csv(out, index=False, float_format="%.5f")
+            console.print(row)
+    frame = pd.read_csv(out)
+    groups = frame.groupby(["model", "composition"], sort=False)
+    print(groups[list(MEASURES)].mean().round(3).reset_index().to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)
