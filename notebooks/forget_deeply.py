@@ -12,8 +12,9 @@
 # # Forget deeply
 #
 # A model that never predicts a class may still know it: the features before its last layer can tell
-# the class apart. This notebook forgets a digit in two ways, `ignp` and `ignp-deep`, and compares
-# the features with those of the original model and of a model that was trained without the digit.
+# the class apart. This notebook forgets a digit in three ways, `ignp`, the head alone, and
+# `erase-zs`, and compares the features with those of the original model and of a model that was
+# trained without the digit.
 
 # %%
 # %matplotlib inline
@@ -25,7 +26,7 @@ from sklearn.decomposition import PCA
 import ignpx
 from ignpx import Samples, data, models, training
 from ignpx.audit import Evidence, build, count_correct
-from ignpx.methods import ignp
+from ignpx.methods import erase_zs, ignp
 from ignpx.training import Recipe
 
 # %% [markdown]
@@ -51,27 +52,35 @@ def trained(samples, seed):
 original, retrained = trained(splits.train, 0), trained(without, 1)
 
 # %% [markdown]
-# ## Two ways to forget
+# ## Three ways to forget
 #
-# `ignp-deep` is `ignp`, and then a projection: each target layer stops reading the direction by
-# which the prototypes of the zero differ from those of all other digits. Neither sees any data, and
-# both take the prototypes that one of them has prepared.
+# `ignp` dampens the parameters that matter to the zero. `erase-zs` makes the logit of the zero a
+# constant, the mean of the others, which is never the largest. Before that, each target layer stops
+# reading the direction by which the prototypes of the zero differ from those of all other digits;
+# with a `depth` of 0 it does not, and the head alone is edited. None of them sees any data.
 
 # %%
 request = ignpx.Request.classes([FORGET], num_classes=10)
 key = jax.random.key(0)
-prepared = ignp().prepare(original, key)
-hidden, _ = ignpx.unlearn(ignp(), original, request, key, prepared)
-deep, info = ignpx.unlearn(ignp(depth=1.0), original, request, key, prepared)
+dampened, _ = ignpx.unlearn(ignp(), original, request, key)
+prepared = erase_zs().prepare(original, key)
+head_alone, _ = ignpx.unlearn(erase_zs(depth=0.0), original, request, key, prepared)
+erased, info = ignpx.unlearn(erase_zs(), original, request, key, prepared)
 
 for layer, strength in info.strengths.items():
     print(f"{layer}: {float(strength):.0%} of the direction is taken out")
 
 # %% [markdown]
-# Both forget the digit, and keep the others.
+# All forget the digit, and keep the others.
 
 # %%
-MODELS = {"original": original, "ignp": hidden, "ignp-deep": deep, "retrained": retrained}
+MODELS = {
+    "original": original,
+    "ignp": dampened,
+    "head alone": head_alone,
+    "erase-zs": erased,
+    "retrained": retrained,
+}
 for name, model in MODELS.items():
     counts = count_correct(model, splits.test)
     kept, left = counts.accuracy_without([FORGET]), counts.accuracy([FORGET])
@@ -81,8 +90,8 @@ for name, model in MODELS.items():
 # ## What the features still tell
 #
 # The features before the last layer, in the plane that shows most of the original's. Zeros are
-# black. After `ignp` they are a cluster of their own, as before; after `ignp-deep` they lie among
-# the others, as in the model that never saw one.
+# black. After `ignp` they are a cluster of their own, as before, and an edit of the head does not
+# reach them. After `erase-zs` they lie among the others, as in the model that never saw one.
 
 # %%
 images, labels = (np.asarray(part) for part in splits.test)
@@ -92,7 +101,7 @@ def features(model):
     return np.asarray(jax.jit(type(model).features)(model, model.preprocess(images)))
 
 
-figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 5, figsize=(15, 3.2), layout="constrained")
 for axis, (name, model) in zip(axes, MODELS.items(), strict=True):
     found = PCA(2).fit_transform(features(model))
     zeros = labels == FORGET
@@ -104,7 +113,8 @@ for axis, (name, model) in zip(axes, MODELS.items(), strict=True):
 # ## In numbers
 #
 # Three attacks of `ignpx audit` on each model. The ranking is the area under the curve by which the
-# zero's logit ranks zeros before other digits. The class means give each image the digit whose mean
+# zero's logit ranks zeros before other digits, and the margin is the same of its distance to the
+# largest other logit. The class means give each image the digit whose mean
 # of features is nearest. The representation is the similarity of the features to the original's
 # (CKA). The value to reach is that of the retrained model.
 
@@ -124,6 +134,10 @@ data_of = {
 }
 for name, model in MODELS.items():
     evidence = Evidence(model=model, original=original, classes=(FORGET,), **data_of)
-    attacks = ("logit-ranking", "class-means", "representation")
-    found = {attack: round(build(attack)(evidence).value, 3) for attack in attacks}
-    print(name, found)
+    ranked, means, alike = (
+        build(attack)(evidence) for attack in ("logit-ranking", "class-means", "representation")
+    )
+    print(
+        f"{name:10} logit {ranked.value:.3f}, margin {ranked.details['margin']:.3f}, "
+        f"class means {means.value:.3f}, representation {alike.value:.3f}"
+    )

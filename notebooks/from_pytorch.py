@@ -126,7 +126,7 @@ display(
 #
 # Two attacks of `ignpx audit`. The first is the share of threes that are still recognised. The
 # second ranks the test images by the logit of the three; its value is the area under the curve, and
-# 0.5 is chance. An accuracy of 0 % does not settle the second: `ignp-deep` and the guide to audits
+# 0.5 is chance. An accuracy of 0 % does not settle the second: `erase-zs` and the guide to audits
 # go on from there.
 
 # %%

@@ -1,4 +1,4 @@
-"""What each part of `erase-zs` does: every class, with attacks on the features and on the head.
+"""What each step of `erase-zs` does: every class, with attacks on the features and on the head.
 
     python scripts/deep_parts.py runs/mnist_lenet_9 runs/cifar10_lenet_9 --split validation
 
@@ -20,7 +20,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
-from ignpx import Classifier, Samples, UnlearningWarning, audit, data, methods, steps
+from ignpx import Classifier, Samples, UnlearningWarning, audit, data, losses, steps
 from ignpx.experiments import checkpoint, workdir
 from ignpx.methods.ignp import prototypes
 from ignpx.samples import taken
@@ -47,15 +47,21 @@ def _composed(*parts: steps.Step) -> Unlearner:
     return steps.chain(prototypes(30, 200, 0.1, held_out=10), *parts)
 
 
+DAMPEN = steps.Dampen(10.0)
+# As `ignp` has them.
+IGNP = (
+    steps.weigh(loss=losses.negative_log_odds, supporting=True, draws=2),
+    steps.calibrate("auto", trial=DAMPEN),
+    steps.edit(DAMPEN),
+)
 COMPOSITIONS: dict[str, Unlearner | None] = {
     "original": None,
-    "ignp": methods.ignp(),
-    "ignp-deep": methods.build("ignp-deep", {}),
+    "ignp": _composed(*IGNP),
+    "ignp, project": _composed(*IGNP, steps.project()),
+    "ignp, project, neutralise": _composed(*IGNP, steps.project(), steps.neutralise()),
     "neutralise": _composed(steps.neutralise()),
     "project": _composed(steps.project()),
     "project, neutralise": _composed(steps.project(), steps.neutralise()),
-    "whiten": _composed(steps.project(whiten=True)),
-    "erase-zs": _composed(steps.project(whiten=True), steps.neutralise()),
 }
 
 
@@ -64,10 +70,10 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """A row for each class and composition."""
     key = jax.random.key(0)
-    # IGNP's chains begin with the same prototypes, and prepare sensitivities beside them.
+    # IGNP prepares sensitivities beside the same prototypes.
     prepared = {
-        one: methods.build(one, {}).prepare(classifier, key)  # type: ignore[misc]
-        for one in ("ignp", "erase-zs")
+        with_ignp: COMPOSITIONS["ignp" if with_ignp else "project"].prepare(classifier, key)
+        for with_ignp in {name.startswith("ignp") for name in names}
     }
     for index in classes:
         request = Request.classes([index], classifier.num_classes)
@@ -80,7 +86,7 @@ def rows(
         for name in names:
             edited, method = classifier, COMPOSITIONS[name]
             if method is not None:
-                known = prepared["ignp" if name.startswith("ignp") else "erase-zs"]
+                known = prepared[name.startswith("ignp")]
                 edited, _ = method.unlearn(classifier, request, key, known)
             yield {"forget": index, "composition": name, **_measured(evidence.of(edited))}
 
