@@ -2,7 +2,7 @@
 
 python scripts/measure_tables.py
 
-They come from the CSV files beside the pages, and from `gpu/results.json`.
+They come from the `results.csv` of each page's benchmark, and from `gpu/results.json`.
 
 The table of a run stands between the markers `<!-- table: RUN -->` and `<!-- end -->`, that of its
 comparisons with retrained models between `<!-- told: RUN -->` and `<!-- end -->`.
@@ -50,6 +50,7 @@ ATTACKS = (
     Column("retain_accuracy", "retained", 100, 2),
     Column("forget-accuracy", "forgotten", 100, 2),
     Column("logit-ranking", "logit AUC", 1, 3),
+    Column("logit-ranking_margin", "margin AUC", 1, 3),
     Column("bias-repair", "bias repair", 100, 1),
     Column("head-repair", "head repair", 100, 1),
     Column("class-means", "class means", 100, 1),
@@ -65,18 +66,17 @@ ATTACKS = (
 PAGES = {"measures": (MEASURES, False), "audit": (ATTACKS, True), "deep": (ATTACKS, True)}
 
 
-def table(summary: pd.DataFrame, columns: tuple[Column, ...]) -> str:
-    """A row each method, in the order of the summary; of its rows of one run.
+def table(results: pd.DataFrame, columns: tuple[Column, ...]) -> str:
+    """A row each method, in the order of the results; of those of one run, a row a training seed.
 
     A column of a quantity that was not measured is left out.
     """
-    columns = tuple(one for one in columns if one.quantity in set(summary["quantity"]))
+    columns = tuple(one for one in columns if one.quantity in results.columns)
     heads = ["method", "seeds", *(column.heading for column in columns)]
     rows = [heads, ["---"] * len(heads)]
-    for label, found in summary.groupby("label", sort=False):
-        values = found.set_index("quantity")
-        cells = [_cell(values, column) for column in columns]
-        rows.append([str(label), str(int(found["seeds"].max())), *cells])
+    for label, found in results.groupby("label", sort=False):
+        cells = [_cell(found[column.quantity], column) for column in columns]
+        rows.append([str(label), str(found["training_seed"].nunique()), *cells])
     return _written(rows)
 
 
@@ -126,13 +126,13 @@ def _written(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(values: pd.DataFrame, column: Column) -> str:
+def _cell(values: pd.Series, column: Column) -> str:
     """The mean, with the standard deviation if there are several seeds; empty without a value."""
-    if column.quantity not in values.index or pd.isna(values["mean"][column.quantity]):
+    values = column.factor * values.dropna().astype(float)
+    if values.empty:
         return ""
-    mean, std, seeds = values.loc[column.quantity, ["mean", "std", "seeds"]]
-    shown = f"{column.factor * mean:.{column.decimals}f}"
-    return shown if seeds == 1 else f"{shown} ± {column.factor * std:.{column.decimals}f}"
+    shown = f"{values.mean():.{column.decimals}f}"
+    return shown if len(values) == 1 else f"{shown} ± {values.std():.{column.decimals}f}"
 
 
 def filled(page: str, tables: dict[str, str]) -> str:
@@ -163,15 +163,13 @@ def tables(folder: pathlib.Path, name: str) -> dict[str, str]:
       folder: of the results.
       name: of `PAGES`.
     """
-    summary = pd.read_csv(folder / f"{name}.csv")
     columns, compared = PAGES[name]
-    found = {
-        f"table: {run}": table(rows, columns) for run, rows in summary.groupby("run", sort=False)
-    }
-    if compared:
-        results = pd.read_csv(folder / f"{name}_cpu" / "results.csv")
-        attacks = [name for name in audit.ATTACKS if name in results.columns]
-        for run, rows in results.groupby("run", sort=False):
+    results = pd.read_csv(folder / f"{name}_cpu" / "results.csv")
+    attacks = [name for name in audit.ATTACKS if name in results.columns]
+    found = {}
+    for run, rows in results.groupby("run", sort=False):
+        found[f"table: {run}"] = table(rows, columns)
+        if compared:
             found[f"told: {run}"] = told(rows, attacks)
     return found
 

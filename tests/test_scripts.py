@@ -210,13 +210,13 @@ def test_the_tables_of_the_gpu_are_those_of_its_results():
 
 def test_a_table_of_measurements():
     rows = [
-        ("mine", "ssd", "agreement", 0.5, 0.125, 3),
-        ("mine", "ssd", "zrf", None, None, 3),
-        ("mine", "gkt", "agreement", 0.25, None, 1),
+        ("ssd", 0, 0.375, None),
+        ("ssd", 1, 0.5, None),
+        ("ssd", 2, 0.625, None),
+        ("gkt", 0, 0.25, None),
     ]
-    names = ["run", "label", "quantity", "mean", "std", "seeds"]
-    summary = pd.DataFrame(rows, columns=names)
-    tables = {"table: mine": measure_tables.table(summary, measure_tables.MEASURES)}
+    results = pd.DataFrame(rows, columns=["label", "training_seed", "agreement", "zrf"])
+    tables = {"table: mine": measure_tables.table(results, measure_tables.MEASURES)}
     page = "# A\n\n<!-- table: mine -->\nold\n<!-- end -->\n\nB\n"
     written = measure_tables.filled(page, tables)
     assert written.startswith(
