@@ -20,7 +20,7 @@ from ignpx import (
 )
 from ignpx.data import Normalise
 from ignpx.methods import METHODS, ignp
-from ignpx.steps.selecting import LEAST, LOSS, MOST, Calibrated, Estimate, auto_coverage
+from ignpx.steps.calibrating import LEAST, LOSS, MOST, Calibrated, Estimate, auto_coverage
 
 pytestmark = pytest.mark.filterwarnings("ignore::ignpx.UnlearningWarning")
 QUICK = {"samples": 4, "held_out": 2, "steps": 20, "coverage": (0.05, 0.2)}

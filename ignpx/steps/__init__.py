@@ -12,6 +12,7 @@
 Each line can be replaced, also by a function of one's own.
 """
 
+from ignpx.steps.calibrating import calibrate
 from ignpx.steps.contract import (
     Chained,
     Examples,
@@ -30,7 +31,7 @@ from ignpx.steps.embedding import Embedded, embed, rejoin
 from ignpx.steps.judging import judge
 from ignpx.steps.neutralising import neutralise
 from ignpx.steps.projecting import Shown, project
-from ignpx.steps.selecting import Counted, calibrate, counted, select, threshold
+from ignpx.steps.selecting import Counted, counted, select, threshold
 from ignpx.steps.synthesising import synthesise
 from ignpx.steps.weighing import Weighing, reweigh, weigh
 
