@@ -2,10 +2,10 @@
 
     python scripts/deep_curves.py
 
-Draws `docs/deep.png` from `results/deep.csv`: a row for each model, a column for each attack. A
-point is a method's mean over the seeds. The three depths of `erase-zs` are joined, and have the
-standard deviation as bars. The band is that of retrained models, mean and standard deviation:
-nearer to it is better, and so is more to the right.
+Draws `docs/deep.png` from `results/deep_cpu/results.csv`: a row for each model, a column for each
+attack. A point is a method's mean over the seeds. The three depths of `erase-zs` are joined, and
+have the standard deviation as bars. The band is that of retrained models, mean and standard
+deviation: nearer to it is better, and so is more to the right.
 """
 
 import pathlib
@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ATTACKS = {
-    "logit-ranking": "logit ranking, AUC",
-    "relearning": "relearned, accuracy",
+    "logit-ranking_margin": "ranking by the margin, AUC",
     "class-means": "class means, accuracy",
     "probe": "probe, AUC",
     "representation": "CKA to the original",
@@ -29,17 +28,15 @@ OURS, RETRAINED = "#b0413e", "0.85"
 COLORS = ["#4a6fa5", "#6c8f5e", "#a5854a", "#7d5ba6", "#3f8f8f", "#c07aa0"]
 
 
-def places(frame: pd.DataFrame, attack: str) -> pd.DataFrame:
+def places(results: pd.DataFrame, attack: str) -> pd.DataFrame:
     """By method: retained accuracy in points above the original's, and the value of an attack."""
-    shown = {"retain_accuracy": "x", attack: "y"}
-    rows = frame[frame["quantity"].isin(list(shown))]
-    found = rows.pivot(index="label", columns="quantity", values=["mean", "std"])
-    original = found.loc["original", ("mean", "retain_accuracy")]
+    groups = results.groupby("label", sort=False)
+    retained, found = 100 * groups["retain_accuracy"].mean(), groups[attack]
     columns = {
-        "x": 100 * (found["mean", "retain_accuracy"] - original),
-        "x_std": 100 * found["std", "retain_accuracy"],
-        "y": found["mean", attack],
-        "y_std": found["std", attack],
+        "x": retained - retained["original"],
+        "x_std": 100 * groups["retain_accuracy"].std(),
+        "y": found.mean(),
+        "y_std": found.std(),
     }
     return pd.DataFrame(columns)
 
@@ -86,7 +83,9 @@ def picture(table: pd.DataFrame) -> Figure:
 
 
 def main(
-    results: Annotated[pathlib.Path, typer.Argument()] = pathlib.Path("results/deep.csv"),
+    results: Annotated[pathlib.Path, typer.Argument()] = pathlib.Path(
+        "results/deep_cpu/results.csv"
+    ),
     image: pathlib.Path = pathlib.Path("docs/deep.png"),
 ) -> None:
     """Draws the picture."""
