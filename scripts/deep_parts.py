@@ -9,6 +9,8 @@ are not made again. `--split validation` reads nothing of the test set: for choo
 end it prints a table, the mean over the classes of each model.
 """
 
+import itertools
+import operator
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -66,16 +68,16 @@ COMPOSITIONS: dict[str, Unlearner | None] = {
 
 
 def rows(
-    classifier: Classifier, train: Samples, asked: Samples, names: list[str], classes: list[int]
+    classifier: Classifier, train: Samples, asked: Samples, wanted: list[tuple[int, str]]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each class and composition."""
+    """A row for each class and composition that is wanted."""
     key = jax.random.key(0)
     # IGNP prepares sensitivities beside the same prototypes.
     prepared = {
         with_ignp: COMPOSITIONS["ignp" if with_ignp else "project"].prepare(classifier, key)
-        for with_ignp in {name.startswith("ignp") for name in names}
+        for with_ignp in {name.startswith("ignp") for _, name in wanted}
     }
-    for index in classes:
+    for index, pairs in itertools.groupby(wanted, key=operator.itemgetter(0)):
         request = Request.classes([index], classifier.num_classes)
         sides = {
             f"{side}_{split}": taken(samples, np.flatnonzero((samples.labels == index) == gone))
@@ -83,7 +85,7 @@ def rows(
             for side, gone in (("forget", True), ("retain", False))
         }
         evidence = audit.Evidence(classifier, original=classifier, classes=(index,), **sides)
-        for name in names:
+        for _, name in pairs:
             edited, method = classifier, COMPOSITIONS[name]
             if method is not None:
                 known = prepared[name.startswith("ignp")]
@@ -119,8 +121,10 @@ def main(
         mine = known[(known["model"] == run.name) & (known["split"] == split)]
         done = set(zip(mine["forget"], mine["composition"], strict=True))
         classes = list(range(classifier.num_classes)) if forget is None else forget
-        missing = [one for one in classes if any((one, name) not in done for name in names)]
-        for row in rows(classifier, splits.train, getattr(splits, split), names, missing):
+        wanted = [pair for pair in itertools.product(classes, names) if pair not in done]
+        if not wanted:
+            continue
+        for row in rows(classifier, splits.train, getattr(splits, split), wanted):
             known.loc[len(known)] = {"model": run.name, "split": split, **row}
             known.to_csv(out, index=False, float_format="%.5f")
             console.print(row)

@@ -2,8 +2,8 @@
 
 A class that is hidden can be found again in two places: the features still tell it from the others,
 and the head still has a column that knows where. Each layer is projected off the direction by which
-it reads the class, as in DAMP (arXiv 2604.15166), and the logit of the class becomes a constant
-beside the mean of the others. Nothing is trained, and no threshold is searched for.
+it reads the class, as in DAMP (arXiv 2604.15166), and the logit of the class becomes a constant, as
+if it were the mean of the others. Nothing is trained, and no threshold is searched for.
 """
 
 from collections.abc import Callable

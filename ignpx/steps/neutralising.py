@@ -16,8 +16,8 @@ def neutralise() -> Step:
     `z_f <- 0` and `z_r <- z_r - mean(z_R)`, over the retained classes R. What the head held of the
     class is gone: its column of the kernel, and its bias. Probabilities are as if `z_f` were the
     mean of the others, since softmax does not see what is subtracted from all. A mean never exceeds
-    the largest of its numbers, so that the class is never predicted, whatever the input; and a
-    constant ranks nothing. Classes that were forgotten before are treated alike.
+    the largest of its numbers, so that the class is never predicted, unless all logits agree to
+    within rounding. A constant ranks nothing. Classes that were forgotten before are treated alike.
 
     Raises:
       InvalidArgumentError: when the step is run, if the head is no dense layer, or is not a target.
