@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     )
     from ignpx.methods import list_methods
     from ignpx.overview import Layer, Summary, summary
+    from ignpx.request import Forgets, Request, Sees
     from ignpx.samples import Samples
-    from ignpx.unlearner import Changes, Forgets, Info, Request, Sees, Unlearner, unlearn
+    from ignpx.unlearner import Changes, Info, Unlearner, unlearn
 
 __version__ = version("ignpx")
 
@@ -73,10 +74,10 @@ _HOMES = {
     "Samples": "samples",
     "Summary": "overview",
     "Changes": "unlearner",
-    "Forgets": "unlearner",
+    "Forgets": "request",
     "Info": "unlearner",
-    "Request": "unlearner",
-    "Sees": "unlearner",
+    "Request": "request",
+    "Sees": "request",
     "Unlearner": "unlearner",
     "summary": "overview",
     "unlearn": "unlearner",

@@ -25,8 +25,9 @@ from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
 from ignpx.experiments import checkpoint, config, workdir
 from ignpx.methods import build
+from ignpx.request import Request
 from ignpx.samples import Samples
-from ignpx.unlearner import Request, Unlearner
+from ignpx.unlearner import Unlearner
 
 Patches = contextlib.AbstractContextManager[Any]
 

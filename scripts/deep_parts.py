@@ -25,8 +25,9 @@ from rich.console import Console
 from ignpx import Classifier, Samples, UnlearningWarning, audit, data, losses, steps
 from ignpx.experiments import checkpoint, workdir
 from ignpx.methods.ignp import prototypes
+from ignpx.request import Request
 from ignpx.samples import taken
-from ignpx.unlearner import Request, Unlearner
+from ignpx.unlearner import Unlearner
 
 console = Console()
 

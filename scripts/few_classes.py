@@ -24,7 +24,8 @@ from ignpx import Classifier, Samples, UnlearningError, data, models, training
 from ignpx.audit import count_correct
 from ignpx.experiments import config
 from ignpx.methods import ignp
-from ignpx.unlearner import Request, Unlearner
+from ignpx.request import Request
+from ignpx.unlearner import Unlearner
 
 console = Console()
 Groups = tuple[tuple[int, ...], ...]

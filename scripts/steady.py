@@ -27,7 +27,8 @@ from ignpx.audit import count_correct
 from ignpx.audit.accuracy import ClassCounts
 from ignpx.experiments import checkpoint, config, demonstration, workdir
 from ignpx.methods import ignp
-from ignpx.unlearner import Request, Unlearner
+from ignpx.request import Request
+from ignpx.unlearner import Unlearner
 
 console = Console()
 

@@ -22,6 +22,7 @@ from ignpx.experiments import (
     Random,
     asking,
     checkpoint,
+    environment,
     receipt,
     receipts,
     records,
@@ -219,7 +220,7 @@ def test_another_seed_and_another_setting_are_found(original, forgotten, tmp_pat
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Another processor, as far as a name goes."""
-    monkeypatch.setattr(receipts, "_processor", lambda: "another one")
+    monkeypatch.setattr(environment, "_processor", lambda: "another one")
 
 
 def test_the_last_bits_may_differ_elsewhere(original, forgotten, tmp_path, elsewhere):
@@ -251,7 +252,7 @@ def test_a_new_model_is_perturbed_where_it_starts(original, tmp_path):
     off = verification._rounded_anew(loaded[0], 100)
     after, _ = ignpx.unlearn(what.chosen, off, asking.request_of(what)[0], jax.random.key(0))
     _, sketch = receipts.changes(loaded[0], after)
-    device = {**receipts.device(), "processor": "another one"}
+    device = {**environment.device(), "processor": "another one"}
     made = {"after": receipts._digests(after), "sketch": sketch.tolist(), "device": device}
     found = verify(edited(directory, tmp_path / "off.json", **made), original)
     assert (found.matches, found.exactly) == (True, False), found.said

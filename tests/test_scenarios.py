@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ignpx import InvalidArgumentError, Samples, data
-from ignpx.experiments import checkpoint, config, runs, scenarios
+from ignpx.experiments import checkpoint, config, runs, scenarios, unlearning
 from ignpx.experiments.scenarios import Classes, Random, Subclass
 
 # Eight fine classes in three coarse ones, the last of which has but one.
@@ -276,7 +276,7 @@ def test_the_method_is_given_these_samples_and_no_others(
         given.append(request)
         return classifier, _Nothing()
 
-    monkeypatch.setattr(runs.unlearner, "unlearn", spy)
+    monkeypatch.setattr(unlearning.unlearner, "unlearn", spy)
     forget(trained_run, tmp_path / "out", Subclass(7))
     assert set(given[0].forget_data.labels) == {1}
     expected = splits.train.images[splits.fine.train == 7]

@@ -166,7 +166,7 @@ def test_what_is_no_method(mlp, method):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"classifier": asked()}, r"^classifier='ignpx.unlearner.Request'"),
+        ({"classifier": asked()}, r"^classifier='ignpx.request.Request'"),
         ({"classifier": {"w": jnp.ones(3)}}, r"^classifier='dict'"),
         ({"classifier": nnx.Linear(6, 4, rngs=nnx.Rngs(0))}, r"^classifier='flax.nnx.*from_nnx"),
         ({"classifier": linen.Dense(4)}, r"^classifier='flax.linen.*from_linen"),

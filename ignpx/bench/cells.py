@@ -12,10 +12,10 @@ from ignpx.bench.config import ORIGINAL, RETRAIN, BenchConfig, Steps, training_c
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import datasets, records
 from ignpx.experiments.config import TrainConfig
-from ignpx.experiments.runs import TFDS_DEFAULT, Where
+from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 from ignpx.methods import defaults
+from ignpx.request import Request
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Request
 
 # Added to a seed, that of a model that others are compared with: a seed that no cell has.
 FURTHER = 1000

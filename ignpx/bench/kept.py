@@ -10,7 +10,7 @@ from ignpx.bench.config import ORIGINAL, RETRAIN
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import checkpoint, workdir
-from ignpx.experiments.runs import Where
+from ignpx.experiments.datasets import Where
 
 
 def unlearned(

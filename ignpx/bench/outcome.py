@@ -21,8 +21,8 @@ from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningWarning
 from ignpx.experiments import checkpoint, datasets, records, scenarios, workdir
 from ignpx.experiments.config import DatasetConfig
+from ignpx.experiments.datasets import Where
 from ignpx.experiments.pictures import PICTURES
-from ignpx.experiments.runs import Where
 from ignpx.experiments.scenarios import Classes
 from ignpx.methods import build
 from ignpx.samples import Samples

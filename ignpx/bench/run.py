@@ -13,8 +13,8 @@ from ignpx.bench.cells import Cell
 from ignpx.bench.config import BenchConfig, training_config
 from ignpx.bench.config import load as load_config
 from ignpx.errors import IgnpxError, InvalidArgumentError
-from ignpx.experiments import loggers, memory, runs, workdir
-from ignpx.experiments.runs import TFDS_DEFAULT, Where
+from ignpx.experiments import environment, loggers, memory, workdir
+from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 
 MODELS = "models"
 
@@ -255,7 +255,7 @@ def _run_missing(
 def _run(cell: Cell, work: _Work) -> dict[str, Any]:
     """The result of a cell; an error that is its own becomes part of the result."""
     directory, where = work.directory, work.where
-    result: dict[str, Any] = {"measured": {}, "error": None, "versions": runs.versions()}
+    result: dict[str, Any] = {"measured": {}, "error": None, "versions": environment.brief()}
     try:
         needed = _trained(cell, work)
         work.tell(

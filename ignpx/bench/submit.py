@@ -15,7 +15,7 @@ from ignpx.bench.config import load
 from ignpx.bench.run import describe, run
 from ignpx.errors import IgnpxError, InvalidArgumentError
 from ignpx.experiments import loggers
-from ignpx.experiments.runs import Where
+from ignpx.experiments.datasets import Where
 
 # How often a job is queued again while no cell is finished, and how often otherwise.
 IDLE, ALWAYS = 3, 10**6

@@ -13,7 +13,7 @@ from ignpx.bench.cells import Model
 from ignpx.bench.results import LOCKS
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import checkpoint, records, runs, workdir
-from ignpx.experiments.runs import Where
+from ignpx.experiments.datasets import Where
 
 
 class BusyError(Exception):

@@ -12,7 +12,7 @@ from ignpx.experiments import datasets, records, scenarios
 from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 from ignpx.experiments.scenarios import Classes, Scenario
 from ignpx.methods import build
-from ignpx.unlearner import Request
+from ignpx.request import Request
 
 
 class Asked(NamedTuple):

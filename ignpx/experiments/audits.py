@@ -24,16 +24,16 @@ from ignpx.experiments import (
     audit_page,
     checkpoint,
     datasets,
+    environment,
     receipts,
     records,
     scenarios,
     workdir,
 )
 from ignpx.experiments.datasets import TFDS_DEFAULT, Where
-from ignpx.experiments.runs import versions
 from ignpx.experiments.scenarios import Classes, Scenario
 from ignpx.methods import build
-from ignpx.unlearner import Sees
+from ignpx.request import Sees
 
 KIND = {"kind": "audit", "format": 1}
 SEES = {Sees.NOTHING: "nothing", Sees.FORGET: "forget", Sees.RETAIN: "retain", Sees.BOTH: "both"}
@@ -363,7 +363,7 @@ def _described(
         "run": runs.model.stored(),
         "original": runs.original.stored(),
         "retrained": [one.stored() for one in runs.retrained],
-        "versions": versions(),
+        "versions": environment.brief(),
     }
 
 

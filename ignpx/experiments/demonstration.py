@@ -13,11 +13,12 @@ from ignpx import data, models, stages, training
 from ignpx._support import checks
 from ignpx.audit import count_correct
 from ignpx.classifier import Classifier
-from ignpx.experiments import pictures, runs, workdir
+from ignpx.experiments import environment, pictures, workdir
 from ignpx.methods import ignp
+from ignpx.request import Request
 from ignpx.samples import Samples
 from ignpx.training import Recipe
-from ignpx.unlearner import Request, unlearn
+from ignpx.unlearner import unlearn
 
 FORGET = 3
 RECIPE = Recipe(epochs=40, batch_size=64, optimizer="adam", learning_rate=1e-3)
@@ -98,7 +99,7 @@ def _run(
             "retain_accuracy": retained,
             **info.summary(),
             "seconds": seconds,
-            "versions": runs.versions(),
+            "versions": environment.brief(),
         },
     )
     for name, figure in drawn.items():

@@ -5,39 +5,28 @@ and `ignpx.experiments.verification.verify` recomputes it. A receipt has digests
 an array. It is sealed against damage and is no signature: whoever can write a receipt can seal it.
 """
 
-import contextlib
 import datetime
 import json
 import os
 import pathlib
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import ignpx
 from ignpx._support.description import described
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
-from ignpx.experiments import checkpoint, records, workdir
-from ignpx.methods import package
+from ignpx.experiments import checkpoint, environment, records, workdir
+from ignpx.request import Request, Sees
 from ignpx.samples import Samples
 from ignpx.targets import paths
-from ignpx.unlearner import Request, Sees
 
 KIND, FORMAT = "receipt", 1
 SKETCHED = 256  # sums of changes that a receipt keeps
-
-# Settings of JAX that decide how a computation rounds and what random numbers it draws.
-_DECIDING = (
-    "jax_default_matmul_precision",
-    "jax_default_prng_impl",
-    "jax_enable_x64",
-    "jax_threefry_partitionable",
-)
 
 
 def made(
@@ -84,8 +73,8 @@ def made(
         "changed": changed,
         "sketch": sketch.tolist(),
         "seconds": seconds,
-        "versions": versions(step["method"]),
-        "device": device(),
+        "versions": environment.versions(step["method"]),
+        "device": environment.device(),
     }
     return records.sealed(values)
 
@@ -175,7 +164,7 @@ def read(path: str | os.PathLike[str]) -> records.Receipt:
             "receipt",
             str(path),
             f"has the format {head.get('format')} of ignpx {wrote}, and this ignpx "
-            f"{versions()['ignpx']} reads the format {FORMAT}; verify it with that version",
+            f"{ignpx.__version__} reads the format {FORMAT}; verify it with that version",
         )
     return records.check(records.Receipt, records.sound("receipt", path), "receipt", path)
 
@@ -261,38 +250,3 @@ def _as_json(value: Any) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         return described(value)
-
-
-def versions(method: str | None = None) -> dict[str, str]:
-    """The versions of what computes: also of the package that brings a method, if it is another."""
-    names = ["ignpx", "jax", "jaxlib", "flax", "optax", "numpy"]
-    found = {name: version(name) for name in names} | {"python": platform.python_version()}
-    return found if method is None else found | package(method)
-
-
-def device() -> dict[str, Any]:
-    """What decides about the bits of a result beside the versions.
-
-    The processor is named where it computes: how it adds depends on its instructions and cores.
-    """
-    first = jax.devices()[0]
-    here: dict[str, Any] = {"platform": first.platform, "kind": first.device_kind}
-    if first.platform == "cpu":
-        here |= {"processor": _processor(), "cores": _cores()}
-    flags = " ".join(sorted(os.environ.get("XLA_FLAGS", "").split()))
-    return here | {"xla_flags": flags, **{name: getattr(jax.config, name) for name in _DECIDING}}
-
-
-def _cores() -> int | None:
-    """The cores that the process may use, where the system says so."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return os.cpu_count() if allowed is None else len(allowed(0))
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()

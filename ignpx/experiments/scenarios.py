@@ -25,8 +25,8 @@ import numpy as np
 from ignpx import data
 from ignpx._support import checks
 from ignpx.errors import InvalidArgumentError, near_names
+from ignpx.request import Forgets, Request
 from ignpx.samples import Samples
-from ignpx.unlearner import Forgets, Request
 
 
 @dataclasses.dataclass(frozen=True)

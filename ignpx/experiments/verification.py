@@ -22,10 +22,18 @@ import numpy as np
 
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
-from ignpx.experiments import asking, checkpoint, receipts, records, runs, scenarios
-from ignpx.experiments.runs import TFDS_DEFAULT, Where
+from ignpx.experiments import (
+    asking,
+    checkpoint,
+    environment,
+    receipts,
+    records,
+    scenarios,
+    unlearning,
+)
+from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 from ignpx.methods import defaults
-from ignpx.unlearner import Request
+from ignpx.request import Request
 
 DRAWS = 2  # perturbed originals
 MARGIN = 4.0  # how many times what they make is still rounding: two draws show no extremes
@@ -97,7 +105,7 @@ def verify(
         prepared = None
         if held.prepared and asked.chosen.prepare is not None:
             prepared = asked.chosen.prepare(classifier, key)
-        return runs.perform(asked.chosen, classifier, request, key, prepared)[0]
+        return unlearning.perform(asked.chosen, classifier, request, key, prepared)[0]
 
     elsewhere = _elsewhere(held)
     edited = again(asked.classifier)
@@ -195,7 +203,7 @@ def _asked(
 
 def _elsewhere(held: records.Receipt) -> tuple[str, ...]:
     """How versions and device differ from those of the receipt."""
-    here = {**receipts.versions(held.method), **receipts.device()}
+    here = {**environment.versions(held.method), **environment.device()}
     there = {**held.versions, **held.device}
     found = [
         f"{name} is {here.get(name)!r} here, {there.get(name)!r} in the receipt"

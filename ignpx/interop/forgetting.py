@@ -13,6 +13,7 @@ from ignpx.data import Normalise
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import scenarios
 from ignpx.interop import files, huggingface
+from ignpx.request import Request
 
 # What the models that are made for large images take by default; all others take (32, 32, 3).
 INPUT_SHAPES = {
@@ -85,7 +86,7 @@ def forget(
         fields["preprocess"] = Normalise(tuple(mean or ()), tuple(std or ()))
     classifier, origin = files.load(source, **fields)
     numbers = _numbers(classes, getattr(origin, "labels", ()))
-    request = unlearner.Request.classes(numbers, classifier.num_classes)
+    request = Request.classes(numbers, classifier.num_classes)
     with stages.recording() as seconds:
         edited, info = unlearner.unlearn(chosen, classifier, request, jax.random.key(seed))
     files.save(target, edited, origin, overwrite=overwrite)

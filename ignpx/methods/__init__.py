@@ -45,7 +45,8 @@ from ignpx.methods.ttm import SUPPRESSING, ttm
 from ignpx.methods.uisps import uisps
 from ignpx.methods.unsir import unsir
 from ignpx.methods.zs_pag import zs_pag
-from ignpx.unlearner import Forgets, Sees, Unlearner, built_by
+from ignpx.request import Forgets, Sees
+from ignpx.unlearner import Unlearner, built_by
 
 __all__ = [
     "METHODS",

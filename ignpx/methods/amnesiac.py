@@ -18,10 +18,11 @@ from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.request import Forgets, Request, Sees
 from ignpx.samples import Samples, joined
 from ignpx.steps import Course, State, Step, chain, descend
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 def amnesiac(*, epochs: int = 3, learning_rate: float = 1e-4, batch_size: int = 128) -> Unlearner:

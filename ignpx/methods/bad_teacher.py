@@ -16,9 +16,10 @@ from ignpx import descent
 from ignpx._support import checks
 from ignpx.classifier import PyTree, identity
 from ignpx.losses import kl_divergence
+from ignpx.request import Forgets, Sees
 from ignpx.samples import Samples
 from ignpx.steps import Course, State, Step, chain, descend
-from ignpx.unlearner import Forgets, Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 
 def bad_teacher(

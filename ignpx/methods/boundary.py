@@ -23,8 +23,9 @@ from ignpx import adversarial, descent, targets
 from ignpx._support import checks
 from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.request import Forgets, Request, Sees
 from ignpx.steps import Course, State, Step, chain, descend
-from ignpx.unlearner import Forgets, Request, Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 
 class Crossed(NamedTuple):

@@ -13,9 +13,10 @@ import numpy as np
 
 from ignpx._support import checks
 from ignpx.methods.ignp import prototypes
+from ignpx.request import Sees
 from ignpx.samples import joined
 from ignpx.steps import Shown, State, chain, judge, project
-from ignpx.unlearner import Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 
 def damp(

@@ -16,8 +16,9 @@ from ignpx._support import checks
 from ignpx.classifier import PyTree, identity
 from ignpx.losses import kl_divergence
 from ignpx.methods.ignp import prototypes
+from ignpx.request import Forgets, Sees
 from ignpx.steps import Course, State, Step, chain, descend, embed, rejoin
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 # In evaluation mode the state stays.
 _PARAMETERS = Changes.TARGETS | Changes.OTHER_LAYERS

@@ -16,9 +16,10 @@ from ignpx import descent, synthesis
 from ignpx._support import checks
 from ignpx.classifier import Apply, PyTree
 from ignpx.losses import cross_entropy
+from ignpx.request import Sees
 from ignpx.samples import Samples
 from ignpx.steps import Course, Examples, State, Step, chain, descend
-from ignpx.unlearner import Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 
 def emmn(

@@ -14,8 +14,9 @@ from ignpx._support import checks
 from ignpx.errors import InvalidArgumentError
 from ignpx.methods.damp import images
 from ignpx.methods.ignp import prototypes
+from ignpx.request import Sees
 from ignpx.steps import Shown, State, Step, chain, judge, neutralise, project
-from ignpx.unlearner import Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 
 def erase(

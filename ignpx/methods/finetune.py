@@ -6,9 +6,10 @@ import jax
 
 from ignpx import training
 from ignpx.descent import DescentInfo
+from ignpx.request import Forgets, Sees
 from ignpx.steps import State, Step, chain
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 def finetune(

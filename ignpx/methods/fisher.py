@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from ignpx import edits, importance, targets
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
+from ignpx.request import Forgets, Sees
 from ignpx.steps import Importance, State, Step, chain
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 # Those of the authors' code.
 _DAMPING = 1e-8

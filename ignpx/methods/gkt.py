@@ -22,8 +22,9 @@ from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.losses import kl_divergence
 from ignpx.models.generator import Generator
+from ignpx.request import Request
 from ignpx.steps import State, Step, chain, check_initialises
-from ignpx.unlearner import Changes, Request, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 class Transferred(NamedTuple):

@@ -18,8 +18,9 @@ import optax
 from ignpx import descent
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
+from ignpx.request import Forgets, Sees
 from ignpx.steps import Course, State, chain, descend
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 # The paper's, by model and by what is forgotten: a class, a part of one, samples at random. For
 # random samples and ViT the public code has a rate of 0.1.

@@ -16,8 +16,9 @@ from ignpx.classifier import Apply, Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
 from ignpx.methods.finetune import finetune
+from ignpx.request import Forgets, Request, Sees
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 Unit = Literal["layer", "tensor"]
 

@@ -12,9 +12,10 @@ from ignpx import descent
 from ignpx._support import checks
 from ignpx.classifier import PyTree
 from ignpx.errors import InvalidArgumentError
+from ignpx.request import Forgets, Sees
 from ignpx.samples import Samples
 from ignpx.steps import Course, State, chain, descend
-from ignpx.unlearner import Forgets, Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 
 def neggrad(

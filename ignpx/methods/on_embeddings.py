@@ -11,9 +11,10 @@ import numpy as np
 
 from ignpx import embeddings
 from ignpx.classifier import Classifier
+from ignpx.request import Request, Sees
 from ignpx.samples import Samples
 from ignpx.steps import State, embed
-from ignpx.unlearner import Changes, Request, Sees, Unlearner, unlearn
+from ignpx.unlearner import Changes, Unlearner, unlearn
 
 
 def on_embeddings(method: Unlearner, *, samples: int = 500, noise: str = "normal") -> Unlearner:

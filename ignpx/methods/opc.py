@@ -16,9 +16,10 @@ from ignpx._support import checks
 from ignpx.classifier import PyTree, identity
 from ignpx.losses import cross_entropy
 from ignpx.methods.ignp import prototypes
+from ignpx.request import Forgets, Sees
 from ignpx.samples import joined
 from ignpx.steps import Course, State, chain, descend
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 class Contracted(NamedTuple):

@@ -15,9 +15,10 @@ from ignpx import descent
 from ignpx._support import checks
 from ignpx.classifier import PyTree
 from ignpx.descent import DescentInfo
+from ignpx.request import Forgets, Sees
 from ignpx.samples import Samples
 from ignpx.steps import State, Step, chain, under_mask
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 def random_labels(

@@ -7,8 +7,9 @@ import jax
 from ignpx import training
 from ignpx.classifier import Classifier
 from ignpx.descent import DescentInfo
+from ignpx.request import Forgets, Request, Sees
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 def retrain(

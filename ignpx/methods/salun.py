@@ -14,8 +14,9 @@ from ignpx import importance, selection
 from ignpx._support import checks
 from ignpx.classifier import PyTree
 from ignpx.methods.random_labels import relabel
+from ignpx.request import Forgets, Sees
 from ignpx.steps import Importance, State, Step, chain, select
-from ignpx.unlearner import Forgets, Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 
 def salun(

@@ -22,9 +22,10 @@ from ignpx.classifier import Classifier, PyTree
 from ignpx.descent import DescentInfo
 from ignpx.errors import InvalidArgumentError
 from ignpx.losses import cross_entropy, kl_divergence
+from ignpx.request import Forgets, Sees
 from ignpx.samples import Samples
 from ignpx.steps import State, Step, chain
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 # SCRUB+R in the setting in which the authors attack it by membership inference.
 REWIND: dict[str, Any] = {

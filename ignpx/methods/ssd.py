@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ignpx import importance, selection
 from ignpx._support import checks
 from ignpx.classifier import PyTree
+from ignpx.request import Forgets, Sees
 from ignpx.samples import joined, taken
 from ignpx.steps import (
     CappedDampen,
@@ -29,7 +30,7 @@ from ignpx.steps import (
     edit,
     threshold,
 )
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 def ssd(

@@ -17,6 +17,7 @@ from ignpx import descent, edits, importance, losses, selection
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError
+from ignpx.request import Forgets, Sees
 from ignpx.samples import taken
 from ignpx.steps import (
     Counted,
@@ -31,7 +32,7 @@ from ignpx.steps import (
     descend,
     select,
 )
-from ignpx.unlearner import Changes, Forgets, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 Reference = Classifier | Literal["incompetent"] | None
 

@@ -14,8 +14,9 @@ import numpy as np
 from ignpx._support import checks
 from ignpx.methods.bad_teacher import Lessons, drawn, teach
 from ignpx.methods.uisps import flattened, invert, spare, weigh_both
+from ignpx.request import Sees
 from ignpx.steps import State, chain
-from ignpx.unlearner import Sees, Unlearner
+from ignpx.unlearner import Unlearner
 
 # TTM+SPS: the suppression at UISPS's own threshold.
 SUPPRESSING: dict[str, Any] = {"alpha": 1.5}

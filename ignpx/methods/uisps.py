@@ -17,6 +17,7 @@ import numpy as np
 from ignpx import descent, importance, selection, synthesis
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree, identity
+from ignpx.request import Request, Sees
 from ignpx.samples import Samples, taken
 from ignpx.steps import (
     Course,
@@ -29,7 +30,7 @@ from ignpx.steps import (
     descend,
     select,
 )
-from ignpx.unlearner import Changes, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 class Inverted(NamedTuple):

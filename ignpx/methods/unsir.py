@@ -15,10 +15,11 @@ from ignpx import synthesis, training
 from ignpx._support import checks
 from ignpx.classifier import Classifier, identity
 from ignpx.descent import DescentInfo
+from ignpx.request import Sees
 from ignpx.samples import Samples, joined, taken
 from ignpx.steps import Examples, State, Step, chain
 from ignpx.training.recipe import Recipe
-from ignpx.unlearner import Changes, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 def unsir(

@@ -21,8 +21,9 @@ from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.gradients import influence, subspaces
+from ignpx.request import Forgets, Request, Sees
 from ignpx.steps import Course, State, Step, chain, descend
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 class Attacked(NamedTuple):

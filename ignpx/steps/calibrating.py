@@ -13,12 +13,12 @@ from ignpx import _xla, selection, targets
 from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.request import Request
 from ignpx.steps.contract import Examples, Importance, Selected, State, Step
 from ignpx.steps.editing import Editing, edited
 from ignpx.steps.judging import recognised, recognised_of
 from ignpx.steps.parts import Shards
 from ignpx.steps.selecting import by_parameter
-from ignpx.unlearner import Request
 
 # The smallest and the largest coverage that `coverage="auto"` tries.
 LEAST, MOST = 1e-5, 0.5

@@ -14,10 +14,11 @@ import numpy as np
 from ignpx._support import checks, description
 from ignpx.classifier import Classifier, PyTree, check_handle
 from ignpx.errors import InvalidArgumentError, UnlearningWarning
+from ignpx.request import Forgets, Request, Sees
 from ignpx.samples import Samples
 from ignpx.stages import stage
 from ignpx.steps.parts import Shards
-from ignpx.unlearner import Changes, Forgets, Request, Sees, Unlearner
+from ignpx.unlearner import Changes, Unlearner
 
 
 @functools.partial(

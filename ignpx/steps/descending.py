@@ -8,8 +8,9 @@ import optax
 
 from ignpx import descent
 from ignpx.classifier import PyTree
+from ignpx.request import Sees
 from ignpx.steps.contract import State, Step
-from ignpx.unlearner import Changes, Sees
+from ignpx.unlearner import Changes
 
 
 class Course(NamedTuple):

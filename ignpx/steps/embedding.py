@@ -9,8 +9,9 @@ import numpy as np
 from ignpx import embeddings
 from ignpx._support import checks
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.request import Request
 from ignpx.steps.contract import Examples, State, Step
-from ignpx.unlearner import Changes, Request
+from ignpx.unlearner import Changes
 
 _WHOLE = "whole"
 

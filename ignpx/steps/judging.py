@@ -9,8 +9,8 @@ import numpy as np
 
 from ignpx import _xla, losses
 from ignpx.classifier import Classifier
+from ignpx.request import Request
 from ignpx.steps.contract import Examples, State, Step
-from ignpx.unlearner import Request
 
 
 class Judged(NamedTuple):

@@ -12,9 +12,10 @@ from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.gradients import directions, subspaces
+from ignpx.request import Request, Sees
 from ignpx.steps.contract import State, Step
 from ignpx.targets import as_patterns, partition, paths
-from ignpx.unlearner import Changes, Request, Sees
+from ignpx.unlearner import Changes
 
 
 class Shown(NamedTuple):

@@ -11,8 +11,8 @@ from ignpx import _xla, selection, targets
 from ignpx._support import checks
 from ignpx.classifier import PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.request import Request
 from ignpx.steps.contract import Importance, Selected, State, Step
-from ignpx.unlearner import Request
 
 
 class Counted(NamedTuple):

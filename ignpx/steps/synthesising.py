@@ -11,9 +11,9 @@ from ignpx import synthesis
 from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, UnlearningError
+from ignpx.request import Request
 from ignpx.steps.contract import Examples, State, Step
 from ignpx.steps.parts import split
-from ignpx.unlearner import Request
 
 
 class Synthesised(NamedTuple):

@@ -18,9 +18,9 @@ from ignpx._support import checks
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.gradients.moments import Moments
+from ignpx.request import Request
 from ignpx.steps.contract import Examples, Importance, State, Step
 from ignpx.targets import as_patterns, partition, paths
-from ignpx.unlearner import Request
 
 # Fewer examples than this do not show what a class depends on.
 SMALLEST_DRAW = 10

@@ -16,8 +16,8 @@ from ignpx import data, models, targets
 from ignpx.classifier import Classifier
 from ignpx.data import Normalise
 from ignpx.experiments import checkpoint, workdir
+from ignpx.request import Request
 from ignpx.samples import Samples
-from ignpx.unlearner import Request
 
 # What `--model` calls them, where that is not our name.
 NAMES = {"resnet18": "cifar_resnet18"}

@@ -13,7 +13,8 @@ import ignpx
 from ignpx import stages
 from ignpx.classifier import Classifier
 from ignpx.methods import build
-from ignpx.unlearner import Request, Unlearner
+from ignpx.request import Request
+from ignpx.unlearner import Unlearner
 from on_gpu_stages import learning, pieces
 from on_gpu_stages.schedule import Place, compiling
 

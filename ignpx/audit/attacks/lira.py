@@ -38,8 +38,9 @@ from ignpx.audit.batches import in_batches
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError, Part, at_least
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
+from ignpx.request import Request
 from ignpx.samples import Samples, joined, taken
-from ignpx.unlearner import Request, Unlearner, by_name, unlearn
+from ignpx.unlearner import Unlearner, by_name, unlearn
 
 # From here on each sample has deviations of its own (Carlini et al.).
 ENOUGH_SHADOWS = 64
