@@ -1,6 +1,7 @@
-"""How steady IGNP is: each class, with several seeds of unlearning, on several trained models.
+"""How steady a method is: each class, with several seeds of unlearning, on several trained models.
 
     python scripts/steady.py digits:0 digits:1 runs/mnist_lenet_cpu --seeds 10
+    python scripts/steady.py digits:0 digits:1 runs/mnist_lenet_cpu --seeds 3 --method erase-zs
 
 A row of `results/steady.csv` is one cell: what a model knew of the forgotten and the retained
 classes before and after, and what `info` said without data. A model is a run by `ignpx train`, or
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import typer
 from matplotlib.figure import Figure
@@ -26,11 +28,14 @@ from ignpx import Classifier, Samples, UnlearningError, data, models, training
 from ignpx.audit import count_correct
 from ignpx.audit.accuracy import ClassCounts
 from ignpx.experiments import checkpoint, config, demonstration, workdir
-from ignpx.methods import ignp
+from ignpx.methods import build
 from ignpx.request import Request
 from ignpx.unlearner import Unlearner
 
 console = Console()
+
+CASE = ["model", "method"]
+COLOURS = ("#4a6fa5", "#c8553d", "#588157")
 
 
 def digits(seed: int) -> tuple[Classifier, data.Splits]:
@@ -65,11 +70,11 @@ def cells(
 ) -> Iterator[dict[str, Any]]:
     """A row for each class that is forgotten with one seed."""
     key = jax.random.key(seed)
-    assert unlearner.prepare is not None  # as IGNP has it
-    prepared = unlearner.prepare(classifier, key)
+    prepared = None if unlearner.prepare is None else unlearner.prepare(classifier, key)
     for index in range(classifier.num_classes):
         request = Request.classes([index], classifier.num_classes)
-        edited, info = unlearner.unlearn(classifier, request, key, prepared)
+        given = () if prepared is None else (prepared,)
+        edited, info = unlearner.unlearn(classifier, request, key, *given)
         after = count_correct(edited, samples)
         yield {
             "seed": seed,
@@ -83,8 +88,7 @@ def cells(
 
 
 def told(info: Any, request: Request) -> dict[str, Any]:
-    """What can be known without data."""
-    coverage, tried = float(info.calibration.coverage), info.search.coverages
+    """What can be known without data: of a method that searches and estimates, these too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -92,15 +96,8 @@ def told(info: Any, request: Request) -> dict[str, Any]:
         refused = ""
     except UnlearningError as error:
         refused = str(error)
-    estimate = info.estimate
     return {
-        "coverage": coverage,
-        "at_end": bool(coverage >= 0.99 * float(tried[-1])),
-        "beyond": bool(coverage > float(info.usual)),
-        "least_kept": float(jnp.min(jnp.where(request.retain, info.kept, jnp.inf))),
-        "promised_low": float(estimate.retain_change[0]),
-        "promised": float(estimate.retain_change[1]),
-        "promised_high": float(estimate.retain_change[2]),
+        **(estimated(info, request) if hasattr(info, "estimate") else {}),
         "held_out_forget": float(jnp.mean(info.held_out[request.forget])),
         "held_out_retain": float(jnp.mean(info.held_out[request.retain])),
         "doubts": " | ".join(info.doubts(request)),
@@ -108,8 +105,23 @@ def told(info: Any, request: Request) -> dict[str, Any]:
     }
 
 
+def estimated(info: Any, request: Request) -> dict[str, Any]:
+    """What a search and its estimate tell."""
+    coverage, tried = float(info.calibration.coverage), info.search.coverages
+    change = info.estimate.retain_change
+    return {
+        "coverage": coverage,
+        "at_end": bool(coverage >= 0.99 * float(tried[-1])),
+        "beyond": bool(coverage > float(info.usual)),
+        "least_kept": float(jnp.min(jnp.where(request.retain, info.kept, jnp.inf))),
+        "promised_low": float(change[0]),
+        "promised": float(change[1]),
+        "promised_high": float(change[2]),
+    }
+
+
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """By model, in points and per cent.
+    """By model and method, in points and per cent.
 
     A cell failed if more than 0.5 % of the class is left or more than a point is lost. A promise is
     an estimate of less than a point lost, without a doubt; it was kept if no more was lost. The
@@ -122,34 +134,38 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     )
     frame["failed"] = (frame["left"] > 0.5) | (frame["change"] < -1)
     frame["kept"] = 100.0 * (frame["change"] >= -1)
-    promising = frame[(frame["promised"] > -0.01) & (frame["doubts"] == "")]
-    by_model = frame.groupby("model", sort=False)
-    names = list(frame["model"].unique())
-    spread = frame.groupby(["model", "forget"], sort=False)["change"].std(ddof=1)
+    promised = frame.get("promised", pd.Series(np.nan, frame.index))  # only of some methods
+    promising = frame[(promised > -0.01) & (frame["doubts"] == "")]
+    by_model = frame.groupby(CASE, sort=False)
+    spread = frame.groupby([*CASE, "forget"], sort=False)["change"].std(ddof=1)
     return pd.DataFrame(
         {
             "cells": by_model.size(),
             "change, mean": by_model["change"].mean(),
             "worst": by_model["change"].min(),
-            "deviation over seeds": spread.groupby(level="model", sort=False).mean(),
+            "deviation over seeds": spread.groupby(level=CASE, sort=False).mean(),
             "left, mean": by_model["left"].mean(),
             "left, worst": by_model["left"].max(),
             "cells with more than 0.5 % left": by_model["left"].agg(lambda v: (v > 0.5).sum()),
             "failures": by_model["failed"].sum(),
-            "failures doubted": rate(frame[frame["failed"]], names),
-            "sound cells doubted": rate(frame[~frame["failed"]], names),
-            "promises kept": rate(promising, names, "kept"),
+            "failures doubted": rate(frame[frame["failed"]]),
+            "sound cells doubted": rate(frame[~frame["failed"]]),
+            "promises kept": rate(promising, "kept"),
         }
     )
 
 
-def rate(frame: pd.DataFrame, names: list[str], of: str = "doubted") -> pd.Series:
-    """The mean of a column over the cells of each model, in per cent."""
-    return frame.groupby("model")[of].mean().reindex(names)
+def rate(frame: pd.DataFrame, of: str = "doubted") -> pd.Series:
+    """The mean of a column over the cells of each case, in per cent; of no cell there is none."""
+    return frame.groupby(CASE)[of].mean()
 
 
 def picture(frame: pd.DataFrame) -> Figure:
-    """The change of the retained classes by the class that is forgotten, a panel for each model."""
+    """The change of the retained classes by the class that is forgotten.
+
+    A panel for each model, a colour for each method, a dot for each seed.
+    """
+    methods = list(frame["method"].unique())
     models = list(frame.groupby("model", sort=False))
     columns = min(5, len(models))
     rows = -(-len(models) // columns)
@@ -158,21 +174,29 @@ def picture(frame: pd.DataFrame) -> Figure:
     for spare in axes.flat[len(models) :]:
         spare.remove()
     for axis, (name, cells) in zip(axes.flat, models, strict=False):
-        change = 100 * (cells["retain_after"] - cells["retain_before"])
         axis.axhline(0, color="0.8", linewidth=1)
-        axis.plot(cells["forget"], change, "o", color="#4a6fa5", alpha=0.5, markersize=3)
+        for place, (method, colour) in enumerate(zip(methods, COLOURS, strict=False)):
+            of = cells[cells["method"] == method]
+            beside = 0.25 * (place - (len(methods) - 1) / 2)
+            change = 100 * (of["retain_after"] - of["retain_before"])
+            dots = {"color": colour, "alpha": 0.5, "markersize": 3, "label": method}
+            axis.plot(of["forget"] + beside, change, "o", **dots)
         axis.set_title(name, fontsize=7)
         axis.set_xticks(sorted(cells["forget"].unique()))
         axis.tick_params(labelsize=7)
         axis.set_xlabel("forgotten class", fontsize=7)
     for axis in axes[:, 0]:
         axis.set_ylabel("retained classes, change in points", fontsize=7)
+    if len(methods) > 1:
+        named = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside upper right", fontsize=7)
     return figure
 
 
 def main(
     names: Annotated[list[str], typer.Argument(help="Runs by `ignpx train`, or digits:SEED.")],
     seeds: Annotated[int, typer.Option(help="Of unlearning: 0, 1, ... so many.")] = 10,
+    method: Annotated[str, typer.Option(help="One that sees no data.")] = "ignp",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="name=value")] = None,
     split: Annotated[str, typer.Option(help="test, or validation to choose settings on.")] = "test",
     out: pathlib.Path = pathlib.Path("results/steady.csv"),
@@ -180,25 +204,33 @@ def main(
     data_dir: Annotated[str | None, typer.Option(envvar="TFDS_DATA_DIR")] = None,
 ) -> None:
     """Writes the rows that are missing, and prints a summary by model."""
-    unlearner = ignp(**config.parse_overrides(overrides or ()))
+    unlearner = build(method, config.parse_overrides(overrides or ()))
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.read_csv(out, keep_default_na=False) if out.exists() else pd.DataFrame()
+    table = _read(out) if out.exists() else pd.DataFrame()
     for name in names:
         model = pathlib.Path(name).name
-        done = set() if table.empty else set(table.loc[table["model"] == model, "seed"])
+        done = set() if table.empty else set(table.loc[_case(table, model, method), "seed"])
         missing = [seed for seed in range(seeds) if seed not in done]
         if not missing:
             continue
         classifier, samples = loaded(name, split, data_dir)
         before = count_correct(classifier, samples)
         for seed in missing:
-            about = {"model": model, "split": split}
+            about = {"model": model, "method": method, "split": split}
             rows = [{**about, **row} for row in cells(classifier, unlearner, seed, samples, before)]
             table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
             table.to_csv(out, index=False, float_format="%.6g")
-            console.print(f"{model}, seed {seed}: {len(rows)} cells")
+            console.print(f"{model}, {method}, seed {seed}: {len(rows)} cells")
     picture(table).savefig(image, dpi=110)
     console.print(summary(table).T.to_string(float_format=lambda value: f"{value:.2f}"))
+
+
+def _read(out: pathlib.Path) -> pd.DataFrame:
+    return pd.read_csv(out).fillna({"doubts": "", "refused": ""})
+
+
+def _case(table: pd.DataFrame, model: str, method: str) -> pd.Series:
+    return (table["model"] == model) & (table["method"] == method)
 
 
 if __name__ == "__main__":

@@ -157,11 +157,16 @@ def test_steadiness_is_counted_by_model():
     rows = [(0, 0, 0.9, 0.0, -0.02, "said"), (0, 1, 0.98, 0.0, 0.0, ""),
             (1, 0, 0.975, 0.25, 0.0, ""), (1, 1, 0.985, 0.0, -0.001, "said")]  # fmt: skip
     frame = pd.DataFrame(
-        [{"model": "m", "forget": c, "seed": s, "retain_before": 0.98, "retain_after": after,
-          "forget_after": left, "promised": promised, "doubts": doubts, "refused": ""}
+        [{"model": "m", "method": "ignp", "forget": c, "seed": s, "retain_before": 0.98,
+          "retain_after": after, "forget_after": left, "promised": promised, "doubts": doubts,
+          "refused": ""}
          for c, s, after, left, promised, doubts in rows]
     )  # fmt: skip
-    found = steady.summary(frame).loc["m"]
+    without = frame.drop(columns="promised").assign(method="erase-zs")  # one that estimates nothing
+    both = steady.summary(pd.concat([frame, without]))
+    assert both.loc[("m", "erase-zs"), "failures"] == 2
+    assert np.isnan(both.loc[("m", "erase-zs"), "promises kept"])
+    found = both.loc[("m", "ignp")]
     assert found["change, mean"] == pytest.approx(-2)
     assert found["worst"] == pytest.approx(-8)
     # Of (-8, 0) and of (-0.5, 0.5).
