@@ -4,7 +4,8 @@
     python scripts/steady.py digits:0 digits:1 runs/mnist_lenet_cpu --seeds 3 --method erase-zs
 
 A row of `results/steady.csv` is one cell: what a model knew of the forgotten and the retained
-classes before and after, and what `info` said without data. A model is a run by `ignpx train`, or
+classes before and after, what the head alone gives (`retain_hidden`: the class is never predicted,
+and nothing else changes), and what `info` said without data. A model is a run by `ignpx train`, or
 `digits:SEED`, which is the model that `ignpx demo` trains with that seed. Prototypes are prepared
 once for the ten classes. Rows that the file has already are not made again, so that the command can
 be stopped and started; with other settings give another `--out`. `--split validation` reads nothing
@@ -24,7 +25,7 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from ignpx import Classifier, Samples, UnlearningError, data, models, training
+from ignpx import Classifier, Samples, UnlearningError, data, models, steps, training
 from ignpx.audit import count_correct
 from ignpx.audit.accuracy import ClassCounts
 from ignpx.experiments import checkpoint, config, demonstration, workdir
@@ -35,6 +36,7 @@ from ignpx.unlearner import Unlearner
 console = Console()
 
 CASE = ["model", "method"]
+HIDE = steps.chain(steps.neutralise())
 COLOURS = ("#4a6fa5", "#c8553d", "#588157")
 
 
@@ -76,6 +78,7 @@ def cells(
         given = () if prepared is None else (prepared,)
         edited, info = unlearner.unlearn(classifier, request, key, *given)
         after = count_correct(edited, samples)
+        hidden = count_correct(HIDE.unlearn(classifier, request, key)[0], samples)
         yield {
             "seed": seed,
             "forget": index,
@@ -83,6 +86,7 @@ def cells(
             "forget_after": after.accuracy([index]),
             "retain_before": before.accuracy_without([index]),
             "retain_after": after.accuracy_without([index]),
+            "retain_hidden": hidden.accuracy_without([index]),
             **told(info, request),
         }
 
@@ -129,6 +133,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.assign(
         change=100 * (frame["retain_after"] - frame["retain_before"]),
+        hidden=100 * (frame["retain_hidden"] - frame["retain_before"]),
         left=100 * frame["forget_after"],
         doubted=100.0 * ((frame["doubts"] != "") | (frame["refused"] != "")),
     )
@@ -143,6 +148,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             "cells": by_model.size(),
             "change, mean": by_model["change"].mean(),
             "worst": by_model["change"].min(),
+            "hidden, mean": by_model["hidden"].mean(),
             "deviation over seeds": spread.groupby(level=CASE, sort=False).mean(),
             "left, mean": by_model["left"].mean(),
             "left, worst": by_model["left"].max(),

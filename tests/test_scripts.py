@@ -158,8 +158,8 @@ def test_steadiness_is_counted_by_model():
             (1, 0, 0.975, 0.25, 0.0, ""), (1, 1, 0.985, 0.0, -0.001, "said")]  # fmt: skip
     frame = pd.DataFrame(
         [{"model": "m", "method": "ignp", "forget": c, "seed": s, "retain_before": 0.98,
-          "retain_after": after, "forget_after": left, "promised": promised, "doubts": doubts,
-          "refused": ""}
+          "retain_after": after, "retain_hidden": 0.99, "forget_after": left,
+          "promised": promised, "doubts": doubts, "refused": ""}
          for c, s, after, left, promised, doubts in rows]
     )  # fmt: skip
     without = frame.drop(columns="promised").assign(method="erase-zs")  # one that estimates nothing
@@ -169,6 +169,7 @@ def test_steadiness_is_counted_by_model():
     found = both.loc[("m", "ignp")]
     assert found["change, mean"] == pytest.approx(-2)
     assert found["worst"] == pytest.approx(-8)
+    assert found["hidden, mean"] == pytest.approx(1)
     # Of (-8, 0) and of (-0.5, 0.5).
     assert found["deviation over seeds"] == pytest.approx((32**0.5 + 0.5**0.5) / 2)
     assert (found["left, mean"], found["left, worst"]) == (6.25, 25)
