@@ -36,6 +36,7 @@ __all__ = [
     "batches",
     "cycled",
     "descend",
+    "in_float32",
     "in_turn",
     "masked",
     "optimizer",
@@ -346,7 +347,59 @@ def optimizer(
     if drops:
         rate = optax.piecewise_constant_schedule(rate, {step: 0.1 for step in drops})
     stepping = optax.adam(rate) if rule == "adam" else optax.sgd(rate, momentum=momentum or None)
-    return optax.chain(optax.add_decayed_weights(weight_decay), stepping)
+    return in_float32(optax.chain(optax.add_decayed_weights(weight_decay), stepping))
+
+
+class Float32State(NamedTuple):
+    """The state of `in_float32` for parameters of a lower precision.
+
+    Attributes:
+      inner: of the transformation.
+      masters: the parameters in float32.
+    """
+
+    inner: optax.OptState
+    masters: PyTree
+
+
+def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A transformation that keeps bfloat16 and float16 parameters in float32 beside them.
+
+    Updates smaller than the spacing of such parameters add up in float32, where they would be
+    rounded away (Micikevicius et al., "Mixed precision training", ICLR 2018). Gradients are taken
+    at the rounded parameters. Parameters of float32 are handed on as they are.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> optax.OptState:
+        if not any(map(_is_low, jax.tree.leaves(params))):
+            return inner.init(params)
+        masters = jax.tree.map(_raised, params)
+        return Float32State(inner.init(masters), masters)
+
+    def update(
+        updates: PyTree, state: optax.OptState, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        if not isinstance(state, Float32State):
+            return inner.update(updates, state, params, **extra_args)
+        raised = jax.tree.map(_raised, updates)
+        moves, of_inner = inner.update(raised, state.inner, state.masters, **extra_args)
+        masters = optax.apply_updates(state.masters, moves)
+        # `optax.apply_updates` adds in float32, so that the sum is the rounded master.
+        moves = jax.tree.map(
+            lambda to, old: _raised(to.astype(old.dtype)) - _raised(old), masters, params
+        )
+        return moves, Float32State(of_inner, masters)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_low(leaf: jax.Array) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32)
+
+
+def _raised(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.float32) if _is_low(leaf) else leaf
 
 
 def batches(

@@ -99,9 +99,9 @@ def check_targeted(classifier: Classifier) -> None:
     missing = sorted(set(paths(classifier)) - set(targets.paths(edited)))
     if missing:
         raise InvalidArgumentError(
-            "targets",
+            "classifier.targets",
             classifier.targets,
-            f"leave out {missing}, the head, which the method edits; name it",
+            f"leave out {missing}, the head, which the method edits; name it in the classifier",
         )
 
 
@@ -176,10 +176,14 @@ def _check_alone(classifier: Classifier, head: Classifier) -> None:
             shape,
             "is the shape of the features before the head; need (samples, features)",
         )
-    made, wanted = _both(classifier, head)
+    features, made, wanted = _both(classifier, head)
     if isinstance(made, jax.core.Tracer):
         return
-    if not np.allclose(made, wanted, rtol=0, atol=1e-3 * float(jnp.abs(wanted).max())):
+    # Of a model that computes in bfloat16 both sides are rounded to that.
+    kinds = (one.dtype for one in (features, head.params["kernel"], wanted))
+    rounding = max(float(jnp.finfo(kind).eps) for kind in kinds)
+    apart = max(1e-3, 4 * rounding) * float(jnp.abs(wanted).max())
+    if not np.allclose(np.float32(made), np.float32(wanted), rtol=0, atol=apart):
         raise InvalidArgumentError(
             "classifier", type(classifier.apply), "changes the logits after its last layer"
         )
@@ -194,7 +198,8 @@ def _inputs(classifier: Classifier) -> jax.Array:
 
 
 @jax.jit
-def _both(classifier: Classifier, head: Classifier) -> tuple[jax.Array, jax.Array]:
-    """Logits by the head of the features, and by the whole model."""
+def _both(classifier: Classifier, head: Classifier) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Features, their logits by the head, and the logits by the whole model."""
     inputs = _inputs(classifier)
-    return head.logits(classifier.features(inputs)), classifier.logits(inputs)
+    features = classifier.features(inputs)
+    return features, head.logits(features), classifier.logits(inputs)

@@ -62,7 +62,7 @@ def test_writes_two_files_into_the_run(runs, written):
     assert re.fullmatch(r"2\d{3}-\d\d-\d\d \d\d:\d\d UTC", record.unlearned)
     first, second, third = record.attacks
     assert (first.compared_with, second.compared_with) == (3, 2)
-    assert first.model.value == pytest.approx(0, abs=0.5)
+    assert first.model.value == pytest.approx(0, abs=0.1)
     assert third.outcome == "withheld"
     assert "backdoor" in third.reasons["model"]
     assert "logit-ranking" in record.left_out

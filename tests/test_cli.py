@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 import ignpx
+import small_net
 from command import run
 from ignpx import experiments, training
 from ignpx.cli import app as cli
@@ -324,6 +325,26 @@ def test_settings_may_be_numpys(trained_run, tmp_path):
     runs.unlearn(trained_run, tmp_path / "out", Classes((2,)), settings=settings, score=False)
     _, config = checkpoint.load(tmp_path / "out" / "checkpoint")
     assert config["unlearning"][0]["settings"] == {"samples": 6, "steps": 60, "held_out": 4}
+
+
+def test_what_is_finished_is_of_this_model_and_these_settings(tmp_path):
+    """A tuple is the list that a config holds; another model of the same config is another."""
+    settings = {"samples": 6, "held_out": 4, "steps": 60, "targets": ("hidden", "out")}
+    source = tmp_path / "source"
+
+    def forget(seed_of_model):
+        shutil.rmtree(source, ignore_errors=True)
+        net = small_net.small((4, 4, 1), 3, seed_of_model)
+        checkpoint.save(source, net, {"model": {"name": small_net.NAME}})
+        experiments.prepare(source, settings=settings, model=small_net.NAME)
+        place, how = tmp_path / "each", {"settings": settings, "model": small_net.NAME}
+        return next(runs.unlearn_each(source, place, [1], **how))
+
+    first = forget(0)
+    assert first["prepared"]
+    assert forget(0)["seconds"] == first["seconds"]
+    with pytest.raises(ignpx.InvalidArgumentError, match="holds a run already"):
+        forget(1)
 
 
 def test_train_refuses(trained_run, tmp_path):

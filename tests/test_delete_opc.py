@@ -1,4 +1,4 @@
-"""DELETE and OPC against Adam in numpy; their data-free forms forget a class of digits."""
+"""DELETE and OPC against Adam in numpy; their data-free forms forget classes of vectors."""
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from by_hand import (
 )
 from ignpx import InvalidArgumentError, Request
 from ignpx.methods import delete, delete_zs, opc, opc_zs
+from test_edits import NO_FLOAT16
 
 KEY = jax.random.key(3)
 
@@ -72,6 +73,42 @@ def test_opc_equals_numpy(monkeypatch):
     # 13 retained samples in batches of 4, twice.
     assert len(list(call.batches())) == 8
     assert_equal(edited.params, theta)
+
+
+@pytest.mark.parametrize("factory", [delete_zs, opc_zs])
+def test_without_data_classes_of_vectors_are_forgotten_one_after_another(factory, mlp):
+    """What was forgotten first is not taught again, where it is most of what the model says."""
+    x = jax.random.normal(KEY, (2000, 6))
+    first = int(np.bincount(np.argmax(mlp.logits(x), -1), minlength=4).argmax())
+    rate = {"learning_rate": 3e-3, "synthesis_steps": 40}
+
+    def share(classifier, index):
+        return np.mean(np.argmax(classifier.logits(x), -1) == index)
+
+    once, _ = ignpx.unlearn(factory(**rate), mlp, Request.classes([first], 4), KEY)
+    second = int(np.bincount(np.argmax(once.logits(x), -1), minlength=4).argmax())
+    later = Request.classes([second], 4, forgotten=[first])
+    twice, _ = ignpx.unlearn(factory(**rate), once, later, KEY)
+    assert share(mlp, first) > 0.25 > share(once, first) + 0.15
+    assert share(once, second) > 0.3
+    assert max(share(twice, first), share(twice, second)) < 0.15
+
+
+@pytest.mark.parametrize(
+    "dtype", [jax.numpy.bfloat16, pytest.param(jax.numpy.float16, marks=NO_FLOAT16)]
+)
+def test_parameters_of_half_precision_are_trained_as_those_of_float32(dtype, mlp):
+    """Rounded: steps of 1e-4 are smaller than the spacing of bfloat16 numbers near 1, 0.0078."""
+    rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), mlp)
+    exact = jax.tree.map(lambda leaf: leaf.astype("float32"), rounded)
+    method = delete_zs(epochs=400, learning_rate=1e-4, synthesis_steps=40)
+    request = Request.classes([1], 4)
+    half, single = (ignpx.unlearn(method, one, request, KEY) for one in (rounded, exact))
+    assert {leaf.dtype for leaf in jax.tree.leaves(half[0].params)} == {np.dtype(dtype)}
+    fallen = [info.losses[-1] / info.losses[0] for _, info in (half, single)]
+    # With the steps rounded away, the loss in bfloat16 would keep nine tenths.
+    assert max(fallen) < 0.7
+    assert abs(fallen[0] - fallen[1]) < 0.1
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_bad_arguments(lenet):
     for bad in ({"samples": 0}, {"noise": "white"}):
         with pytest.raises(InvalidArgumentError, match=next(iter(bad))):
             delete_embeddings(**bad)
-    with pytest.raises(InvalidArgumentError, match=r"targets=.*leave out .*name it"):
+    with pytest.raises(InvalidArgumentError, match=r"classifier\.targets=.*leave out .*name it"):
         ignpx.unlearn(
             delete_embeddings(), lenet.replace(targets=("conv1",)), Request.classes([0], 10), KEY
         )

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 import ignpx
 from closeness import assert_sums_close
-from ignpx import Classifier, InvalidArgumentError, Request, steps
+from ignpx import Classifier, InvalidArgumentError, Request, UnlearningError, steps, targets
 
 CLASSES, INPUTS, FEATURES = 4, 6, 9
 KEY = jax.random.key(0)
@@ -60,9 +61,41 @@ def test_a_class_that_is_forgotten_later_does_not_bring_an_earlier_one_back():
     assert_sums_close(twice.logits(x), together.logits(x), 1e-6)
 
 
+@pytest.mark.parametrize("retained", [0, 3])
+def test_one_retained_class_has_no_others_to_be_compared_with(retained):
+    others = [index for index in range(CLASSES) if index != retained]
+    with pytest.raises(UnlearningError, match="one class is retained"):
+        run(steps.neutralise(), forget=others)
+    with pytest.raises(UnlearningError, match="one class is retained"):
+        run(steps.neutralise(), forget=others[:1], forgotten=others[1:])
+
+
+def test_a_head_that_computes_in_bfloat16():
+    """Its logits and those of the same head in float32 differ by the rounding of bfloat16."""
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            half = {"dtype": jnp.bfloat16}
+            return linen.Dense(CLASSES, **half)(jnp.tanh(linen.Dense(FEATURES, **half)(x)))
+
+    for seed in range(5):
+        variables = Net().init(jax.random.key(seed), jnp.ones((1, INPUTS)))
+        given = Classifier.from_linen(Net(), variables, input_shape=(INPUTS,), num_classes=CLASSES)
+        edited, _ = run(steps.neutralise(), classifier=given)
+        x = 3 * jax.random.normal(KEY, (500, INPUTS))
+        np.testing.assert_array_equal(edited.logits(x)[:, 1], 0)
+        assert not (np.argmax(edited.logits(x), -1) == 1).any()
+
+
 def test_a_head_that_may_not_be_edited():
-    with pytest.raises(InvalidArgumentError, match=r"targets.*leave out.*head"):
+    with pytest.raises(InvalidArgumentError, match=r"classifier\.targets.*leave out.*head"):
         run(steps.neutralise(), classifier=model(targets=("first",)))
+
+
+def targets_of(classifier, wanted):
+    leaves = zip(targets.paths(classifier.params), jax.tree.leaves(classifier.params), strict=True)
+    return {path: np.asarray(leaf) for path, leaf in leaves if path in wanted}
 
 
 def test_the_eraser_forgets_the_digits(digits, trained):
@@ -84,8 +117,15 @@ def test_the_eraser_forgets_the_digits(digits, trained):
         (ignpx.methods.erase(samples=30), given),
         (ignpx.methods.erase_zs(**quick), Request.classes([0], 10)),
     ):
-        edited, _ = ignpx.unlearn(method, trained, request, KEY)
+        edited, info = ignpx.unlearn(method, trained, request, KEY)
         assert accuracy(edited, gone=True) == 0
+        # The head alone would forget, too: every layer before it was projected.
+        hidden = set(info.strengths) - set(ignpx.embeddings.paths(trained))
+        assert hidden
+        moved = targets_of(edited, hidden)
+        for path, kernel in targets_of(trained, hidden).items():
+            assert info.strengths[path] > 0.05, path
+            assert np.abs(moved[path] - kernel).max() > 1e-3, path
         # Nine images of the 324, which rounding and seeds do not explain.
         assert accuracy(edited, gone=False) > before - 0.03
 

@@ -348,7 +348,7 @@ def test_a_loss_of_more_than_a_point_to_expect_is_a_doubt():
     assert calibrated(kept=(0.98, 0.1, 0.5), change=-0.009).doubts(request) == []
     (doubt,) = calibrated(kept=(0.97, 0.1, 0.91), change=-0.023).doubts(request)
     assert "by -2.3 points of accuracy (-3.3 to -1.3 by draws" in doubt
-    assert "most in class 2;" in doubt
+    assert "class 2 keeps the least of its confidence, 91.0%." in doubt
     (doubt,) = calibrated(coverage=0.1).doubts(request)
     assert "10.00%" in doubt
     assert "2.50%" in doubt

@@ -37,6 +37,13 @@ def whole(**values: int) -> None:
             )
 
 
+def count(**values: int) -> None:
+    """Raises `InvalidArgumentError` for the first value that is not a whole number from 0."""
+    for name, value in values.items():
+        if not (is_whole(value) and 0 <= value <= MOST):
+            raise InvalidArgumentError(name, value, f"must be a whole number from 0 to {MOST:,}")
+
+
 def seed(**values: Any) -> None:
     """Raises `InvalidArgumentError` for the first value that is not a seed: 32 bits count."""
     for name, value in values.items():

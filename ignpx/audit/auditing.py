@@ -5,7 +5,6 @@ told from a model that was trained without what is forgotten. `ignpx.audit.compa
 test. An attack that finds nothing proves nothing: another one may find what it did not.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -175,7 +174,7 @@ def _attacked(
 ) -> Attack:
     """One attack on all models."""
     beside = retrained[:1] if "retrained" in measure.needs else ()
-    given = dataclasses.replace(evidence, retrained=beside[0] if beside else None)
+    given = evidence.beside(retrained=beside[0] if beside else None)
     others = retrained[len(beside) :]
     found: dict[str, list[Finding]] = {"original": [], "model": [], "retrained": []}
     reasons: dict[str, str] = {}

@@ -100,7 +100,7 @@ class Evidence:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seed: int = 0
     batch_size: int = 500
-    _known: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
+    _known: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_handle(self.model, "model")
@@ -128,7 +128,13 @@ class Evidence:
 
     def of(self, model: Classifier) -> "Evidence":
         """The same for another model; what is computed already is not computed again."""
-        return dataclasses.replace(self, model=model)
+        return self.beside(model=model)
+
+    def beside(self, **models: Classifier | None) -> "Evidence":
+        """The same data beside other models, by their names; what is computed already is kept."""
+        changed = dataclasses.replace(self, **models)  # type: ignore[arg-type]
+        object.__setattr__(changed, "_known", self._known)
+        return changed
 
     def missing(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
         """Which of these are not there."""

@@ -19,7 +19,7 @@ from ignpx import stages
 from ignpx._support import checks
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError, RecoveryWarning
-from ignpx.experiments import checkpoint, structures, workdir
+from ignpx.experiments import checkpoint, records, structures, workdir
 from ignpx.experiments.shelves import Shelf
 from ignpx.experiments.workdir import PREPARED
 from ignpx.methods import build, defaults
@@ -57,8 +57,8 @@ def prepare(
         that are sound are kept.
     """
     checks.seed(seed=seed)
-    directory = pathlib.Path(directory)
-    unlearner = build(method, settings or {})
+    directory, settings = pathlib.Path(directory), records.plain(settings or {})
+    unlearner = build(method, settings)
     if unlearner.prepare is None:
         raise InvalidArgumentError("method", method, "prepares nothing; every request is one run")
     path = directory / PREPARED
@@ -73,7 +73,7 @@ def prepare(
     check()
     classifier, _ = checkpoint.load(checkpoint.in_run(directory), model=model)
     with workdir.replacing(path, check) as new:
-        about, key = _about(classifier, method, settings or {}, seed), jax.random.key(seed)
+        about, key = _about(classifier, method, settings, seed), jax.random.key(seed)
         parts = unlearner.in_parts.parts(classifier) if unlearner.in_parts else ()
         shelf = Shelf.of(directory, about, [classes.tolist() for classes in parts])
         with stages.recording() as seconds:

@@ -10,6 +10,7 @@ import math
 import pathlib
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import numpy as np
 import pydantic
 
 import ignpx
@@ -25,6 +26,15 @@ MOST_VALUES = 2**28
 
 Class = Annotated[int, pydantic.Field(ge=0, lt=MOST_CLASSES)]
 Seconds = Annotated[float, pydantic.Field(ge=0)]
+
+
+def plain(value: Any) -> Any:
+    """A value with the scalars and lists of JSON in the place of NumPy's scalars and tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class _Record(pydantic.BaseModel):

@@ -26,7 +26,7 @@ from ignpx.experiments import config as configuration
 from ignpx.experiments.config import TrainConfig
 from ignpx.experiments.datasets import TFDS_DEFAULT, Where
 from ignpx.experiments.scenarios import Scenario
-from ignpx.experiments.unlearning import Source, plain
+from ignpx.experiments.unlearning import Source
 
 
 def train(
@@ -239,7 +239,8 @@ def unlearn(
       InvalidArgumentError: if an argument cannot be used; nothing is written then.
       UnlearningError: if the method failed; nothing is written then.
     """
-    alone = Source(pathlib.Path(source), method, plain(settings), seed, model, score, where, False)
+    plain = records.plain(settings or {})
+    alone = Source(pathlib.Path(source), method, plain, seed, model, score, where, False)
     workdir.check_free(pathlib.Path(directory), overwrite=overwrite)
     return alone.unlearned(pathlib.Path(directory), scenario, overwrite=overwrite)
 
@@ -280,7 +281,8 @@ def unlearn_each(
     Raises:
       InvalidArgumentError: if an argument cannot be used; nothing is written then.
     """
-    shared = Source(pathlib.Path(source), method, plain(settings), seed, model, score, where, True)
+    plain = records.plain(settings or {})
+    shared = Source(pathlib.Path(source), method, plain, seed, model, score, where, True)
     if not forget:
         raise InvalidArgumentError("forget", forget, "name at least one class")
     ids = [shared.asked([one]).scenario.described()["forget"][0] for one in forget]

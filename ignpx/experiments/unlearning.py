@@ -35,14 +35,6 @@ from ignpx.samples import Samples
 from ignpx.steps.parts import Shards
 
 
-def plain(settings: dict[str, Any] | None) -> dict[str, Any]:
-    """Settings without NumPy's scalars, for which the config of a run has no room."""
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in (settings or {}).items()
-    }
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A run that is unlearned from, and how. What its requests have in common is read once.
@@ -69,6 +61,11 @@ class Source:
     def loaded(self) -> tuple[Classifier, dict[str, Any]]:
         """The classifier and its config."""
         return checkpoint.load(checkpoint.in_run(self.path), model=self.model)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the classifier, as receipts have it."""
+        return checkpoint.digest(checkpoint.arrays_of(self.loaded[0]))
 
     @functools.cached_property
     def splits(self) -> data.Splits:
@@ -126,10 +123,17 @@ class Source:
     def finished_or_unlearned(self, directory: pathlib.Path, forget: int) -> dict[str, Any]:
         """The metrics of a run that has forgotten one class; one that is finished is kept."""
         workdir.recover(directory)
-        complete = (directory / workdir.CHECKPOINT).is_dir()
-        if complete and workdir.read_config(directory) == self.described(self.asked([forget])):
+        if self._finished(directory, forget):
             return records.read_json("directory", directory / workdir.METRICS)
         return self.unlearned(directory, [forget], overwrite=False)
+
+    def _finished(self, directory: pathlib.Path, forget: int) -> bool:
+        """Whether a directory holds this request to this very classifier."""
+        return (
+            (directory / workdir.CHECKPOINT).is_dir()
+            and workdir.read_config(directory) == self.described(self.asked([forget]))
+            and receipts.read(directory / workdir.RECEIPT).before.sha256 == self.digest
+        )
 
     def unlearned(
         self,

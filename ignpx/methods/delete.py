@@ -1,8 +1,9 @@
 """DELETE, Zhou et al., "Decoupled distillation to erase", CVPR 2025 (arXiv 2503.23751).
 
 The model is distilled to its own outputs without the forgotten logits. It minimises
-`KL(softmax(mask(z_old)) || softmax(z))`, where the mask sets the logits of what is to be forgotten
-to minus infinity: what the old model says of all other classes is kept.
+`KL(softmax(mask(z_old)) || softmax(z))`, where the mask sets the logits of what is to be forgotten,
+and of what was forgotten before, to minus infinity: what the old model says of all other classes is
+kept.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -59,7 +60,7 @@ def delete(*, epochs: int = 10, learning_rate: float = 1e-4, batch_size: int = 6
         images, labels = state.forget_data
         # Of a sample that is forgotten for itself, the class that it is labelled with.
         own = jax.nn.one_hot(np.asarray(labels), state.classifier.num_classes, dtype=bool)
-        taught = Taught(images, own | state.request.forget)
+        taught = Taught(images, own | ~state.request.retain)
         rows = descent.batches(order_key, len(labels), batch_size, epochs, whole=True)
         return _course(state, taught, rows, key, optimizer, state.classifier.preprocess)
 
@@ -142,9 +143,10 @@ def _on_examples(epochs: int, learning_rate: float, batch_size: int, changes: Ch
 
     def course(state: State, key: jax.Array) -> Course:
         order_key, key = jax.random.split(key)
-        inputs = state.need("examples", "steps.synthesise").weighed
-        inputs = inputs.reshape(-1, *inputs.shape[2:])
-        masked = jnp.broadcast_to(state.request.forget, (len(inputs), state.classifier.num_classes))
+        inputs, _ = state.need("examples", "steps.synthesise").flat()
+        masked = jnp.broadcast_to(
+            ~state.request.retain, (len(inputs), state.classifier.num_classes)
+        )
         rows = descent.batches(order_key, len(inputs), batch_size, epochs, whole=True)
         return _course(state, Taught(inputs, masked), rows, key, optimizer, identity)
 

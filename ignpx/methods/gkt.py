@@ -156,7 +156,7 @@ def gkt(
 
     def optimizer(steps: int) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(learning_rate, iterations * steps)
-        return optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
+        return descent.in_float32(optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule)))
 
     pseudo_batch = functools.partial(
         _pseudo_batch,

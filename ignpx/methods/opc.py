@@ -28,7 +28,7 @@ class Contracted(NamedTuple):
     Attributes:
       images: `(N, ...)`.
       labels: `(N,)` class ids.
-      forget: `(N,)` booleans.
+      forget: `(N,)` booleans; the others are retained.
     """
 
     images: Any
@@ -107,9 +107,9 @@ def opc_zs(
 
     def course(state: State, key: jax.Array) -> Course:
         examples = state.need("examples", "steps.synthesise")
-        inputs, labels = examples.weighed, jnp.repeat(examples.labels, samples)
-        inputs = inputs.reshape(-1, *inputs.shape[2:])
-        data = Contracted(inputs, labels, state.request.forget[labels])
+        inputs, labels = examples.flat()
+        # What was forgotten before is contracted again, so that it does not come back.
+        data = Contracted(inputs, labels, ~state.request.retain[labels])
         rows = jnp.tile(jnp.arange(len(inputs)), (steps, 1))
         loss = _contracting(state.classifier.apply, identity, weight, train=False)
         return Course(loss, optimizer, data, rows, key)

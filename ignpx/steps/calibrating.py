@@ -135,8 +135,9 @@ class Calibrated(NamedTuple):
             worst = int(np.argmin(np.where(request.retain, self.kept, np.inf)))
             doubts.append(
                 f"the retained classes may have changed by {change:.1f} points of accuracy "
-                f"({low:.1f} to {high:.1f} by draws of prototypes), most in class {worst}; "
-                "compare with another seed, or raise samples"
+                f"({low:.1f} to {high:.1f} by draws of prototypes); class {worst} keeps the least "
+                f"of its confidence, {self.kept[worst]:.1%}. Compare with another seed, or raise "
+                "samples"
             )
         return doubts
 

@@ -56,6 +56,11 @@ class Examples:
         """`(K, held_out, *input_shape)`, the others."""
         return self._read[:, self.count :]
 
+    def flat(self) -> tuple[jax.Array, jax.Array]:
+        """Those that the importance is taken on, `(K * count, *input_shape)`, and their labels."""
+        inputs = self.weighed
+        return inputs.reshape(-1, *inputs.shape[2:]), jnp.repeat(self.labels, self.count)
+
     @property
     def _read(self) -> jax.Array:
         if isinstance(self.inputs, Shards):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ignpx import _xla, losses
 from ignpx.classifier import Classifier
+from ignpx.errors import InvalidArgumentError
 from ignpx.request import Request
 from ignpx.steps.contract import Examples, State, Step
 
@@ -31,12 +32,14 @@ class Judged(NamedTuple):
         if forget.any() and held_out[forget].max() > 0:
             doubts.append(
                 f"the edited model still recognises {held_out[forget].mean():.0%} of the held-out "
-                "prototypes of the forget classes; raise coverage, or widen targets"
+                "prototypes of the forget classes; raise "
+                "the coverage, strength or depth of the edit, or widen targets"
             )
         if retain.any() and held_out[retain].mean() < 0.95:
             doubts.append(
                 f"the edited model recognises only {held_out[retain].mean():.0%} of the held-out "
-                "prototypes of the retained classes; lower coverage"
+                "prototypes of the retained classes; lower "
+                "the coverage, strength or depth of the edit"
             )
         return doubts
 
@@ -69,7 +72,14 @@ def recognised(
     Returns:
       `(K, n)` bool, whether an example is taken for its class, and `(K, n)`, the log-odds of its
       class.
+
+    Raises:
+      InvalidArgumentError: if there is none.
     """
+    if not unseen.shape[1]:
+        raise InvalidArgumentError(
+            "held_out", 0, "leaves no example to judge an edit by; hold out at least one"
+        )
     flat, shape = unseen.reshape(-1, *classifier.input_shape), unseen.shape[:2]
     logits = _xla.fast(Classifier.logits)(classifier, flat).reshape(*shape, -1)
     own = jnp.broadcast_to(labels[:, None], shape)

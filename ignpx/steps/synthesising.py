@@ -35,8 +35,8 @@ class Synthesised(NamedTuple):
             shares = ", ".join(f"{c}: {recognised[c]:.0%}" for c in lost[:10])
             raise UnlearningError(
                 f"prototypes did not reach their class (recognised share by class: {shares}); "
-                "the model may be constant or untrained, which ignpx.check tells; otherwise raise "
-                "steps or learning_rate"
+                "the model may be constant or untrained, which ignpx.check tells; otherwise take "
+                "more steps of the synthesis, or a higher learning rate of it"
             )
 
     def doubts(self, request: Request) -> list[str]:
@@ -59,7 +59,8 @@ class Synthesised(NamedTuple):
             doubts.append(
                 f"the prototypes are saturated (mean loss by class from {loss[used].min():.1e} to "
                 f"{loss[used].max():.1e}): their gradients vanish, and alpha is decided by "
-                "rounding; lower steps or learning_rate, or raise total_variation"
+                "rounding; take fewer steps of the synthesis or a lower learning rate of it, or "
+                "raise total_variation"
             )
         return doubts
 
@@ -102,6 +103,7 @@ def synthesise(
       InvalidArgumentError: if an argument is out of its range.
     """
     checks.whole(samples=samples, steps=steps)
+    checks.count(held_out=held_out)
     checks.one_of(("float32", "bfloat16"), precision=precision)
     if classes_at_once is not None:
         checks.whole(classes_at_once=classes_at_once)

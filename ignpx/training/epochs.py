@@ -128,7 +128,8 @@ def optimizer_of(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransfor
             if recipe.optimizer == "adam"
             else optax.sgd(learning_rate, momentum=recipe.momentum)
         )
-        return optax.chain(optax.add_decayed_weights(recipe.weight_decay), rule)
+        decayed = optax.add_decayed_weights(recipe.weight_decay)
+        return descent.in_float32(optax.chain(decayed, rule))
 
     # Injected, so that the plateau schedule can change it between epochs without a compilation.
     rate: Any = recipe.learning_rate

@@ -14,7 +14,7 @@ from ignpx.classifier import Classifier
 from ignpx.errors import UnlearningError
 from ignpx.samples import Samples
 
-# Steps after which accuracies are in `details`, as far as so many are taken.
+# Steps after which accuracies are in `details`: the training goes on to the last of them.
 COUNTED = (1, 5, 20, 100)
 
 
