@@ -73,7 +73,9 @@ class Layer:
 
 
 def layers(classifier: Classifier) -> tuple[Layer, ...]:
-    """The layers whose inputs can be observed; biases, norms and grouped convolutions are not.
+    """The layers whose inputs can be observed: dense kernels, and convolutions without groups.
+
+    Biases and norms are none, and neither are kernels that are used more than once.
 
     Nothing is computed. Equal architectures give the same objects, which can therefore be keys of
     compiled functions.

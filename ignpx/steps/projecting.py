@@ -80,6 +80,8 @@ def project(
       strength: in (0, 1]. Times the separability of the two sides along D, which is small in early
         layers and large in late ones, it is s.
       targets: patterns of the layers that may be edited; the classifier's own `targets` by default.
+        Layers whose inputs cannot be observed stay as they are (see `subspaces.layers`); the report
+        names those that were projected.
       sees: the data of the request that `shown` takes.
 
     Raises:

@@ -159,12 +159,11 @@ def _weighed(found: Importance) -> Weighed:
 
 def _each_side(by: Weighing, state: State, patterns: tuple[str, ...]) -> Importance:
     request, examples = state.request, state.need("examples", "steps.synthesise")
-    inputs = examples.weighed
-    labels = jnp.repeat(examples.labels, inputs.shape[1])
+    inputs, labels = examples.flat()
     sides = []
     for mask in (request.forget, request.retain):
-        weights = jnp.repeat(_share(mask, mask)[examples.labels] / inputs.shape[1], inputs.shape[1])
-        found = by(state.classifier, inputs.reshape(-1, *inputs.shape[2:]), labels, weights)
+        weights = _share(mask, mask)[labels] / examples.count
+        found = by(state.classifier, inputs, labels, weights)
         sides.append(partition(found, patterns)[0])
     return Importance(*sides)
 

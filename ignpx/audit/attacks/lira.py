@@ -32,9 +32,8 @@ import numpy as np
 
 from ignpx import _xla, descent, losses
 from ignpx._support import checks
-from ignpx.audit import intervals
+from ignpx.audit import batches, intervals
 from ignpx.audit.attacks import common
-from ignpx.audit.batches import in_batches
 from ignpx.audit.contract import Evidence, Finding, Measure, NotMeasuredError, Part, at_least
 from ignpx.classifier import Classifier, PyTree
 from ignpx.errors import InvalidArgumentError, UnlearningError, UnlearningWarning
@@ -297,11 +296,6 @@ def lira(
     )
 
 
-@jax.jit
-def _logits(classifier: Classifier, images: jax.Array) -> jax.Array:
-    return classifier.logits(classifier.preprocess(images)).astype(jnp.float32)
-
-
 def _shadows(
     evidence: Evidence,
     asked: Samples,
@@ -321,7 +315,7 @@ def _shadows(
             _unlearned(unlearner, model, taken(pool, np.flatnonzero(had)), evidence, number)
             for number, (model, had) in enumerate(zip(models, held, strict=True))
         ]
-    logits = [in_batches(_logits, one, asked.images, evidence.batch_size) for one in models]
+    logits = [batches.logits(one, asked.images, evidence.batch_size) for one in models]
     found = np.stack([confidences(of_one, asked.labels) for of_one in logits])
     return Shadows(found, held[:, : len(asked.labels)])
 
