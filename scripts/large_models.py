@@ -22,6 +22,7 @@ from rich.console import Console
 from ignpx import Classifier, _xla, synthesis, targets
 from ignpx.methods import defaults
 from ignpx.models.vit import ViT, vit_large
+from ignpx.steps.calibrating import growing_coverages
 
 CLASSES, SHAPE = 1000, (224, 224, 3)
 # The second is as deep and as wide as ViT-g/14 (Zhai et al., 2022), with dense layers of 4 times
@@ -54,7 +55,9 @@ def needs(build: Any, flops: float) -> dict[str, float]:
     a_class = count * (24 * values + 8 * products)
     synthesised = count * CLASSES * 3 * forward * of["steps"]
     weighed = of["samples"] * (2 + 2 * t) * forward
-    judged = of["held_out"] * CLASSES * (3 + 45 * t) * forward
+    # Before, at all coverages (below the targets once for all), at the chosen one, and at last.
+    tried = len(growing_coverages(CLASSES))
+    judged = of["held_out"] * CLASSES * (4 + (tried - 1) * t) * forward
     return {
         "parameters": parameters,
         "target_share": t,

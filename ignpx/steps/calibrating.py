@@ -281,9 +281,9 @@ def _searched(
     """Which coverage the held-out examples choose."""
     total = targets.size(classifier.params)
     if coverage == "auto":
-        growing = _growing(*auto_coverage(classifier.num_classes))
         # Less than one parameter is no edit.
-        tried = jnp.asarray(np.unique(np.maximum(growing, 1 / total)), jnp.float32)
+        growing = np.maximum(growing_coverages(classifier.num_classes), 1 / total)
+        tried = jnp.asarray(np.unique(growing), jnp.float32)
     else:
         tried = jnp.geomspace(*coverage, 16)
     return selection.search_coverage(ratios, judged, tried, total=total, reads=reads)
@@ -331,8 +331,12 @@ def _reported(
 _log_ratio = jax.jit(selection.log_ratio)
 
 
-def _growing(low: float, high: float) -> np.ndarray:
-    """From `LEAST` to `MOST`: each about a quarter larger within a range, and twice outside it."""
+def growing_coverages(num_classes: int) -> np.ndarray:
+    """What `auto` tries, from `LEAST` to `MOST`, ascending.
+
+    Each is about a quarter larger than the one before within `auto_coverage`, and twice outside it.
+    """
+    low, high = auto_coverage(num_classes)
     parts = ((LEAST, low, 2.0), (low, high, 1.25), (high, MOST, 2.0))
     grown = [_grown(*part) for part in parts if part[0] < part[1]]
     return np.concatenate([*(each[:-1] for each in grown), [MOST]])
