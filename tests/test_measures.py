@@ -120,6 +120,8 @@ def test_logits_are_computed_once(monkeypatch):
     given = Evidence(model, original=model, forget_test=evidence.logits([[0.0, 1.0]]))
     first = given.logits("model", "forget_test")
     assert given.of(model).logits("original", "forget_test") is first
+    other = dataclasses.replace(given, forget_test=evidence.logits([[2.0, 3.0]]))
+    np.testing.assert_array_equal(other.logits("model", "forget_test"), [[2.0, 3.0]])
 
 
 def test_unknown_names_and_settings():

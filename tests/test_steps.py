@@ -304,6 +304,14 @@ def test_a_step_that_lacks_what_it_needs(mlp, chained, said):
         run(mlp, *chained)
 
 
+def test_an_edit_is_judged_by_examples_that_were_held_out(mlp):
+    made = steps.synthesise([synthesis.cross_entropy()], samples=2, steps=2)
+    dampen = steps.Dampen(10.0)
+    for judging in (steps.judge(), steps.calibrate(trial=dampen)):
+        with pytest.raises(InvalidArgumentError, match="held_out=0"):
+            run(mlp, made, steps.weigh(), judging)
+
+
 @pytest.mark.parametrize(
     ("build", "said"),
     [
@@ -318,6 +326,7 @@ def test_a_step_that_lacks_what_it_needs(mlp, chained, said):
         (lambda: steps.weigh(microbatch=0), "microbatch=0"),
         (lambda: steps.weigh(targets="out"), "targets='out'"),
         (lambda: steps.synthesise([], samples=0), "samples=0"),
+        (lambda: steps.synthesise([], held_out=-1), "held_out=-1"),
         (lambda: steps.synthesise([], precision="float16"), "precision='float16'"),
     ],
 )
