@@ -6,6 +6,14 @@ from typer.testing import CliRunner
 from ignpx.cli import app as cli
 from ignpx.cli.output import console
 
+# A config of the embedded digits, and settings of IGNP for runs of seconds.
+DIGITS = """
+dataset: {name: digits}
+model: {name: lenet}
+training: {epochs: 12, batch_size: 64, optimizer: adam, learning_rate: 2.0e-3}
+"""
+QUICK = ["--set", "samples=6", "--set", "steps=60", "--set", "held_out=4"]
+
 
 def run(*arguments):
     """Runs the entry point as a shell does; returns the exit status and all that was printed."""

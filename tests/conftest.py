@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import command
 import evidence
 import mappings
 import small_bench
@@ -76,6 +77,27 @@ def digits() -> data.Splits:
 def trained() -> Classifier:
     """LeNet on the embedded digits, a few seconds of training."""
     return evidence.trained_on_digits(0)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run by `ignpx train` on the digits; its config is `digits.yaml` beside it."""
+    root = tmp_path_factory.mktemp("cli")
+    (root / "digits.yaml").write_text(command.DIGITS)
+    status, printed = command.run("train", root / "digits.yaml", "--workdir", root / "run")
+    assert status == 0, printed
+    assert "test accuracy" in printed
+    return root / "run"
+
+
+@pytest.fixture(scope="session")
+def forgotten_run(trained_run: pathlib.Path) -> pathlib.Path:
+    """A run by `ignpx unlearn` of the one before, without class 0."""
+    out = trained_run.with_name("without_0")
+    asked = ("unlearn", trained_run, "--forget", 0, "--workdir", out, *command.QUICK)
+    status, printed = command.run(*asked)
+    assert status == 0, printed
+    return out
 
 
 @pytest.fixture(scope="session")
