@@ -1,8 +1,8 @@
-"""Writes the tables of results/measures.md, audit.md, deep.md and gpu/README.md.
+"""Writes the tables of README.md and of the pages in results/ that have any.
 
 python scripts/measure_tables.py
 
-They come from the `results.csv` of each page's benchmark, and from `gpu/results.json`.
+They come from the `results.csv` of each page's benchmark, `steady.csv` and `gpu/results.json`.
 
 The table of a run stands between the markers `<!-- table: RUN -->` and `<!-- end -->`, that of its
 comparisons with retrained models between `<!-- told: RUN -->` and `<!-- end -->`.
@@ -12,12 +12,14 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 import typer
 
+import steady
+import steady_tables
 from ignpx import audit
 from ignpx.audit.comparison import compare
 from on_gpu_stages import tables as on_gpu
@@ -183,6 +185,35 @@ def tables_of_gpu(folder: pathlib.Path) -> dict[str, str]:
     }
 
 
+def tables_of_steady(folder: pathlib.Path) -> dict[str, str]:
+    """The tables of `steady.md`, by what their markers say."""
+    cells = steady.judged(steady.read(folder / "steady.csv"))
+    return {
+        "table: outcomes": _of_records(steady_tables.outcomes(cells)),
+        "table: promises": _of_records(steady_tables.promises(cells)),
+    }
+
+
+def tables_of_readme(folder: pathlib.Path) -> dict[str, str]:
+    """The table of `README.md`, by what its marker says."""
+    cells = steady.judged(steady.read(folder / "steady.csv"))
+    return {"table: each-class": _of_records(steady_tables.each_class(cells))}
+
+
+def _of_records(rows: list[dict[str, str]]) -> str:
+    heads = list(rows[0])
+    return _written([heads, ["---"] * len(heads), *([*row.values()] for row in rows)])
+
+
+def others(folder: pathlib.Path) -> dict[pathlib.Path, Callable[[pathlib.Path], dict[str, str]]]:
+    """The pages that are not of `PAGES`, and what makes their tables."""
+    return {
+        folder / "steady.md": tables_of_steady,
+        folder / "gpu" / "README.md": tables_of_gpu,
+        folder.parent / "README.md": tables_of_readme,
+    }
+
+
 def main(
     folder: Annotated[pathlib.Path, typer.Argument(help="Folder of the results.")] = RESULTS,
 ) -> None:
@@ -190,8 +221,8 @@ def main(
     for name in PAGES:
         page = folder / f"{name}.md"
         page.write_text(filled(page.read_text(), tables(folder, name)))
-    page = folder / "gpu" / "README.md"
-    page.write_text(filled(page.read_text(), tables_of_gpu(folder)))
+    for page, tables_of in others(folder).items():
+        page.write_text(filled(page.read_text(), tables_of(folder)))
 
 
 if __name__ == "__main__":

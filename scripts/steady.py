@@ -124,23 +124,34 @@ def estimated(info: Any, request: Request) -> dict[str, Any]:
     }
 
 
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells with what became of them, in points and per cent.
+
+    A cell failed if more than 0.5 % of the class is left or more than a point is lost. A promise is
+    an estimate of less than a point lost, without a doubt; it was kept if no more was lost.
+    """
+    change = 100 * (frame["retain_after"] - frame["retain_before"])
+    left = 100 * frame["forget_after"]
+    doubted = (frame["doubts"] != "") | (frame["refused"] != "")
+    promised = frame.get("promised", pd.Series(np.nan, frame.index))  # only of some methods
+    return frame.assign(
+        change=change,
+        hidden=100 * (frame["retain_hidden"] - frame["retain_before"]),
+        left=left,
+        failed=(left > 0.5) | (change < -1),
+        doubted=doubted,
+        promising=(promised > -0.01) & ~doubted,
+        kept=change >= -1,
+    )
+
+
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """By model and method, in points and per cent.
 
-    A cell failed if more than 0.5 % of the class is left or more than a point is lost. A promise is
-    an estimate of less than a point lost, without a doubt; it was kept if no more was lost. The
-    deviation over seeds is the mean of those of the classes.
+    The deviation over seeds is the mean of those of the classes.
     """
-    frame = frame.assign(
-        change=100 * (frame["retain_after"] - frame["retain_before"]),
-        hidden=100 * (frame["retain_hidden"] - frame["retain_before"]),
-        left=100 * frame["forget_after"],
-        doubted=100.0 * ((frame["doubts"] != "") | (frame["refused"] != "")),
-    )
-    frame["failed"] = (frame["left"] > 0.5) | (frame["change"] < -1)
-    frame["kept"] = 100.0 * (frame["change"] >= -1)
-    promised = frame.get("promised", pd.Series(np.nan, frame.index))  # only of some methods
-    promising = frame[(promised > -0.01) & (frame["doubts"] == "")]
+    frame = judged(frame)
+    promising = frame[frame["promising"]]
     by_model = frame.groupby(CASE, sort=False)
     spread = frame.groupby([*CASE, "forget"], sort=False)["change"].std(ddof=1)
     return pd.DataFrame(
@@ -162,8 +173,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rate(frame: pd.DataFrame, of: str = "doubted") -> pd.Series:
-    """The mean of a column over the cells of each case, in per cent; of no cell there is none."""
-    return frame.groupby(CASE)[of].mean()
+    """The share of the cells of each case, in per cent; of no cell there is none."""
+    return 100 * frame.groupby(CASE)[of].mean()
 
 
 def picture(frame: pd.DataFrame) -> Figure:
@@ -212,7 +223,7 @@ def main(
     """Writes the rows that are missing, and prints a summary by model."""
     unlearner = build(method, config.parse_overrides(overrides or ()))
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = _read(out) if out.exists() else pd.DataFrame()
+    table = read(out) if out.exists() else pd.DataFrame()
     for name in names:
         model = pathlib.Path(name).name
         done = set() if table.empty else set(table.loc[_case(table, model, method), "seed"])
@@ -231,7 +242,8 @@ def main(
     console.print(summary(table).T.to_string(float_format=lambda value: f"{value:.2f}"))
 
 
-def _read(out: pathlib.Path) -> pd.DataFrame:
+def read(out: pathlib.Path) -> pd.DataFrame:
+    """The rows of before."""
     return pd.read_csv(out).fillna({"doubts": "", "refused": ""})
 
 

@@ -208,10 +208,10 @@ def test_the_tables_of_a_page_are_those_of_its_results(name):
     assert measure_tables.filled(page, tables) == page
 
 
-def test_the_tables_of_the_gpu_are_those_of_its_results():
-    page = (measure_tables.RESULTS / "gpu" / "README.md").read_text()
-    tables = measure_tables.tables_of_gpu(measure_tables.RESULTS)
-    assert measure_tables.filled(page, tables) == page
+@pytest.mark.parametrize("path", measure_tables.others(measure_tables.RESULTS))
+def test_the_tables_of_other_pages_are_those_of_their_results(path):
+    page, tables_of = path.read_text(), measure_tables.others(measure_tables.RESULTS)[path]
+    assert measure_tables.filled(page, tables_of(measure_tables.RESULTS)) == page
 
 
 def test_a_table_of_measurements():
