@@ -130,9 +130,12 @@ class Evidence:
         """The same for another model; what is computed already is not computed again."""
         return self.beside(model=model)
 
-    def beside(self, **models: Classifier | None) -> "Evidence":
-        """The same data beside other models, by their names; what is computed already is kept."""
-        changed = dataclasses.replace(self, **models)  # type: ignore[arg-type]
+    def beside(self, **others: Any) -> "Evidence":
+        """The same data beside other models, seconds or backdoor; what is computed is kept.
+
+        `dataclasses.replace` takes other data, too, and so begins anew.
+        """
+        changed = dataclasses.replace(self, **others)
         object.__setattr__(changed, "_known", self._known)
         return changed
 

@@ -164,7 +164,7 @@ def _evidence(
     if "judge" in models:
         others["judge"], _ = _loaded(cell, models["judge"] / workdir.CHECKPOINT)
     model = shared.model if cell.method == ORIGINAL else edited
-    return dataclasses.replace(shared.of(model), seconds=seconds, **others)
+    return shared.beside(model=model, seconds=seconds, **others)
 
 
 # The cells of a model and request follow one another. Those of `retrain` have a reference of their
