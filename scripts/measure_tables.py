@@ -20,7 +20,7 @@ import typer
 
 import steady
 import steady_tables
-from ignpx import audit
+from ignpx import audit, methods
 from ignpx.audit.comparison import compare
 from on_gpu_stages import tables as on_gpu
 
@@ -91,19 +91,18 @@ def told(results: pd.DataFrame, attacks: list[str]) -> str:
     labels = list(results["label"].unique())
     rows = [["attack", *labels], ["---"] * (len(labels) + 1)]
     for attack in attacks:
-        found = {
-            (row["label"], row["training_seed"]): _finding(row, attack)
-            for row in results.to_dict("records")
-        }
-        bounds = audit.describe(attack).range
-        rows.append([attack, *(_told(found, label, bounds) for label in labels)])
+        counts = [told_apart(results, label, attack) for label in labels]
+        rows.append([attack, *(f"{a}/{of}" if of else "-" for a, of in counts)])
     return _written(rows)
 
 
-def _told(
-    found: dict[tuple[str, int], audit.Finding | None], label: str, bounds: tuple[float, float]
-) -> str:
-    """`told/compared`, or a dash if nothing can be compared."""
+def told_apart(results: pd.DataFrame, label: str, attack: str) -> tuple[int, int]:
+    """Of the models of a method: how many an attack tells, and how many are compared."""
+    found = {
+        (row["label"], row["training_seed"]): _finding(row, attack)
+        for row in results.to_dict("records")
+    }
+    bounds = audit.describe(attack).range
     outcomes = []
     for (name, seed), model in found.items():
         before = found.get(("original", seed))
@@ -115,8 +114,36 @@ def _told(
         if name == label and model is not None and before is not None and len(others) > 1:
             outcomes.append(compare(model, others, before, bounds=bounds).outcome)
     apart = sum(one in ("told", "changed") for one in outcomes)
-    compared = sum(one != "withheld" for one in outcomes)
-    return f"{apart}/{compared}" if compared else "-"
+    return apart, sum(one != "withheld" for one in outcomes)
+
+
+def by_method(results: pd.DataFrame, runs: dict[str, str]) -> list[dict[str, str]]:
+    """Of each method its accuracies, and how many attacks tell every one of its models.
+
+    Args:
+      results: of an audit of class 0.
+      runs: what each run is called.
+    """
+    attacks = [name for name in audit.ATTACKS if name in results.columns]
+    rows = []
+    for label in results["label"].unique():
+        row = {"method": f"`{label}`", "data it sees": _seen(label)}
+        for run, name in runs.items():
+            of = results[results["run"] == run]
+            means = (
+                100 * of.loc[of["label"] == label, ["retain_accuracy", "forget_accuracy"]].mean()
+            )
+            row[name] = f"{means.iloc[0]:.2f} / {means.iloc[1]:.2f}"
+            counts = [told_apart(of, label, attack) for attack in attacks]
+            row[f"{name}: told by"] = str(sum(apart == every > 0 for apart, every in counts))
+        rows.append(row)
+    return rows
+
+
+def _seen(label: str) -> str:
+    """The data that a method sees, as a word."""
+    words = {"nothing": "none", "retain": "retained", "forget": "forgotten", "both": "all"}
+    return "" if label == "original" else words[methods.describe(label).sees]
 
 
 def _finding(row: dict[Hashable, Any], attack: str) -> audit.Finding | None:
@@ -166,13 +193,14 @@ def tables(folder: pathlib.Path, name: str) -> dict[str, str]:
       name: of `PAGES`.
     """
     columns, compared = PAGES[name]
-    results = pd.read_csv(folder / f"{name}_cpu" / "results.csv")
-    attacks = [name for name in audit.ATTACKS if name in results.columns]
     found = {}
-    for run, rows in results.groupby("run", sort=False):
-        found[f"table: {run}"] = table(rows, columns)
-        if compared:
-            found[f"told: {run}"] = told(rows, attacks)
+    for path in sorted(folder.glob(f"{name}*_cpu/results.csv")):
+        results = pd.read_csv(path)
+        attacks = [name for name in audit.ATTACKS if name in results.columns]
+        for run, rows in results.groupby("run", sort=False):
+            found[f"table: {run}"] = table(rows, columns)
+            if compared:
+                found[f"told: {run}"] = told(rows, attacks)
     return found
 
 
@@ -195,9 +223,14 @@ def tables_of_steady(folder: pathlib.Path) -> dict[str, str]:
 
 
 def tables_of_readme(folder: pathlib.Path) -> dict[str, str]:
-    """The table of `README.md`, by what its marker says."""
+    """The tables of `README.md`, by what their markers say."""
     cells = steady.judged(steady.read(folder / "steady.csv"))
-    return {"table: each-class": _of_records(steady_tables.each_class(cells))}
+    audited = pd.read_csv(folder / "audit_cpu" / "results.csv")
+    runs = {"mnist_lenet_cpu": "LeNet, MNIST", "cifar10_lenet_cpu": "LeNet, CIFAR-10"}
+    return {
+        "table: each-class": _of_records(steady_tables.each_class(cells)),
+        "table: by-method": _of_records(by_method(audited, runs)),
+    }
 
 
 def _of_records(rows: list[dict[str, str]]) -> str:

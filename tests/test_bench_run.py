@@ -17,6 +17,7 @@ from ignpx.audit import count_correct
 from ignpx.bench import outcome, results, run, trained
 from ignpx.errors import IgnpxError, InvalidArgumentError
 from ignpx.experiments import checkpoint, workdir
+from ignpx.experiments.datasets import TFDS_DEFAULT
 from small_bench import at_once, cells_of, models_in, without_clocks
 
 
@@ -55,6 +56,22 @@ def test_all_cells_are_run(undisturbed):
     original = table.query("method == 'original'")
     assert (original["retain_accuracy"] == original["retain_accuracy_before"]).all()
     assert (table.query("method != 'original'")["seconds"] > 0).all()
+
+
+def test_cells_of_a_request_share_what_is_computed_of_their_data(undisturbed):
+    """Such as the shadow models of an attack, which depend on no method."""
+    path, out, _ = undisturbed
+    cells = {cell.label: cell for cell in cells_of(path) if cell.steps == ((0,),)}
+
+    def evidence_of(label):
+        models = {role: out / "models" / m.id for role, m in cells[label].models.items()}
+        original = models["original"] / workdir.CHECKPOINT
+        edited, _ = checkpoint.load(original, model=small_net.NAME)
+        told = {"seconds": 1.0}
+        return outcome._evidence(cells[label], models, edited, told, TFDS_DEFAULT)
+
+    once = evidence_of("ssd").once(("shadows",), lambda: "trained")
+    assert evidence_of("finetune").once(("shadows",), lambda: "trained again") == once
 
 
 def test_models_are_trained_once_and_shared(undisturbed):
