@@ -17,6 +17,8 @@ FAMILIES = {
     "ResNet18 (width 1/8), CIFAR-10": r"cifar10_resnet18_\d+",
 }
 METHODS = ("ignp", "erase-zs", "ignp-paper")
+# The former rule doubted a class that keeps less of its confidence.
+FORMER = 0.98
 
 
 def outcomes(cells: pd.DataFrame) -> list[dict[str, str]]:
@@ -67,6 +69,7 @@ def _promised(of: pd.DataFrame) -> dict[str, str]:
         "promises": str(len(promising)),
         "of them kept": str(promising["kept"].sum()),
         "not below the lowest draw": f"{bounded.sum()} of {len(of)}",
+        "doubted by the former rule": str((of["least_kept"] < FORMER).sum()),
     }
 
 
