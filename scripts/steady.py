@@ -101,7 +101,7 @@ def told(info: Any, request: Request) -> dict[str, Any]:
     except UnlearningError as error:
         refused = str(error)
     return {
-        **(estimated(info, request) if hasattr(info, "estimate") else {}),
+        **(estimated(info, request) if getattr(info, "estimate", None) else {}),
         "held_out_forget": float(jnp.mean(info.held_out[request.forget])),
         "held_out_retain": float(jnp.mean(info.held_out[request.retain])),
         "doubts": " | ".join(info.doubts(request)),
