@@ -244,7 +244,8 @@ def main(
 
 def read(out: pathlib.Path) -> pd.DataFrame:
     """The rows of before."""
-    return pd.read_csv(out).fillna({"doubts": "", "refused": ""})
+    said = ["doubts", "refused"]
+    return pd.read_csv(out, dtype=dict.fromkeys(said, str)).fillna(dict.fromkeys(said, ""))
 
 
 def _case(table: pd.DataFrame, model: str, method: str) -> pd.Series:
