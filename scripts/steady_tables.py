@@ -31,7 +31,7 @@ def outcomes(cells: pd.DataFrame) -> list[dict[str, str]]:
       A row for each, by the headings of its columns.
     """
     rows = []
-    for (model, method), of in cells.groupby(steady.CASE, sort=False):
+    for (model, method), of in cells.groupby(steady.CASE):
         by_class = of.groupby("forget")["change"]
         rows.append(
             {
@@ -54,7 +54,7 @@ def outcomes(cells: pd.DataFrame) -> list[dict[str, str]]:
 def promises(cells: pd.DataFrame) -> list[dict[str, str]]:
     """What IGNP told of its outcomes without data, and whether it was so: counts of cells."""
     ignp = cells[cells["method"] == "ignp"]
-    parts = [*ignp.groupby("model", sort=False), ("all", ignp)]
+    parts = [*ignp.groupby("model"), ("all", ignp)]
     return [{"model": str(model), **_promised(of)} for model, of in parts]
 
 
@@ -106,7 +106,7 @@ def _row(method: str, change: pd.Series, left: pd.Series) -> dict[str, str]:
 
 
 def _points(value: Any) -> str:
-    return f"{value:+.2f}"
+    return f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
 
 
 def _share(value: Any) -> str:
