@@ -350,7 +350,7 @@ def optimizer(
     return in_float32(optax.chain(optax.add_decayed_weights(weight_decay), stepping))
 
 
-class Float32State(NamedTuple):
+class _Float32State(NamedTuple):
     """The state of `in_float32` for parameters of a lower precision.
 
     Attributes:
@@ -375,12 +375,12 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
         if not any(map(_is_low, jax.tree.leaves(params))):
             return inner.init(params)
         masters = jax.tree.map(_raised, params)
-        return Float32State(inner.init(masters), masters)
+        return _Float32State(inner.init(masters), masters)
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, optax.OptState]:
-        if not isinstance(state, Float32State):
+        if not isinstance(state, _Float32State):
             return inner.update(updates, state, params, **extra_args)
         raised = jax.tree.map(_raised, updates)
         moves, of_inner = inner.update(raised, state.inner, state.masters, **extra_args)
@@ -389,7 +389,7 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
         moves = jax.tree.map(
             lambda to, old: _raised(to.astype(old.dtype)) - _raised(old), masters, params
         )
-        return moves, Float32State(of_inner, masters)
+        return moves, _Float32State(of_inner, masters)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
