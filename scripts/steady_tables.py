@@ -1,12 +1,17 @@
 """The tables of `results/steady.csv`: two of results/steady.md, and one of README.md.
 
-`python scripts/measure_tables.py` writes them into these pages.
+    python scripts/steady_tables.py
+
+prints them, and `python scripts/measure_tables.py` writes them into these pages.
 """
 
 import math
+import pathlib
 from typing import Any
 
 import pandas as pd
+import typer
+from rich.console import Console
 
 import steady
 
@@ -111,3 +116,14 @@ def _points(value: Any) -> str:
 
 def _share(value: Any) -> str:
     return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def main(file: pathlib.Path = pathlib.Path("results/steady.csv")) -> None:
+    """Prints the tables."""
+    cells = steady.judged(steady.read(file))
+    for rows in (outcomes(cells), promises(cells), each_class(cells)):
+        Console().print(pd.DataFrame(rows).to_string(index=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)
