@@ -357,6 +357,19 @@ def test_a_loss_of_more_than_a_point_to_expect_is_a_doubt():
     assert calibrated(coverage=0.1, change=-0.5).doubts(single) == []
 
 
+def test_failures_and_doubts_are_found_without_a_compilation(compilations):
+    request = Request.classes([1], 3)
+    failed, doubted = jax.tree.map(
+        jnp.asarray, (calibrated(forget=(1, 0.6, 0.6)), calibrated(coverage=0.1, change=-0.5))
+    )
+    jax.clear_caches()
+    compilations.clear()
+    with pytest.raises(UnlearningError, match="none forgets more than 40%"):
+        failed.check(request)
+    assert len(doubted.doubts(request)) == 2
+    assert compilations == []
+
+
 def test_an_estimate_is_of_each_draw_of_held_out_prototypes(two_classes):
     request, classifier = Request.classes([0], 2), two_classes
     unlearner = ignp(samples=6, held_out=6, steps=40)

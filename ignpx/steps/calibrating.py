@@ -71,13 +71,15 @@ class Calibrated(NamedTuple):
 
     def check(self, request: Request) -> None:
         """Raises if the coverage was not reached, or no coverage forgets."""
-        if not self.calibration.converged:
-            raise UnlearningError(self._unreachable(request))
-        if self.search is not None and self.usual < 1 and np.min(self.search.forget) > 0.5:
+        # Read once: each operation on arrays of JAX would be compiled.
+        here = jax.device_get(self)
+        if not here.calibration.converged:
+            raise UnlearningError(here._unreachable(request))
+        if here.search is not None and here.usual < 1 and np.min(here.search.forget) > 0.5:
             raise UnlearningError(
                 f"the held-out prototypes do not agree with those that were weighed: of coverages "
-                f"up to {float(self.search.coverages[-1]):.0%} none forgets more than "
-                f"{1 - np.min(self.search.forget):.0%} of those of classes "
+                f"up to {here.search.coverages[-1]:.0%} none forgets more than "
+                f"{1 - np.min(here.search.forget):.0%} of those of classes "
                 f"{np.flatnonzero(request.forget).tolist()}. Raise samples or steps, or widen "
                 "targets"
             )
@@ -119,24 +121,23 @@ class Calibrated(NamedTuple):
     def doubts(self, request: Request) -> list[str]:
         """Whether more had to be edited than is usual, or the retained classes lost log-odds."""
         # A single retained class has no other that it could be taken for.
-        if self.search is None or np.sum(request.retain) <= 1:
+        if self.search is None or np.asarray(request.retain).sum() <= 1:
             return []
-        coverage, usual, doubts = float(self.calibration.coverage), float(self.usual), []
+        here = jax.device_get(self)
+        coverage, usual, doubts = here.calibration.coverage, here.usual, []
         if coverage > usual:
             doubts.append(
                 f"it took {coverage:.2%} of the parameters to forget the class, more than the "
                 f"{usual:.2%} that usually do: the retained classes may have lost accuracy that "
                 "their prototypes do not show"
             )
-        assert self.kept is not None  # as a search has it
-        assert self.estimate is not None
-        low, change, high = (100 * float(share) for share in self.estimate.retain_change)
+        low, change, high = 100 * here.estimate.retain_change
         if change < -100 * TOLERATED:
-            worst = int(np.argmin(np.where(request.retain, self.kept, np.inf)))
+            worst = np.argmin(np.where(request.retain, here.kept, np.inf))
             doubts.append(
                 f"the retained classes may have changed by {change:.1f} points of accuracy "
                 f"({low:.1f} to {high:.1f} by draws of prototypes); class {worst} keeps the least "
-                f"of its confidence, {self.kept[worst]:.1%}. Compare with another seed, or raise "
+                f"of its confidence, {here.kept[worst]:.1%}. Compare with another seed, or raise "
                 "samples"
             )
         return doubts
