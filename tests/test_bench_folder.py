@@ -1,6 +1,5 @@
 """The folder of a benchmark: claimed by many at once, damaged, another's."""
 
-import itertools
 import os
 
 import pytest
@@ -21,26 +20,30 @@ def test_many_claim_it_at_once(bench, tmp_path):
 
 
 def test_two_configs_claim_it_at_once(bench, tmp_path):
-    cells, names = cells_of(bench()), itertools.count()
+    cells = cells_of(bench())[:4]
     for turn in range(20):
-        out = tmp_path / str(turn)
+        out, own = tmp_path / str(turn), iter(cells)
 
-        def claim(out=out):
-            results.claim(out, {"title": "One of many", "seeds": [next(names)]}, cells)
+        def claim(out=out, own=own):
+            cell = next(own)
+            results.claim(out, {"title": cell.label}, [cell])
 
         errors = at_once(4, claim)
         assert len(errors) == 3
         assert all("another config" in str(error) for error in errors)
 
 
-def test_its_title_and_what_it_is_compared_with_may_change(bench, tmp_path):
-    cells = cells_of(bench())
-    config = {"title": "One", "published": ["table1"], "seeds": [0]}
-    for changed in (config, {**config, "title": "Two"}, {**config, "published": []}):
-        results.claim(tmp_path / "out", changed, cells)
-        assert results.read_config(tmp_path / "out") == (changed, cells)
-    with pytest.raises(InvalidArgumentError, match="another config"):
-        results.claim(tmp_path / "out", {**config, "seeds": [1]}, cells)
+def test_a_config_with_all_of_its_cells_continues_it(bench, tmp_path):
+    cells, out = cells_of(bench()), tmp_path / "out"
+    config = {"title": "One", "published": ["table1"]}
+    grown = ((cells[:-1], config), (cells, {**config, "title": "Two"}), (cells[::-1], {**config}))
+    for some, changed in grown:
+        results.claim(out, changed, some)
+        assert results.read_config(out) == (changed, some)
+    said = "1 of its 12 cells are not of this one, the first digits, label original, forget 0, seed"
+    with pytest.raises(InvalidArgumentError, match=said):
+        results.claim(out, {"title": "Less"}, cells[1:])
+    assert results.read_config(out) == (config, cells[::-1])
 
 
 DAMAGED = [

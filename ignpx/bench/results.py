@@ -26,13 +26,14 @@ def claim(
     cells: list[Cell],
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Makes a folder the results of this config, or finds that it is.
+    """Makes a folder the results of this config, or finds that it is, or of a part of it.
 
     The cells are stored with it, so that a report needs neither the config's file nor the data.
     `warn` is told if what is stored is damaged; it is written anew, and finished cells stay.
 
     Raises:
-      InvalidArgumentError: if it holds the results of another config, or something else.
+      InvalidArgumentError: if it holds the results of cells that are not of this config, or
+        something else.
     """
     path = directory / CONFIG
     # Listed before the config is looked for: another process may be claiming it at this moment.
@@ -47,21 +48,25 @@ def claim(
         (directory / name).mkdir(parents=True, exist_ok=True)
     stored = {"config": config, "cells": [cell.stored() for cell in cells]}
     with filelock.FileLock(directory / LOCKS / f"{CONFIG}.lock"):
-        found = None
+        found: dict[str, Any] | None = None
+        held: list[Cell] = []
         try:
-            found, _ = _read_config(path)
+            found, held = _read_config(path)
         except FileNotFoundError:
             pass
         except ValueError as error:
             # Copied and not renamed: without it the folder would be one of something else.
             aside = shutil.copyfile(path, path.with_suffix(".damaged"))
             warn(f"{error}; it is kept as {aside.name} and written anew")
-        if found is not None and _identity(found) != _identity(config):
+        wanted = {cell.id for cell in cells}
+        if lost := [cell for cell in held if cell.id not in wanted]:
+            first = ", ".join(f"{n} {lost[0].described()[n]}" for n in ("label", "forget", "seed"))
             raise InvalidArgumentError(
                 "directory",
                 str(directory),
-                f"holds the results of another config, {found['title']!r} "
-                f"({digest(found)}, this one is {digest(config)}); name another directory",
+                f"holds the results of another config: {len(lost)} of its {len(held)} cells are "
+                f"not of this one, the first {lost[0].run}, {first}. Take a config that has them "
+                "all, or name another directory",
             )
         if found != config:
             workdir.write_json(path, stored)
@@ -194,11 +199,6 @@ def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
     except InvalidArgumentError as error:
         raise ValueError(f"{path} is damaged") from error
     return stored["config"], [Cell.restored(cell) for cell in known.cells]
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config makes it another one: not how its report is called and compared."""
-    return {n: value for n, value in config.items() if n not in ("title", "published")}
 
 
 def _path(directory: pathlib.Path, cell: Cell) -> pathlib.Path:
