@@ -33,7 +33,6 @@ console = Console()
 
 ATTACKS: dict[str, dict[str, Any]] = {
     "logit-ranking": {},
-    "bias-repair": {},
     "class-means": {},
     "head-repair": {},
     "probe": {"samples": (200,), "draws": 1, "images": 1000},

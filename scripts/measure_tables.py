@@ -53,7 +53,7 @@ ATTACKS = (
     Column("forget-accuracy", "forgotten", 100, 2),
     Column("logit-ranking", "logit AUC", 1, 3),
     Column("logit-ranking_margin", "margin AUC", 1, 3),
-    Column("bias-repair", "bias repair", 100, 1),
+    Column("bias-repair", "bias repair, balanced", 100, 1),
     Column("head-repair", "head repair", 100, 1),
     Column("class-means", "class means", 100, 1),
     Column("probe", "probe AUC", 1, 3),

@@ -13,7 +13,7 @@ from sklearn import metrics, neighbors
 
 import evidence
 from ignpx import Classifier, InvalidArgumentError, audit, descent, targets
-from ignpx.audit import Evidence, NotMeasuredError
+from ignpx.audit import Evidence, NotMeasuredError, intervals
 from ignpx.audit.attacks import (
     bias_repair,
     class_means,
@@ -21,6 +21,7 @@ from ignpx.audit.attacks import (
     logit_ranking,
     output_neighbours,
     rounding,
+    tuning,
     weight_noise,
 )
 
@@ -147,7 +148,7 @@ def test_a_masked_class():
         logit_ranking.margins(np.array([[-np.inf, 1.0], [1.0, -np.inf]]), 0), [-np.inf, np.inf]
     )
     repaired = audit.build("bias-repair")(given)
-    assert repaired.value == repaired.details["added_0"] == 0
+    assert repaired.details["forget_accuracy"] == repaired.details["added_0"] == 0
     three = of_logits(np.eye(3), np.ones((9, 3)), model=masked(3, 0))
     assert 0 <= audit.build("output-neighbours")(three).value <= 1
     with pytest.raises(NotMeasuredError, match="the loss is not finite"):
@@ -177,9 +178,18 @@ def test_bias_repair_by_hand():
     own, others = [[-2.0, 0, 0], [-3, 0, 0]] * 3, [[-12.0, 2, 0], [-10, 0, 1]] * 3
     found = audit.build("bias-repair")(of_logits(own, others))
     assert found.details["added_0"] == (3 + 11) / 2
-    assert (found.details["before"], found.value) == (0, 1)
-    assert found.details["retain_before"] == found.details["retain_accuracy"] == 1
-    assert found.details["balanced_accuracy"] == 1
+    assert (found.details["before"], found.details["forget_accuracy"]) == (0, 1)
+    assert found.details["retain_before"] == found.details["retain_accuracy"] == found.value == 1
+
+
+def test_bias_repair_of_a_model_that_knows_nothing():
+    """A number that is large enough gives all images to the class, and takes all others from it."""
+    found = audit.build("bias-repair")(of_logits(np.zeros((40, 3)), np.zeros((60, 3)), (2,)))
+    assert found.details["forget_accuracy"] == 1
+    assert found.value == 0.5
+    ends = [np.array(intervals.of_share(hits, count)) for hits, count in ((40, 40), (0, 60))]
+    below, above = np.hypot(1 - ends[0][0], 0) / 2, np.hypot(0, ends[1][1]) / 2
+    assert (found.low, found.high) == pytest.approx((0.5 - below, 0.5 + above))
 
 
 def test_bias_repair_of_several_classes():
@@ -302,6 +312,19 @@ def test_output_neighbours_by_hand():
         assert found.details["gap"] == abs(share - found.details["retrained"])
 
 
+def test_a_retrained_model_that_breaks_down_is_named():
+    given = of_logits(np.zeros((20, 3)), np.zeros((20, 3)))
+    broken = given.model.replace(params={"bias": np.float32([np.nan, 0, 0])})
+    with pytest.raises(InvalidArgumentError, match=r"retrained='20 of 20 samples of forget_train"):
+        audit.build("output-neighbours")(dataclasses.replace(given, retrained=broken))
+
+
+def test_a_class_is_named_once():
+    given = of_logits(np.zeros((20, 3)), np.zeros((20, 3)))
+    with pytest.raises(InvalidArgumentError, match=r"classes=\(0, 0\): name each class once"):
+        dataclasses.replace(given, classes=(0, 0))
+
+
 def test_output_neighbours_without_a_class_that_is_masked():
     known = np.array([[-np.inf, 5, 0], [-np.inf, 4, 0], [-np.inf, 0, 5], [-np.inf, 0, 4]])
     found = output_neighbours.called(known[:2], known[2:], known)
@@ -315,6 +338,38 @@ def test_rounding_by_hand():
     np.testing.assert_array_equal(found["bias"], params["bias"])
     zero = rounding.rounded({"kernel": jnp.zeros((2, 2))}, 8)
     np.testing.assert_array_equal(zero["kernel"], 0)
+
+
+@pytest.mark.parametrize("name", ["rounding", "weight-noise"])
+def test_a_class_that_is_masked_stays_masked(name):
+    """One entry of minus infinity leaves the others of its tensor as they would be without it."""
+    kernel = np.array([[-np.inf, 9.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+    # Nowhere zero, whose product with minus infinity is no number.
+    own, others = 0.1 + np.eye(3)[[0] * 20], 0.1 + np.eye(3)[[1, 2] * 10]
+    parts = {"forget_test": evidence.logits(own)}
+    parts |= {"retain_test": evidence.logits(others, np.array([1, 2] * 10))}
+    found = audit.build(name)(Evidence(linear(kernel, [0, 0, 0]), classes=(0,), **parts))
+    assert (found.value, found.details["retain_accuracy"]) == (0, 1)
+    params = {"kernel": jnp.asarray(kernel, jnp.float32)}
+    rest = {"kernel": jnp.asarray(np.where(np.isfinite(kernel), kernel, 0), jnp.float32)}
+    changed, expected = (np.asarray(rounding.rounded(one, 8)["kernel"]) for one in (params, rest))
+    finite = np.isfinite(kernel)
+    assert changed[0, 0] == -np.inf
+    np.testing.assert_array_equal(changed[finite], expected[finite])
+    noisy = np.asarray(weight_noise.disturbed(params, jax.random.key(0), 0.1)["kernel"])
+    assert noisy[0, 0] == -np.inf
+    drawn = np.asarray(jax.random.normal(jax.random.key(0), (9,))).reshape(3, 3)
+    wanted = kernel[finite] + 0.1 * kernel[finite].std() * drawn[finite]
+    np.testing.assert_allclose(noisy[finite], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bias", "right"),
+    [([np.nan, 0, 0], 0), ([np.inf, 0, 0], 0), ([-np.inf] * 3, 0), ([0, -np.inf, -np.inf], 5)],
+)
+def test_logits_that_are_not_sound_are_right_of_nothing(bias, right):
+    model = evidence.reader(3).replace(params={"bias": np.float32(bias)})
+    assert audit.count_correct(model, evidence.logits(np.zeros((5, 3)))).correct[0] == right
 
 
 def test_rounding_brings_back_what_is_hidden_below_its_step():
@@ -370,6 +425,28 @@ def test_too_few_samples(name, said):
     given = of_logits(np.zeros((1, 3)), np.zeros((2, 3)))
     with pytest.raises(NotMeasuredError, match=said):
         audit.build(name)(given)
+
+
+@pytest.mark.parametrize(("steps", "sound"), [(20, 29), (5, 20), (20, 19)])
+def test_a_training_that_diverges_later_keeps_what_was_measured(steps, sound, monkeypatch):
+    """The training goes on to 100 steps for `details` alone."""
+    given = of_logits(np.eye(3)[[0] * 20], np.eye(3)[[1, 2] * 10])
+
+    def tuned(classifier, *_):
+        for step in range(sound):
+            yield step + 1, classifier
+        raise NotMeasuredError("model", f"step {sound + 1}", "the loss is not finite")
+
+    monkeypatch.setattr(tuning, "tuned", tuned)
+    attack = audit.build("relearning", {"steps": steps, "draws": 2, "samples": 5})
+    if sound < steps:
+        with pytest.raises(NotMeasuredError, match=f"step {sound + 1}"):
+            attack(given)
+        return
+    found = attack(given)
+    assert (found.value, found.details["retain_accuracy"]) == (1, 1)
+    counted = {name for name in found.details if name.startswith("forget")}
+    assert counted == {f"forget_accuracy_{step}" for step in (1, 5, 20)}
 
 
 def test_every_class_was_forgotten():

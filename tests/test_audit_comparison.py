@@ -1,12 +1,13 @@
 """The test behind a verdict: by hand, and how often it calls a retraining something else."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import binom, norm, t
 
-from ignpx.audit import Finding
+from ignpx.audit import Finding, intervals
 from ignpx.audit.comparison import compare, expectation
 
 BOUND = norm.ppf(0.975)
@@ -91,8 +92,11 @@ def test_no_verdict_without_a_retrained_model():
     assert "no retrained model" in compared.reason
 
 
-def test_no_verdict_where_nothing_varies():
-    compared = compare(Finding(0.9), [Finding(0.5), Finding(0.5)], Finding(1.0))
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_verdict_where_nothing_varies(value, count):
+    """Whether or not the mean of equal values is rounded."""
+    compared = compare(Finding(0.9), [Finding(value)] * count, Finding(1.0))
     assert compared.outcome == "withheld"
     assert "no interval" in compared.reason
 
@@ -141,3 +145,17 @@ def test_one_retrained_model_covers_the_samples_alone():
 
     assert told(0.0) == pytest.approx(0.05 * runs, abs=3 * math.sqrt(0.05 * 0.95 * runs))
     assert told(0.1) > 0.5 * runs
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.001, 1000), (0.002, 500), (0.01, 100), (0.3, 50)])
+def test_two_counts_of_one_share_are_told_apart_in_one_of_twenty_cases(share, count):
+    """By the distribution of each count, with Wilson's interval of its share."""
+    chances = binom.pmf(np.arange(count + 1), count, share)
+    likely = np.flatnonzero(chances > 1e-6)
+    ends = {k: Finding(k / count, *intervals.of_share(int(k), count)) for k in likely}
+    told = sum(
+        chances[one] * chances[other]
+        for one, other in itertools.product(likely, likely)
+        if compare(ends[one], [ends[other]], bounds=(0.0, 1.0)).outcome == "told"
+    )
+    assert told <= 0.065

@@ -9,7 +9,7 @@ import pytest
 
 from command import run
 from ignpx import InvalidArgumentError, experiments
-from ignpx.experiments import audit_page, audits, checkpoint, records
+from ignpx.experiments import audit_page, audits, checkpoint, records, workdir
 
 CONFIG = """
 dataset: {name: digits}
@@ -169,6 +169,7 @@ def others(runs):
     brief = ["training.epochs=1"]
     experiments.train(config, runs / "seed5", overrides=[*brief, "seed=5"])
     experiments.train(config, runs / "without4", overrides=brief, without=[4])
+    experiments.train(config, runs / "longer", overrides=[*brief, "seed=1"], without=[3])
     experiments.train(config, runs / "small", overrides=[*brief, "model.width=0.5"])
     shutil.copytree(runs / "retrained1", runs / "copy")
     # As the original says it is, and with other parameters.
@@ -190,6 +191,7 @@ BAD: dict[str, tuple[str, str, list[int | str], str]] = {
     "one retrained model twice": ("run", "original", [1, 1], "retrained=.*is given twice"),
     "a copy of it": ("run", "original", [1, "copy"], "retrained=.*has the parameters of"),
     "not retrained": ("run", "original", ["seed5"], "retrained=.*is no retrained model"),
+    "one seed twice": ("run", "original", [1, "longer"], "retrained=.*has seed 1, as .*retrained1"),
     "without another class": ("run", "original", ["without4"], "trained without class 4"),
     "another model": ("run", "original", ["small"], "is of another model.*width"),
 }
@@ -213,6 +215,47 @@ def test_what_cannot_be_audited(named, others, tmp_path):
 def test_a_judge_knows_all_classes(others):
     with pytest.raises(InvalidArgumentError, match=r"judge=.*has forgotten class 4"):
         audits.audit(others / "run", original=others / "original", judge=others / "without4")
+
+
+def test_what_its_figures_hang_on_is_recorded(others, tmp_path):
+    """The judge, and the settings of a retraining."""
+    settings = {"recipe.epochs": 1}
+    experiments.unlearn(
+        others / "original", tmp_path / "brief", 3, method="retrain", settings=settings, score=False
+    )
+    record = audits.audit(
+        others / "run",
+        original=others / "original",
+        retrained=[tmp_path / "brief"],
+        judge=others / "seed5",
+        attacks=["forget-accuracy"],
+        out=tmp_path / "out",
+    )
+    assert record.retrained[0].settings == settings
+    assert record.judge is not None
+    assert record.judge.seed == 5
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "recipe.epochs=1, seed 0" in page
+    assert re.search(r"Judge of re-synthesis</dt><dd><code>.*seed5</code>, seed 5", page)
+
+
+def test_an_audit_that_was_cut_off_is_made_again(runs, tmp_path, monkeypatch):
+    given = {"original": runs / "original", "attacks": ["forget-accuracy"], "out": tmp_path / "out"}
+    write, texts = workdir.write_text, []
+
+    def cut(path, text):
+        if path.name.startswith("audit"):
+            texts.append(path.name)
+        if len(texts) == 2:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(workdir, "write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        audits.audit(runs / "run", **given)
+    monkeypatch.undo()
+    audits.audit(runs / "run", **given)
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["audit.html", "audit.json"]
 
 
 def test_files_of_others_are_left_alone(runs, tmp_path):

@@ -223,6 +223,35 @@ def test_shadows_are_trained_once_for_all_models(monkeypatch):
     assert len(calls) == 1
 
 
+def test_other_architectures_have_other_shadows(monkeypatch):
+    """Those of one function and other widths, and of another preprocessing."""
+    calls = []
+    monkeypatch.setattr(lira, "train", lambda *args: calls.append(args[0]) or [args[0]] * 4)
+    attack = audit.build("lira", {"shadows": 4, "samples": 20, "others": 60, "epochs": 2})
+    model = trained(0)
+    wide = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), model.params)
+    other = [model.replace(preprocess=lambda images: images), model.replace(state={"wide": wide})]
+    start = given(model)
+    for one in (model, *other, model):
+        attack(start.of(one))
+    assert list(map(id, calls)) == list(map(id, [model, *other]))
+
+
+def test_a_shadow_is_unlearned_with_a_key_of_its_own(monkeypatch):
+    """Not with that of its training, from which a retraining would be the same again."""
+    keys, first = [], []
+    unlearned = lira._unlearned
+    monkeypatch.setattr(lira, "_unlearned", lambda *a: keys.append(a[-1]) or unlearned(*a))
+    train = lira.train
+    monkeypatch.setattr(lira, "train", lambda *a: first.append(a[3]) or train(*a))
+    settings = {"shadows": 4, "samples": 20, "others": 60, "epochs": 2, "method": "blank"}
+    methods.register("blank", blank)
+    audit.build("lira", settings)(given(trained(0)))
+    trainings = jax.random.key_data(jax.random.split(first[0], 4))
+    asked = np.stack([jax.random.key_data(key) for key in keys])
+    assert len({tuple(key) for key in np.concatenate([trainings, asked]).tolist()}) == 8
+
+
 def test_the_picture_says_how_many_samples_a_small_rate_needs():
     found = lira._finding(np.arange(50.0), np.arange(200.0) - 100, 0)
     figure = PICTURES["lira"](found.arrays, ["a"], [0])

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -269,6 +270,28 @@ def test_more_than_the_last_bits_may_not_differ_elsewhere(original, forgotten, t
         assert not found.matches
         assert found.distance > verification.MOST
         assert "it does not match" in found.said
+
+
+def test_a_change_that_is_claimed_and_not_found_is_a_mismatch_elsewhere():
+    """Where nothing changes here, no distance is small beside the change."""
+    classifier = small_net.small((8, 8, 1), 10, 0)
+    held = types.SimpleNamespace(sketch=np.ones(receipts.SKETCHED))
+    compared = verification._compared(held, classifier, classifier, lambda model: model)
+    assert compared == (1.0, 0.0)
+    assert not verification._judged(*compared)[0]
+    held = types.SimpleNamespace(sketch=np.zeros(receipts.SKETCHED))
+    assert verification._compared(held, classifier, classifier, lambda model: model) == (0.0, 0.0)
+
+
+def test_a_change_of_the_sign_of_zero_is_a_change():
+    classifier = small_net.small((8, 8, 1), 10, 0)
+    zero = jax.tree.map(np.zeros_like, classifier.params)
+    before, after = (classifier.replace(params=jax.tree.map(np.copy, zero)) for _ in range(2))
+    after.params["out"]["b"][3] = -0.0
+    found, sketch = receipts.changes(before, after)
+    assert found == {"params/out/b": {"changed": 1, "of": 10, "largest": None}}
+    assert not sketch.any()
+    assert checkpoint.digest(after.params) != checkpoint.digest(before.params)
 
 
 def test_nothing_is_told_where_rounding_moves_everything():

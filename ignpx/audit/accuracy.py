@@ -126,10 +126,16 @@ def _share_correct(evidence: Evidence, part: Part) -> Finding:
 
 
 def predicted(classifier: Classifier, images: Any, batch_size: int = 500) -> np.ndarray:
-    """The class of the largest logit of each image, `(N,)` int32."""
+    """The class of the largest logit of each image, `(N,)` int32; -1 where logits are not sound.
+
+    They are not if one is not a number or infinite, or all are `-inf`. Then there is no class that
+    the model answers, and -1 is right of no label.
+    """
     return in_batches(_predict, classifier, images, batch_size)
 
 
 @jax.jit
 def _predict(classifier: Classifier, images: jax.Array) -> jax.Array:
-    return jnp.argmax(classifier.logits(classifier.preprocess(images)), axis=-1)
+    logits = classifier.logits(classifier.preprocess(images))
+    largest = jnp.max(logits, axis=-1)  # not a number if one is none
+    return jnp.where(jnp.isfinite(largest), jnp.argmax(logits, axis=-1), -1)

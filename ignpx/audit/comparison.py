@@ -20,8 +20,9 @@ retraining is told from others too often where values are near an end: in 7 % of
 of the Beta(9, 1) distribution and k = 3, against 5 % so.
 
 With one retrained model nothing is known of how retrained models differ. The interval is then that
-of the difference of two values over the samples, `sqrt` of the sum of the squares of half their
-intervals, and a second retrained model may lie outside of it as well.
+of the difference of two values over the samples: `sqrt` of the sum of the squares of the sides of
+their intervals that face each other (Newcombe 1998, method 10, on the scale above). A second
+retrained model may lie outside of it as well.
 """
 
 import math
@@ -112,14 +113,19 @@ def expectation(
     values, halves = scaled[:, 1], (scaled[:, 2] - scaled[:, 0]) / 2
     count = len(values)
     if count == 1:
-        low, _, high = (_scaled(x, bounds) for x in _ends(model))
-        reach = math.hypot((high - low) / 2, halves[0])
+        low, value, high = (_scaled(x, bounds) for x in _ends(model))
+        their_low, their_value, their_high = scaled[0]
+        below = math.hypot(their_value - their_low, high - value)
+        above = math.hypot(their_high - their_value, value - low)
     else:
         errors = halves / norm.ppf((1 + CONFIDENCE) / 2)
-        spread = math.sqrt(max(values.var(ddof=1), np.mean(errors**2)))
+        # Of equal values exactly zero, which the rounding of their mean would not be.
+        variance = values.var(ddof=1) if np.ptp(values) else 0.0
+        spread = math.sqrt(max(variance, np.mean(errors**2)))
         reach = t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread * math.sqrt(1 + 1 / count)
+        below = above = reach
     mean = float(values.mean())
-    low, high = (_unscaled(end, bounds) for end in (mean - reach, mean + reach))
+    low, high = (_unscaled(end, bounds) for end in (mean - below, mean + above))
     return Interval(float(np.mean([one.value for one in retrained])), low, high)
 
 

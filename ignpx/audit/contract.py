@@ -107,6 +107,8 @@ class Evidence:
         checks.seed(seed=self.seed)
         checks.whole(batch_size=self.batch_size)
         ids = checks.class_ids("classes", self.classes, self.model.num_classes)
+        if len(set(ids)) < len(ids):
+            raise InvalidArgumentError("classes", self.classes, "name each class once")
         object.__setattr__(self, "classes", tuple(ids))
         for name in MODELS[1:]:
             other = getattr(self, name)

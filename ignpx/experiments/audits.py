@@ -93,8 +93,9 @@ def audit(
     record = records.check(records.StoredAudit, values, "audit", folder)
     page = audit_page.render(record)
     folder.mkdir(parents=True, exist_ok=True)
-    workdir.write_text(folder / workdir.AUDIT_PAGE, page)
+    # First what tells that the folder is ours: a page alone would be taken for somebody's.
     workdir.write_json(folder / workdir.AUDIT, records.sealed({"ignpx": KIND, **values}))
+    workdir.write_text(folder / workdir.AUDIT_PAGE, page)
     return record
 
 
@@ -167,13 +168,19 @@ class _Run(NamedTuple):
         others: list[Scenario] = [one for one in self.past if not isinstance(one, Classes)]
         return set(scenarios.forgotten(self.past)), others
 
+    @property
+    def seed(self) -> int:
+        """Of the training of its model."""
+        source = self.steps[-1] if self.is_retrained else self.config
+        return source.get("seed", 0)
+
     def stored(self) -> dict[str, Any]:
         """For the record."""
-        seed = self.steps[-1].get("seed", 0) if self.is_retrained else self.config.get("seed", 0)
         return {
             "path": str(self.path),
             "sha256": self.sha256,
-            "seed": seed,
+            "seed": self.seed,
+            "settings": self.steps[-1]["settings"] if self.is_retrained else {},
             "versions": _metrics(self).versions,
         }
 
@@ -253,6 +260,15 @@ def _check_retrained(runs: _Runs) -> None:
                 str(one.path),
                 f"was trained without {_said(one.past)}, while {runs.model.path} has forgotten "
                 f"{_said(runs.model.past) or 'nothing'}; retrain without the same",
+            )
+    seeds = [one.seed for one in runs.retrained]
+    for place, one in enumerate(runs.retrained):
+        if one.seed in seeds[:place]:
+            raise InvalidArgumentError(
+                one.option,
+                str(one.path),
+                f"has seed {one.seed}, as {runs.retrained[seeds.index(one.seed)].path} has; how "
+                "far retrained models differ is seen with different seeds",
             )
     if runs.judge is not None and runs.judge.steps:
         raise InvalidArgumentError(
@@ -363,6 +379,7 @@ def _described(
         "run": runs.model.stored(),
         "original": runs.original.stored(),
         "retrained": [one.stored() for one in runs.retrained],
+        "judge": None if runs.judge is None else runs.judge.stored(),
         "versions": environment.brief(),
     }
 

@@ -187,7 +187,9 @@ def changes(before: Classifier, after: Classifier) -> tuple[dict[str, Any], np.n
     sketch, first = np.zeros(SKETCHED), 0
     for path, *pair in zip(paths(old), jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
         a, b = (checkpoint.on_host(leaf).ravel() for leaf in pair)
-        places = np.flatnonzero(a != b)
+        # By their bits: a zero may have changed its sign.
+        bits = f"V{a.itemsize}"
+        places = np.flatnonzero(a.view(bits) != b.view(bits))
         if len(places):
             found[path] = {"changed": len(places), "of": a.size, "largest": None}
         if len(places) and jnp.issubdtype(a.dtype, jnp.floating):

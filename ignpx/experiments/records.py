@@ -278,11 +278,15 @@ class StoredStep(_Record):
 
 
 class StoredRun(_Record):
-    """A run that an audit compares; the digest is that of its parameters and state."""
+    """A run that an audit compares; the digest is that of its parameters and state.
+
+    `settings` are those that a retraining changes of the recipe of the original.
+    """
 
     path: str
     sha256: str
     seed: int
+    settings: dict[str, Any] = {}
     versions: dict[str, str] = {}
 
 
@@ -303,6 +307,7 @@ class StoredAudit(_Record):
     run: StoredRun
     original: StoredRun
     retrained: tuple[StoredRun, ...]
+    judge: StoredRun | None = None
     attacks: Annotated[tuple[StoredAttack, ...], pydantic.Field(min_length=1)]
     left_out: tuple[str, ...]
     verdict: str

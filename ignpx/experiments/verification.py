@@ -228,7 +228,8 @@ def _compared(
 ) -> tuple[float, float]:
     """How far the change is from the receipt's, and how far rounding moves it, over its size."""
     _, here = receipts.changes(original, edited)
-    size = float(np.linalg.norm(here)) or math.inf
+    # Where nothing changes here, of what the receipt claims: then the two have nothing in common.
+    size = float(np.linalg.norm(here)) or float(np.linalg.norm(held.sketch)) or math.inf
 
     def distance(sketch: Any) -> float:
         return float(np.linalg.norm(here - np.asarray(sketch))) / size

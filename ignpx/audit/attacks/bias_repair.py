@@ -18,6 +18,7 @@ least change of the head that undoes it.
 import numpy as np
 
 from ignpx._support import checks
+from ignpx.audit import intervals
 from ignpx.audit.attacks import common
 from ignpx.audit.contract import Evidence, Finding, Measure, Part, at_least
 from ignpx.samples import taken
@@ -49,15 +50,16 @@ def threshold(margins: np.ndarray, others: np.ndarray, known: np.ndarray) -> flo
 
 
 def bias_repair(*, samples: int = 2000) -> Measure:
-    """Accuracy on the forgotten class after one number is added to its logit.
+    """The balanced accuracy after one number is added to the logit of the forgotten class.
 
-    The number is chosen on training samples, half of them of the class, by balanced accuracy; the
-    value is measured on test samples. Its interval is Wilson's over these, and not over the choice
-    of the number or trainings of the model. Needs the logits of images, and labelled training
-    samples of the class and of the others.
+    It is the mean of the accuracies on the class and on the retained classes: a number that is
+    large enough brings all of any class back, from a model that never saw it as well. The number is
+    chosen on training samples, half of them of the class, by the same; the value is measured on
+    test samples. Its interval is from Wilson's of the two accuracies (Newcombe 1998), and not over
+    the choice of the number or trainings of the model. Needs the logits of images, and labelled
+    training samples of the class and of the others.
 
-    `details` has the accuracy on retained test samples as `retain_accuracy`, the mean of both as
-    `balanced_accuracy`, which depends less on where the number happens to fall, both without the
+    `details` has the two accuracies as `forget_accuracy` and `retain_accuracy`, both without the
     number as `before` and `retain_before`, and the number as `added_C` for the class C.
 
     Args:
@@ -72,19 +74,20 @@ def bias_repair(*, samples: int = 2000) -> Measure:
         bias = np.zeros(evidence.model.num_classes)
         bias[list(added)] = list(added.values())
 
-        def answers(part: Part, bias: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-            return (evidence.logits("model", part) + bias).argmax(axis=-1), evidence.labels(part)
+        def right(part: Part, bias: np.ndarray | float) -> tuple[int, int]:
+            answers = (evidence.logits("model", part) + bias).argmax(axis=-1)
+            return int(np.sum(answers == evidence.labels(part))), len(answers)
 
-        value, low, high = common.of_samples(*answers("forget_test", bias))
-        others = common.right(*answers("retain_test", bias))
-        details = {
+        own, others = right("forget_test", bias), right("retain_test", bias)
+        counts = {
+            "forget_accuracy": own,
             "retain_accuracy": others,
-            "balanced_accuracy": (value + others) / 2,
-            "before": common.right(*answers("forget_test", 0.0)),
-            "retain_before": common.right(*answers("retain_test", 0.0)),
-            **{f"added_{label}": number for label, number in added.items()},
+            "before": right("forget_test", 0.0),
+            "retain_before": right("retain_test", 0.0),
         }
-        return Finding(value, low, high, details)
+        details = {name: hits / total for name, (hits, total) in counts.items()}
+        details |= {f"added_{label}": number for label, number in added.items()}
+        return Finding(*intervals.of_balanced_accuracy(*own, *others), details)
 
     return Measure(
         measure,

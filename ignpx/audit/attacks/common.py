@@ -59,7 +59,7 @@ def of_each_class(evidence: Evidence, count: int, rng: np.random.Generator) -> S
 
 
 def of_parts(evidence: Evidence, **parts: Any) -> Evidence:
-    """The evidence of the model and of these samples alone."""
+    """The evidence of the model, and of these samples and other models alone."""
     return Evidence(
         evidence.model,
         classes=evidence.classes,

@@ -278,7 +278,7 @@ def lira(
         places = {part: rng.permutation(len(evidence.labels(part)))[:count] for part in PARTS}
         asked = joined(*(taken(evidence.samples(part), at) for part, at in places.items()))
         logits = [evidence.logits("model", part)[at] for part, at in places.items()]
-        key = ("lira", evidence.model.apply, evidence.seed, settings)
+        key = ("lira", _architecture(evidence.model), evidence.seed, settings)
         known = evidence.once(key, lambda: _shadows(evidence, asked, settings, unlearner, rng))
         found = scores(confidences(np.concatenate(logits), asked.labels), known)
         return _finding(found[:count], found[count:], evidence.seed)
@@ -309,19 +309,29 @@ def _shadows(
     rest = common.drawn(rest, min(settings.others, len(rest.labels)) // 2 * 2, rng)
     pool = joined(asked, rest)
     held = halves(rng, settings.shadows, len(pool.labels))
-    models = train(evidence.model, pool, held, jax.random.key(evidence.seed), settings)
+    key = jax.random.key(evidence.seed)
+    models = train(evidence.model, pool, held, key, settings)
     if unlearner is not None:
+        # Other keys than those of the training, which are the first ones that are folded in.
+        keys = jax.random.split(jax.random.fold_in(key, settings.shadows), settings.shadows)
         models = [
-            _unlearned(unlearner, model, taken(pool, np.flatnonzero(had)), evidence, number)
-            for number, (model, had) in enumerate(zip(models, held, strict=True))
+            _unlearned(unlearner, model, taken(pool, np.flatnonzero(had)), evidence, one)
+            for model, had, one in zip(models, held, keys, strict=True)
         ]
     logits = [batches.logits(one, asked.images, evidence.batch_size) for one in models]
     found = np.stack([confidences(of_one, asked.labels) for of_one in logits])
     return Shadows(found, held[:, : len(asked.labels)])
 
 
+def _architecture(model: Classifier) -> tuple[Any, ...]:
+    """What tells models apart of which different shadows are trained."""
+    leaves, tree = jax.tree.flatten((model.params, model.state))
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+    return model.apply, model.initialise, model.preprocess, tree, shapes
+
+
 def _unlearned(
-    unlearner: Unlearner, model: Classifier, had: Samples, evidence: Evidence, number: int
+    unlearner: Unlearner, model: Classifier, had: Samples, evidence: Evidence, key: jax.Array
 ) -> Classifier:
     gone = np.isin(had.labels, evidence.classes)
     request = Request.classes(
@@ -330,16 +340,13 @@ def _unlearned(
         forget_data=taken(had, np.flatnonzero(gone)),
         retain_data=taken(had, np.flatnonzero(~gone)),
     )
-    key = jax.random.fold_in(jax.random.key(evidence.seed), number)
     with warnings.catch_warnings():
         # What the method doubts of a shadow is no matter of the model that is measured.
         warnings.simplefilter("ignore", UnlearningWarning)
         try:
             return unlearn(unlearner, model, request, key)[0]
         except UnlearningError as error:
-            raise NotMeasuredError(
-                "method", f"failed on shadow {number + 1}", str(error)
-            ) from error
+            raise NotMeasuredError("method", "failed on a shadow", str(error)) from error
 
 
 def true_positives(

@@ -29,7 +29,7 @@ import numpy as np
 
 from ignpx._support import checks
 from ignpx.audit.attacks import common
-from ignpx.audit.contract import Evidence, Finding, Measure, Part, at_least
+from ignpx.audit.contract import Evidence, Finding, Measure, Model, Part, at_least
 from ignpx.samples import taken
 
 
@@ -96,9 +96,8 @@ def output_neighbours(*, samples: int = 500) -> Measure:
 
 def _neighbour(evidence: Evidence, label: int, samples: int) -> int:
     """The retained class that the retrained model gives most training samples of a class to."""
-    theirs = evidence.of(evidence.classifier("retrained"))
     places = common.places(evidence, "forget_train", label)
-    logits = _logits(theirs, "forget_train", places, samples)
+    logits = _logits(evidence, "retrained", "forget_train", places, samples)
     retained = np.unique(evidence.labels("retain_train"))
     return int(np.bincount(retained[logits[:, retained].argmax(axis=-1)]).argmax())
 
@@ -110,14 +109,19 @@ def _called(evidence: Evidence, label: int, neighbour: int, samples: int) -> np.
     at_least(f"samples in retain_train that are not of class {neighbour}", len(others), 2)
     asked = evidence.logits("model", "forget_test")
     return called(
-        _logits(evidence, "retain_train", own, samples),
-        _logits(evidence, "retain_train", others, samples),
+        _logits(evidence, "model", "retain_train", own, samples),
+        _logits(evidence, "model", "retain_train", others, samples),
         asked[common.places(evidence, "forget_test", label)],
     )
 
 
-def _logits(evidence: Evidence, part: Part, places: np.ndarray, samples: int) -> np.ndarray:
-    """The model's logits for so many samples of a part at most, drawn of these places."""
+def _logits(
+    evidence: Evidence, name: Model, part: Part, places: np.ndarray, samples: int
+) -> np.ndarray:
+    """A model's logits for so many samples of a part at most, drawn of these places."""
     rng = np.random.default_rng(evidence.seed)
     drawn = common.drawn(taken(evidence.samples(part), places), samples, rng)
-    return common.of_parts(evidence, forget_train=drawn).logits("model", "forget_train")
+    given: dict[str, Any] = {part: drawn}
+    if name != "model":
+        given[name] = evidence.classifier(name)
+    return common.of_parts(evidence, **given).logits(name, part)

@@ -26,16 +26,17 @@ from ignpx.targets import PyTree
 def rounded(params: PyTree, bits: int) -> PyTree:
     """The parameters with every kernel on its grid of `2^bits - 1` numbers, in their dtypes.
 
-    A kernel of zeros stays as it is.
+    A kernel of zeros stays as it is, and so do entries that are not finite.
     """
     largest = 2 ** (bits - 1) - 1
 
     def of_tensor(w: jax.Array) -> jax.Array:
         if jnp.ndim(w) < 2:
             return w
-        step = jnp.max(jnp.abs(w)).astype(jnp.float32) / largest
+        finite = jnp.isfinite(w)
+        step = jnp.max(jnp.abs(w), initial=0, where=finite).astype(jnp.float32) / largest
         numbers = jnp.round(w / jnp.where(step > 0, step, 1.0))
-        return (numbers * step).astype(w.dtype)
+        return jnp.where(finite, numbers * step, w).astype(w.dtype)
 
     return jax.tree.map(of_tensor, params)
 

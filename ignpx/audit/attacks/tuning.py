@@ -68,21 +68,28 @@ def tuned(
 def attacked(evidence: Evidence, samples: list[Samples], settings: Settings) -> Finding:
     """Accuracy on the forgotten class after the steps, a training for each list of samples.
 
-    `details` has that on retained samples, and both after the steps that are counted.
+    `details` has that on retained samples, and both after the steps that are counted, as far as no
+    training has diverged before.
     """
     parts: tuple[Part, ...] = ("forget_test", "retain_test")
     counted = sorted({settings.steps, *COUNTED})
-    found = np.empty((len(samples), len(counted), len(parts)))
+    found = np.full((len(samples), len(counted), len(parts)), np.nan)
     for draw, train in enumerate(samples):
-        key = jax.random.fold_in(jax.random.key(evidence.seed), draw)
-        for step, model in tuned(evidence.model, train, counted[-1], key, settings):
-            if step in counted:
-                found[draw, counted.index(step)] = [
-                    common.accuracy(evidence, model, part, settings.images) for part in parts
-                ]
+        key, step = jax.random.fold_in(jax.random.key(evidence.seed), draw), 0
+        try:
+            for step, model in tuned(evidence.model, train, counted[-1], key, settings):
+                if step in counted:
+                    found[draw, counted.index(step)] = [
+                        common.accuracy(evidence, model, part, settings.images) for part in parts
+                    ]
+        except NotMeasuredError:
+            if step < settings.steps:
+                raise
     of_steps = found[:, counted.index(settings.steps)]
     details = {"retain_accuracy": float(of_steps[:, 1].mean())}
     for step, (forget, retain) in zip(counted, found.mean(axis=0), strict=True):
+        if np.isnan(forget):  # a training diverged before, after the steps that were asked for
+            continue
         details |= {f"forget_accuracy_{step}": forget, f"retain_accuracy_{step}": retain}
     tested = min(settings.images, len(evidence.labels("forget_test")))
     return Finding(*common.of_draws(of_steps[:, 0], tested), details)

@@ -2,9 +2,10 @@
 
 The attacker needs the weights, and labelled samples of the class to see which draw brings it back;
 no training. To each parameter tensor w Gaussian noise is added, of standard deviation
-`scale std(w)`. What hides a class by a fine balance of weights does not survive it, while a model
-that never saw the class has nothing that could come back. A number that was subtracted from the
-logit of the class is not found by it reliably.
+`scale std(w)`; entries that are not finite, such as a bias that masks a class, stay. What hides a
+class by a fine balance of weights does not survive it, while a model that never saw the class has
+nothing that could come back. A number that was subtracted from the logit of the class is not found
+by it reliably.
 
 No paper has it in this form; the scale and the draws are our choice.
 """
@@ -27,7 +28,9 @@ def disturbed(params: PyTree, key: jax.Array, scale: float) -> PyTree:
     noise = unflatten(jax.random.normal(key, flat.shape))  # in one piece, which compiles quickly
 
     def of_tensor(w: jax.Array, drawn: jax.Array) -> jax.Array:
-        return (w + scale * jnp.std(w) * drawn).astype(w.dtype)
+        finite = jnp.isfinite(w)
+        deviation = jnp.std(w, where=finite)  # not a number where no entry is finite
+        return jnp.where(finite, w + scale * deviation * drawn, w).astype(w.dtype)
 
     return jax.tree.map(of_tensor, params, noise)
 
