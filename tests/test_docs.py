@@ -78,6 +78,22 @@ def test_every_method_has_notes_and_no_other():
         assert set(settings) <= set(ignpx.methods.defaults(name)), f"{name} has no such setting"
 
 
+def test_links_of_pages_lead_to_files_of_the_repository():
+    """Where they are read in a clone; the index lists pages that are only on the site."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = {ROOT / name for name in listed.stdout.splitlines()}
+    there = files | {folder for file in files for folder in file.parents}
+    lost = []
+    for page in sorted(file for file in files if file.suffix == ".md"):
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        targets = [target for _, target, _, _ in repository_pages.LINK.findall(text)]
+        relative = [one for one in targets if one and not re.match(r"[a-z]+:", one)]
+        lost += [f"{page}: {one}" for one in relative if (page.parent / one).resolve() not in there]
+    assert [one for one in lost if not one.startswith(str(DOCS / "index.md"))] == []
+
+
 @pytest.mark.parametrize(
     ("text", "origin", "page", "expected"),
     [

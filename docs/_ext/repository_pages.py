@@ -18,7 +18,7 @@ PLACES = {
     "notebooks/": "notebooks/",
     "docs/": "",
 }
-_LINK = re.compile(r"(\]\()([^)\s#]+)?(#[^)\s]*)?(\))")
+LINK = re.compile(r"(\]\()([^)\s#]+)?(#[^)\s]*)?(\))")
 
 
 def pages() -> dict[str, pathlib.Path]:
@@ -51,7 +51,7 @@ def relinked(text: str, origin: str, page: str) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
         return f"{opened}{_relative(path, page)}{anchor or ''}{closed}"
 
-    return _LINK.sub(link, text)
+    return LINK.sub(link, text)
 
 
 def _relative(path: str, page: str) -> str:

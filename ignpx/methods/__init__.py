@@ -1,4 +1,4 @@
-"""The published methods, one file each, and the registry that names them.
+"""The methods, one file each, and the registry that names them.
 
 Another package adds a method by an entry point, or a script by one call of `register`:
 

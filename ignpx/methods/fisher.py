@@ -1,7 +1,7 @@
 """Fisher forgetting, Golatkar et al., "Eternal sunshine of the spotless net", CVPR 2020.
 
-Noise on every parameter removes what the model knows, the less of it the more the parameter matters
-to the retained data: `theta ~ N(theta, alpha / F)`, F the diagonal of the Fisher information.
+Noise is added to every parameter. A parameter that matters more to the retained data gets less
+noise: `theta ~ N(theta, alpha / F)`, F the diagonal of the Fisher information.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """JiT, Foster et al., "An information theoretic approach to machine unlearning".
 
-What the model has memorised of a sample shows in how steep it is around it. One pass of plain SGD
-over the forget set makes it flat there (Equation 1),
+The slope of the model around a sample shows what the model has memorised of the sample. One pass of
+plain SGD over the forget set makes the model flat there (Equation 1),
 
     loss = 1/N sum_j |f(x) - f(x + xi_j)| / |xi_j|,    xi_j ~ N(0, sigma^2),
 
