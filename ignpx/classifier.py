@@ -233,7 +233,11 @@ class Classifier:
         names += [use.path for use in after if use.operation == "add"]
         arrays = zip(targets.paths(self.params), jax.tree.leaves(self.params), strict=True)
         shapes = {name: jnp.shape(array) for name, array in arrays if name in names}
-        if not names or any(shape[-1:] != (self.num_classes,) for shape in shapes.values()):
+        last = all(shape[-1:] == (self.num_classes,) for shape in shapes.values())
+        # PyTorch's kernel has the classes first, which as many features as classes would hide.
+        square = any(shape == (self.num_classes,) * 2 for shape in shapes.values())
+        first = square and getattr(self.apply, "channels_first", False)
+        if not names or not last or first:
             raise InvalidArgumentError(
                 "classifier",
                 shapes,
@@ -411,8 +415,18 @@ def _checksum(arrays: list[jax.Array]) -> jax.Array:
             array = jax.random.key_data(array)
         word = f"uint{8 * min(array.dtype.itemsize, 4)}"
         bits = array if array.dtype == bool else jax.lax.bitcast_convert_type(array, word)
-        total += jnp.uint32(2 * place + 1) * jnp.sum(bits, dtype=jnp.uint32)
+        words = bits.astype(jnp.uint32)
+        # Each word is mixed with its place: no order and no sign gets lost in the sum.
+        at = jnp.arange(words.size, dtype=jnp.uint32).reshape(words.shape)
+        total += jnp.sum(_mixed(words ^ _mixed(at + _mixed(jnp.uint32(place)))), dtype=jnp.uint32)
     return total
+
+
+def _mixed(words: jax.Array) -> jax.Array:
+    """The finaliser of MurmurHash3: each bit of a word changes about half of the others."""
+    words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+    return words ^ (words >> 16)
 
 
 def check_handle(classifier: object, name: str = "classifier") -> None:

@@ -72,13 +72,14 @@ def scale(params: PyTree, factors: PyTree) -> PyTree:
       factors: pytree of the same structure, with None for parameters outside of the target layers.
 
     Returns:
-      The products in the dtypes of `params`.
+      The products in the dtypes of `params`, computed in float32 or what is wider.
     """
 
     def leaf(factor: jax.Array | None, value: jax.Array) -> jax.Array:
         if factor is None:
             return value
-        return (value.astype(jnp.float32) * factor).astype(value.dtype)
+        wide = jnp.promote_types(value.dtype, jnp.float32)
+        return (value.astype(wide) * factor).astype(value.dtype)
 
     return jax.tree.map(leaf, factors, params, is_leaf=lambda node: node is None)
 

@@ -376,7 +376,7 @@ def search_coverage(
     else:
         forget, retain = jax.lax.map(attempt, coverages)
     found = CoverageSearch(coverages, forget, retain, jnp.float32(0.0))
-    forgets, damages = found.forgets, retain < keep
+    forgets, damages = found.forgets, ~(retain >= keep)  # also where it is not a number
     smallest = jnp.where(jnp.any(forgets), jnp.argmax(forgets), jnp.argmin(forget))
     largest = jnp.where(jnp.any(damages), jnp.argmax(damages) - 1, len(coverages) - 1)
     low, high = coverages[smallest], coverages[jnp.maximum(largest, smallest)]

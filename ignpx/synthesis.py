@@ -283,17 +283,20 @@ def synthesise(
       The `Prototypes`.
 
     Raises:
+      InvalidArgumentError: if `samples` or `steps` is no whole number from 1, or a label no class.
       UnlearningError: if a loss or a gradient is not finite, see `Prototypes.check`; not under
         `jit` and `vmap`.
     """
     optimizer = optax.adam(0.1) if optimizer is None else optimizer
-    labels = jnp.arange(classifier.num_classes) if labels is None else labels
+    checks.whole(samples=samples, steps=steps)
+    labels = jnp.asarray(jnp.arange(classifier.num_classes) if labels is None else labels)
+    if not isinstance(labels, jax.core.Tracer):
+        checks.class_ids("labels", labels.tolist(), classifier.num_classes)
     shape, share = (samples, *classifier.input_shape), 1.0
     if part_of is None:
         noise = jax.random.normal(key, (labels.shape[0], *shape), jnp.float32)
     else:
         noise, share = _xla.normal_rows(key, labels, (part_of, *shape)), len(labels) / part_of
-    labels = jnp.asarray(labels)
     step = _step(tuple(terms), optimizer, share)
     carry = (noise, optimizer.init(noise))
     report = stages.report if stages.reported() else None
@@ -413,9 +416,15 @@ def _confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _neighbour_differences(inputs: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """Mean absolute difference of neighbouring pixels, down plus across: `(K, n)`."""
-    down, across = (jnp.abs(jnp.diff(inputs, axis=2 + axis)) for axis in axes)
-    return jnp.mean(down, axis=(2, 3, 4)) + jnp.mean(across, axis=(2, 3, 4))
+    """Mean absolute difference of neighbouring pixels, down plus across: `(K, n)`.
+
+    A side of one pixel has no neighbours, and adds nothing.
+    """
+    found = jnp.zeros(inputs.shape[:2], inputs.dtype)
+    for axis in axes:
+        if inputs.shape[2 + axis] > 1:
+            found += jnp.mean(jnp.abs(jnp.diff(inputs, axis=2 + axis)), axis=(2, 3, 4))
+    return found
 
 
 def _roughness(inputs: jax.Array, axes: tuple[int, int]) -> jax.Array | None:

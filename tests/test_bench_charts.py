@@ -61,6 +61,13 @@ class TestCharts:
         drawn = sorted(float(line.get_xdata()[0]) for line in figure.axes[0].lines)
         assert drawn == pytest.approx([90.0, 99.35])
 
+    def test_nothing_was_measured_on_what_is_forgotten(self):
+        """Such as where no forgotten class has a test sample."""
+        [(_, figure)] = charts.pictures(*compared([cell(forget_accuracy=np.nan)]))
+        forget = figure.axes[1]
+        assert "forget" in forget.get_xlabel()
+        assert np.isfinite(forget.get_xlim()).all()
+
     def test_long_labels_leave_room_for_the_axes(self):
         labels = [f"zs-pag learning_rate=0.001 pseudo_labels={i} subspace=estimated" for i in "ab"]
         [(_, figure)] = charts.pictures(*compared([cell(label=label) for label in labels]))

@@ -143,6 +143,27 @@ def test_a_retrained_model_takes_its_recipe_from_the_original(bench):
         ({"split": "train"}, "split.*test.*validation"),
         ({"seeds": [0, 0]}, "same cell"),
         ({"methods": {"a": {"method": "ignp"}, "b": {"method": "ignp"}}}, "same cell"),
+        (
+            {"models": [{"config": "digits.yaml"}, {"config": "digits.yaml", "set": {"x": 1}}]},
+            "is called digits, as another model is",
+        ),
+        ({"models": [{"config": "digits.yaml", "set": {"seed": 9}}]}, "models.set.seed=9: is that"),
+        (
+            {
+                "models": [{"config": "digits.yaml", "settings": {"ssd": {"alpha": 2.0}}}],
+                "methods": {"ssd": {"method": "ssd", "vary": {"alpha": [1.0, 3.0]}}},
+            },
+            "models.settings.ssd.alpha=2.0: varies",
+        ),
+        (
+            {
+                "methods": {
+                    "ssd": {"method": "ssd", "vary": {"alpha": [1.0]}},
+                    "ssd alpha=1.0": {"method": "finetune"},
+                }
+            },
+            "'ssd alpha=1.0': is there twice",
+        ),
     ],
 )
 def test_bad_configs(bench, changes, message):

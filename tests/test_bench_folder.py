@@ -33,6 +33,10 @@ def test_two_configs_claim_it_at_once(bench, tmp_path):
         assert all("another config" in str(error) for error in errors)
 
 
+def finish(out, cell, error=None):
+    results.write(out, cell, {"measured": {}, "error": error, "versions": {}})
+
+
 def test_a_config_with_all_of_its_cells_continues_it(bench, tmp_path):
     cells, out = cells_of(bench()), tmp_path / "out"
     config = {"title": "One", "published": ["table1"]}
@@ -44,6 +48,43 @@ def test_a_config_with_all_of_its_cells_continues_it(bench, tmp_path):
     with pytest.raises(InvalidArgumentError, match=said):
         results.claim(out, {"title": "Less"}, cells[1:])
     assert results.read_config(out) == (config, cells[::-1])
+
+
+def test_what_has_failed_may_be_given_up(bench, tmp_path):
+    """As where a setting was wrong."""
+    cells, out = cells_of(bench()), tmp_path / "out"
+    results.claim(out, {"title": "One"}, cells[:2])
+    finish(out, cells[0], error="a setting is wrong")
+    finish(out, cells[1])
+    results.claim(out, {"title": "Two"}, cells[1:3])
+    assert results.read_config(out) == ({"title": "Two"}, cells[1:3])
+
+
+def test_a_folder_of_many_cells_is_read(bench, tmp_path, monkeypatch):
+    """Its config is larger than what else is read as JSON."""
+    cells, out = cells_of(bench()), tmp_path / "out"
+    config = {"title": "One", "notes": "x" * (16 * 2**20)}
+    results.claim(out, config, cells)
+    assert results.read_config(out) == (config, cells)
+
+
+def test_a_damaged_config_does_not_hand_the_results_over(bench, tmp_path):
+    cells, out = cells_of(bench()), tmp_path / "out"
+    results.claim(out, {"title": "One"}, cells[:2])
+    finish(out, cells[0])
+    (out / "bench.json").write_text("{")
+    with pytest.raises(InvalidArgumentError, match="holds 1 results of another config"):
+        results.claim(out, {"title": "Two"}, cells[2:])
+    results.claim(out, {"title": "One"}, cells[:2])
+
+
+def test_a_long_name_of_a_picture_is_shortened(bench):
+    described = {**cells_of(bench())[0].described(), "label": "é" * 120}
+    name, other = (results.picture(measure, described) for measure in ("grad-cam", "features"))
+    assert len(name.encode()) < 255
+    assert name != results.picture("grad-cam", {**described, "label": "é" * 121})
+    assert name.startswith("grad-cam, ")
+    assert name != other
 
 
 DAMAGED = [
@@ -58,7 +99,8 @@ def test_what_says_which_results_it_holds_is_damaged(bench, tmp_path, damage):
     cells, config, warnings = cells_of(bench()), {"title": "One"}, []
     out = tmp_path / "out"
     results.claim(out, config, cells)
-    (out / "cells" / "finished.json").write_text("kept")
+    finished = out / "cells" / f"{cells[0].id}.json"
+    finished.write_text("kept")
     (out / "bench.json").write_text(damage)
     with pytest.raises(InvalidArgumentError, match=r"is damaged.*ignpx bench CONFIG --workdir"):
         run.collect(out)
@@ -66,7 +108,7 @@ def test_what_says_which_results_it_holds_is_damaged(bench, tmp_path, damage):
     assert "is damaged" in warnings[0]
     assert results.read_config(out) == (config, cells)
     assert (out / "bench.damaged").read_text() == damage
-    assert (out / "cells" / "finished.json").read_text() == "kept"
+    assert finished.read_text() == "kept"
 
 
 def test_pipes_are_not_waited_for(bench, tmp_path):

@@ -148,6 +148,10 @@ def test_ids_of_benchmarks_before_measurements_had_settings(bench):
 IDS = ["2eea3657df973e1d", "70267903330260e4", "84739e1c6c98e1d6"]
 
 
+def test_no_measurement_is_called_as_a_column_that_every_table_has():
+    assert {*summary.BASE, *summary.GROUP, *summary.SEEDS, "forget_names"} <= measuring.COLUMNS
+
+
 def test_how_a_measurement_is_printed():
     known = summary.quantities({"agreement": {}, "mia": {}, "gone": {}})
     assert known["agreement"].hint == "↑ 100"

@@ -105,7 +105,8 @@ def kept(few, tmp_path_factory):
 def test_unlearned_models_are_kept_for_other_measurements(kept, few, tmp_path, monkeypatch):
     unlearned, before = kept
     path, out, _ = few
-    assert len(list(unlearned.iterdir())) == 2  # those of SSD; the others are trained models
+    # Those of SSD, and the locks; the others are trained models.
+    assert len(list(unlearned.iterdir())) == 2 + 1
     monkeypatch.setattr(outcome, "unlearn", None)  # nothing is unlearned again
     other = small_bench.write(tmp_path, **{**yaml.safe_load(path.read_text()), "measures": ["mia"]})
     ran = run.run(other, tmp_path / "out", models=out / "models", unlearned=unlearned)
@@ -116,11 +117,44 @@ def test_unlearned_models_are_kept_for_other_measurements(kept, few, tmp_path, m
             assert one["measured"].get(name) == had["measured"].get(name)
 
 
+def test_an_unlearned_model_that_another_process_makes_is_waited_for(
+    few, its_models, tmp_path, monkeypatch
+):
+    path, _, before = few
+    cell = next(cell for cell in cells_of(path) if cell.method == "ssd")
+    unlearned = tmp_path / "unlearned"
+    (unlearned / results.LOCKS).mkdir(parents=True)
+    lock = filelock.FileLock(unlearned / results.LOCKS / f"{cell.unlearning}.lock")
+    lock.acquire()
+    monkeypatch.setattr(run.time, "sleep", lambda _: lock.release())
+    ran = run.run(path, tmp_path / "out", models=its_models, unlearned=unlearned)
+    pd.testing.assert_frame_equal(without_clocks(ran), without_clocks(before))
+
+
+def test_a_report_is_of_the_config_that_the_folder_has_by_then(few, its_models, bench, tmp_path):
+    """Another process may have made it grow."""
+    path, out = few[0], tmp_path / "out"
+    (grown,) = [bench(measures=[])]
+    more = [*cells_of(path), *cells_of(grown)]
+
+    def grow(done, total):
+        if done == total:
+            results.claim(out, {"title": "Grown", "measures": []}, more)
+
+    run.bench(path, out, models=its_models, advance=grow)
+    assert "# Grown" in (out / "report.md").read_text()
+
+
+def test_a_shard_without_cells_is_no_error(few, its_models, tmp_path):
+    ran = run.bench(few[0], tmp_path / "out", models=its_models, shard=(99, 99))
+    assert (ran.results, ran.files) == ([], ())
+
+
 def test_a_damaged_unlearned_model_is_computed_again(kept, few, tmp_path):
     unlearned, before = kept
     path, out, _ = few
     here = pathlib.Path(shutil.copytree(unlearned, tmp_path / "unlearned"))
-    shutil.rmtree(next(here.iterdir()) / "arrays")
+    shutil.rmtree(next(here.glob("*/arrays")))
     said = []
     ran = run.run(path, tmp_path / "out", models=out / "models", unlearned=here, warn=said.append)
     assert len(said) == 1

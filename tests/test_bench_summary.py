@@ -54,6 +54,18 @@ class TestOverClasses:
         row = figure_of(over_classes(pd.DataFrame(cells)), "forget_accuracy")
         assert row["classes"] == 2
 
+    def test_a_class_that_a_seed_lacks_is_left_out_of_all_seeds(self):
+        """Seeds would differ by which classes they are of."""
+        same = [
+            cell(forget=forget, seed=seed, forget_accuracy=accuracy)
+            for seed in (0, 1)
+            for forget, accuracy in zip("0123", [0.0, 0.1, 0.2, 0.9], strict=True)
+        ]
+        cells = [*same[:-1], failing("no", forget="3", seed=1)]
+        row = figure_of(over_classes(pd.DataFrame(cells)), "forget_accuracy")
+        assert (row["mean"], row["worst"], row["std"]) == pytest.approx((0.1, 0.2, 0))
+        assert row["seeds"] == 2
+
     def test_sequences_and_single_classes_are_not_averaged(self):
         cells = [cell(), cell(forget="0>1"), cell(forget="0+1")]
         assert over_classes(pd.DataFrame(cells)).empty

@@ -78,6 +78,7 @@ def test_what_datasets_were_given_later(field, value):
         ("training.epochs=0", "training.epochs=0"),
         ("training.epochs=many", "training.epochs='many'"),
         ("trainin.epochs=3", "did you mean training"),
+        ("dataset.backdoor={source: 1, target: 8, sise: 3}", "did you mean size"),
         ("training.schedule=step", "plateau"),
         ("training.warmup_epochs=200", "training.warmup_epochs=200: must be below epochs (200)"),
         ("model.width=-1", "model.width=-1"),

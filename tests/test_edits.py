@@ -60,6 +60,16 @@ def test_scale_keeps_dtypes_and_leaves_the_rest_alone(dtype):
     assert jax.tree.structure(scaled) == jax.tree.structure(params)
 
 
+def test_scale_of_float64_is_of_float64():
+    """Where nothing is scaled, nothing may change."""
+    with jax.enable_x64(True):
+        params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=9))}
+        factors = {"w": jnp.asarray([1.0, 0.5, 1.0] * 3, jnp.float32)}
+        found = edits.scale(params, factors)["w"]
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, np.asarray(params["w"]) * np.asarray(factors["w"]))
+
+
 def test_zeroing():
     masks = {"a": jnp.asarray([True, False]), "b": None}
     factors = edits.zeroing(masks)

@@ -279,6 +279,23 @@ def test_a_method_that_trains_says_that_the_module_does_not(mobilenet, convnext)
         assert len(one.observed(drawn(), train=False)[2]) == 3
 
 
+def test_a_head_of_as_many_features_as_classes_is_refused_as_any_other():
+    """Its kernel has the classes first, as PyTorch's have."""
+    for features in (5, 4):
+        module = nn.Sequential(nn.Flatten(), nn.Linear(12, features), nn.Linear(features, 4))
+        classifier = interop.from_torch(module, input_shape=(3, 2, 2), num_classes=4)
+        with pytest.raises(InvalidArgumentError, match="classes as its last axis"):
+            classifier.head()
+
+
+def test_gkt_generates_no_images_with_channels_first():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    classifier = interop.from_torch(module, input_shape=(3, 8, 8), num_classes=4)
+    request = ignpx.Request.classes([0], 4)
+    with pytest.raises(InvalidArgumentError, match="has channels first"):
+        ignpx.unlearn(ignpx.methods.gkt(), classifier, request, jax.random.key(0))
+
+
 def test_a_file_of_a_module_is_written(tmp_path, convnext):
     interop.save(tmp_path / "new.pt", taken(convnext))
     found = torch.load(tmp_path / "new.pt", weights_only=True)

@@ -204,13 +204,26 @@ def test_a_fingerprint_is_of_all_arrays_and_of_every_bit():
         fields = {"input_shape": (4,), "num_classes": 3}
         return Classifier(params, state, None, **fields).fingerprint()
 
-    # By numpy: the words of every array, times an odd number of its own.
+    def mixed(word):
+        """The finaliser of MurmurHash3, in whole numbers of Python."""
+        word = (word ^ word >> 16) * 0x85EBCA6B % 2**32
+        word = (word ^ word >> 13) * 0xC2B2AE35 % 2**32
+        return word ^ word >> 16
+
     leaves = jax.tree.leaves((params, {**state, "key": jax.random.key_data(state["key"])}))
-    words = [
-        np.asarray(leaf).view(f"u{leaf.dtype.itemsize}").sum(dtype=np.uint64) for leaf in leaves
-    ]
-    expected = sum((2 * place + 1) * int(word) for place, word in enumerate(words)) % 2**32
-    assert int(of(params, state)) == int(jax.jit(of)(params, state)) == expected
+    expected = 0
+    for place, leaf in enumerate(leaves):
+        words = np.asarray(leaf).ravel().view(f"u{leaf.dtype.itemsize}").tolist()
+        salt = mixed(place)
+        expected += sum(mixed(word ^ mixed((at + salt) % 2**32)) for at, word in enumerate(words))
+    assert int(of(params, state)) == int(jax.jit(of)(params, state)) == expected % 2**32
+
+
+def test_a_fingerprint_sees_signs_orders_and_halves(mlp):
+    """Which a sum of words does not: an even number of signs adds up to nothing."""
+    changes = (lambda w: -w, lambda w: w[::-1], lambda w: w / 2)
+    made = [mlp.replace(params=jax.tree.map(change, mlp.params)) for change in changes]
+    assert len({int(one.fingerprint()) for one in (mlp, *made)}) == 4
 
 
 def test_a_prepared_method_maps_over_requests(mlp):

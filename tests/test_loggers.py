@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pathlib
 import struct
 import sys
 import types
@@ -136,6 +137,14 @@ def test_each_cell_is_logged_once(tmp_path):
     ]
     assert {name.split("/")[-1] for _, name, _ in expected} >= {"forget_accuracy"}
     assert list(table.itertuples(index=False, name=None)) == expected
+
+
+def test_a_log_is_beside_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with loggers.opened(["csv"], pathlib.Path(), {}) as log:
+        log(1, {"loss": 0.5})
+    assert (tmp_path / "out.log" / "scalars.csv").exists()
 
 
 @pytest.mark.parametrize(("name", "said"), [("mlflow", "csv or"), ("wandb", "pip install wandb")])

@@ -235,6 +235,12 @@ class TestFolder:
         folder_of(tmp_path / "one", splits=("",), classes=("circle",))
         assert "has one class, circle" in refused(tmp_path / "one")
 
+    @pytest.mark.parametrize("name", ["Train", "training", "Testing", "valid"])
+    def test_a_split_by_another_name_is_no_class(self, tmp_path, name):
+        for label in ("circle", "square"):
+            write(tmp_path / name / label / "1.png", np.zeros((8, 8), np.uint8))
+        assert "call the splits train, test and val" in refused(tmp_path)
+
     def test_the_fingerprint_is_of_names_and_sizes(self, tmp_path):
         folder_of(tmp_path / "one")
         first = data.from_folder(tmp_path / "one").fingerprint
@@ -292,6 +298,7 @@ class TestFile:
             ({"train_images": np.zeros(6)}, "has x_train and train_images; keep one for train"),
             ({"y_train": np.array([1, 2, 3, 1, 2, 3])}, r"[0]: have no sample to train on"),
             ({"y_train": np.array([0, 1, -1, 0, 1, 2])}, "1 of 6 samples have no label"),
+            ({"y_train": np.array([0, 1, 2, 2**32, 1, 2])}, "is larger than a class id can be"),
             ({"y_train": np.array(list("abcabc"))}, "np.unique(labels, return_inverse=True)"),
             ({"y_train": np.eye(3)[[0, 1, 2] * 2]}, "labels.argmax(axis=1)"),
             ({"y_train": np.array([0.5] * 6)}, "must be class ids"),
@@ -352,3 +359,13 @@ class TestFile:
         assert first == again
         relabelled = data.from_npz(file(y_test=np.array([1, 2, 0])))
         assert relabelled.fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "left"), [((2, 998), 0.2, "held out"), ((2, 98), 0.8, "to train on")]
+)
+def test_a_rare_class_is_on_both_sides_of_a_share(counts, share, left):
+    labels = np.repeat([0, 1], counts)
+    source = data.from_arrays((np.zeros((len(labels), 4, 4), np.uint8), labels))
+    with pytest.raises(InvalidArgumentError, match=f"leaves no sample {left} of 0 in"):
+        data.load_splits(source, test_share=share)

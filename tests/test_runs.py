@@ -68,6 +68,22 @@ def test_summary_and_check_of_a_run(trained_run, monkeypatch):
     assert run("check", trained_run) == (1, "FAIL  noise  1\n      check the preprocessing\n")
 
 
+def test_a_class_that_was_never_trained_on_is_not_retained(trained_run, tmp_path):
+    config = trained_run.with_name("digits.yaml")
+    run_of = {"overrides": ["training.epochs=1"], "without": [3]}
+    experiments.train(config, tmp_path / "without_3", **run_of)
+    with pytest.raises(ignpx.InvalidArgumentError, match="without=99"):
+        experiments.train(config, tmp_path / "none", overrides=[], without=[99])
+    metrics = experiments.unlearn(
+        tmp_path / "without_3", tmp_path / "and_5", 5, method="cf-k", settings={"epochs": 1}
+    )
+    by_class = np.array(metrics["accuracy_by_class_before"])
+    tested = np.array(metrics["test_samples_by_class"])
+    kept = [index for index in range(10) if index not in (3, 5)]
+    expected = by_class[kept] @ tested[kept] / tested[kept].sum()
+    assert metrics["retain_accuracy_before"] == pytest.approx(expected)
+
+
 def test_in_sequence(forgotten_run):
     out = forgotten_run.with_name("without_0_and_6")
     # The run itself says what it has forgotten before.

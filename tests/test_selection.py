@@ -172,6 +172,8 @@ TRIED = jnp.asarray([0.01, 0.02, 0.04, 0.08, 0.16])
         # Nothing forgets: the smallest of those that forget most.
         ([1.0, 1.0, 1.0, 1.0, 0.1], [1, 1, 1, 1, 1], 0.16),
         ([1.0, 1.0, 0.4, 0.5, 0.4], [1, 1, 1, 0.5, 0.4], 0.04),
+        # What cannot be judged is not retained.
+        ([0.5, 0.0, 0.0, 0.0, 0.0], [1, 1, np.nan, np.nan, np.nan], 0.02),
     ],
 )
 def test_search_goes_half_way_between_forgetting_and_damage(forget, retain, expected):

@@ -5,7 +5,7 @@ import optax
 import pytest
 from flax import linen, nnx
 
-from ignpx import Classifier, models, synthesis
+from ignpx import Classifier, InvalidArgumentError, models, synthesis
 from ignpx.losses import cross_entropy as sample_cross_entropy
 
 
@@ -57,6 +57,45 @@ def test_total_variation_of_a_step_edge():
     actual = synthesis.total_variation(spread=100.0)(view(classifier, many))
     places = np.arange(20) * 0.6180339887 % 1
     assert float(actual) == pytest.approx(3.0 / 15 / 2 * np.mean(100 ** (places - 0.5)), rel=1e-4)
+
+
+def test_images_of_one_column_have_neighbours_down_alone():
+    classifier = Classifier.from_function(
+        lambda params, x: x[:, :2, 0, 0] * params["w"],
+        {"w": jnp.ones(2)},
+        input_shape=(8, 1, 1),
+        num_classes=2,
+    )
+    inputs = jnp.zeros((2, 1, 8, 1, 1)).at[:, :, 4:].set(3.0)
+    found = synthesis.total_variation(spread=1.0)(view(classifier, inputs))
+    assert float(found) == pytest.approx(3.0 / 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": [0, 9]}, "labels=9"),
+        ({"labels": jnp.asarray([-1])}, "labels=-1"),
+        ({"steps": 0}, "steps=0"),
+        ({"samples": 0}, "samples=0"),
+    ],
+)
+def test_bad_arguments(mlp, changes, said):
+    given = {"terms": [synthesis.cross_entropy()], "samples": 2, "steps": 2, **changes}
+    with pytest.raises(InvalidArgumentError, match=said):
+        synthesis.synthesise(mlp, jax.random.key(0), **given)
+
+
+def test_a_list_of_labels_is_taken(mlp):
+    made = synthesis.synthesise(
+        mlp,
+        jax.random.key(0),
+        terms=[synthesis.cross_entropy()],
+        samples=2,
+        steps=2,
+        labels=[2, 0],
+    )
+    np.testing.assert_array_equal(made.labels, [2, 0])
 
 
 def test_inputs_stay_within_bounds(mlp):

@@ -175,6 +175,15 @@ OPERATIONS = {
     "nearest": lambda p, x: F.interpolate(x, scale_factor=2) [:, :, :9] + F.interpolate(x, (9, 12)),
     "nearest and linear 1d": lambda p, x: F.interpolate(x[:, 0], 9)
     + F.interpolate(x[:, 0], 9, mode="linear"),
+    # Positions are by the factor that is given, and not by the ratio of the sizes.
+    "nearest by a factor": lambda p, x: F.interpolate(x, scale_factor=1.7)
+    + F.interpolate(x, scale_factor=1.7, recompute_scale_factor=True),
+    "nearest by a small factor": lambda p, x: F.interpolate(x, scale_factor=(0.6, 1.1)),
+    "bilinear by a factor": lambda p, x: F.interpolate(x, scale_factor=1.7, mode="bilinear")
+    + F.interpolate(x, scale_factor=1.7, mode="bilinear", align_corners=True),
+    "bilinear by a small factor": lambda p, x: F.interpolate(
+        x, scale_factor=(0.6, 1.1), mode="bilinear"
+    ),
     "bilinear": lambda p, x: F.interpolate(x, (5, 11), mode="bilinear"),
     "bilinear aligned": lambda p, x: F.interpolate(x, (5, 11), mode="bilinear", align_corners=True),
     "pixel_shuffle": lambda p, x: F.pixel_shuffle(x, 2),

@@ -1,7 +1,7 @@
 """Checks of the arguments that the methods share."""
 
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,18 +14,26 @@ from ignpx.errors import InvalidArgumentError
 MOST = 10_000_000
 
 
+def _is(value: Any, found: Callable[[Any], Any]) -> bool:
+    """Whether this is found of a value; not of what cannot be compared with a number."""
+    try:
+        return bool(found(value))
+    except (TypeError, ValueError):
+        return False
+
+
 def positive(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is not above zero."""
     for name, value in values.items():
-        if not value > 0:
-            raise InvalidArgumentError(name, value, "must be above zero")
+        if not _is(value, lambda number: number > 0):
+            raise InvalidArgumentError(name, value, "must be a number above zero")
 
 
 def not_negative(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is below zero."""
     for name, value in values.items():
-        if not value >= 0:
-            raise InvalidArgumentError(name, value, "must not be below zero")
+        if not _is(value, lambda number: number >= 0):
+            raise InvalidArgumentError(name, value, "must be a number, and not below zero")
 
 
 def whole(**values: int) -> None:
@@ -54,7 +62,7 @@ def seed(**values: Any) -> None:
 def share(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is not in (0, 1]."""
     for name, value in values.items():
-        if not 0 < value <= 1:
+        if not _is(value, lambda number: 0 < number <= 1):
             raise InvalidArgumentError(name, value, "must be a share, above 0 and at most 1")
 
 

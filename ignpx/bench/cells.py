@@ -160,8 +160,18 @@ def expand(config: BenchConfig, directory: pathlib.Path, where: Where = TFDS_DEF
       where: the datasets are asked for their number of classes.
 
     Raises:
-      InvalidArgumentError: if a name or a class is unknown, or two cells are the same.
+      InvalidArgumentError: if a name or a class is unknown, two cells are the same, or two models
+        are called the same.
     """
+    stems = [pathlib.Path(entry.config).stem for entry in config.models]
+    for place, stem in enumerate(stems):
+        if stem in stems[:place]:
+            raise InvalidArgumentError(
+                "models.config",
+                config.models[place].config,
+                f"is called {stem}, as another model is, and no table could tell them apart; give "
+                "it a config file of another name",
+            )
     published.check(config.published, published.read())
     measures = measuring.named(config.measures)
     compared = measuring.compares(measures)

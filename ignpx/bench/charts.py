@@ -93,7 +93,8 @@ def accuracies(rows: pd.DataFrame) -> Figure:
             axis.errorbar(100 * row.mean, place, xerr=spread, fmt="o", color=color, markersize=6)
             axis.plot(100 * row.published, place, "o", color=color, markersize=11, fillstyle="none")
         values = 100 * shown[["mean", "published"]].to_numpy()
-        low, high = np.nanmin(values), np.nanmax(values)
+        # None where no class that was forgotten has a test sample.
+        low, high = (np.nanmin(values), np.nanmax(values)) if len(values) else (0.0, 100.0)
         # Five points at least, so that noise does not look like a difference.
         low = min(low, high - 5) if quantity == "retain_accuracy" else low
         high = max(high, low + 5)

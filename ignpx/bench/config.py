@@ -141,12 +141,21 @@ class BenchConfig(_Section):
         entries = {}
         for label, entry in self.methods.items():
             entry = entry or MethodEntry(method=label)
-            settings = {**entry.settings, **model.settings.get(label, {})}
+            own = model.settings.get(label, {})
+            if both := sorted(set(own) & set(entry.vary)):
+                name = f"models.settings.{label}.{both[0]}"
+                advice = f"varies for {label}, and would be ignored; take one of the two out"
+                raise InvalidArgumentError(name, own[both[0]], advice)
+            settings = {**entry.settings, **own}
             for values in itertools.product(*entry.vary.values()):
                 varied = dict(zip(entry.vary, values, strict=True))
                 chosen = MethodEntry(method=entry.method, settings={**settings, **varied})
                 _check(chosen)
                 name = " ".join([label, *(f"{key}={value}" for key, value in varied.items())])
+                if name in entries:
+                    raise InvalidArgumentError(
+                        "methods", name, "is there twice; give one of them another label"
+                    )
                 entries[name] = chosen
         return entries
 
@@ -201,6 +210,9 @@ def training_config(
       InvalidArgumentError: as `ignpx.experiments.config.load` and `datasets.pinned`, and if the
         model is unknown.
     """
+    if "seed" in entry.set:
+        advice = "is that of `seeds` in a benchmark; name the seeds there"
+        raise InvalidArgumentError("models.set.seed", entry.set["seed"], advice)
     loaded = configuration.load(directory / entry.config, entry.set)
     architectures.check_name(loaded.model.name)
     return datasets.pinned(loaded, where)

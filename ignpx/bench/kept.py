@@ -7,6 +7,7 @@ from typing import Any
 from ignpx.bench import outcome
 from ignpx.bench.cells import Cell
 from ignpx.bench.config import ORIGINAL, RETRAIN
+from ignpx.bench.trained import locked
 from ignpx.classifier import Classifier
 from ignpx.errors import InvalidArgumentError
 from ignpx.experiments import checkpoint, workdir
@@ -28,19 +29,23 @@ def unlearned(
       where: the datasets, for methods that see any.
       directory: of the unlearned models; what is missing is added. None keeps nothing.
       warn: told if a model is damaged; it is computed again.
+
+    Raises:
+      BusyError: if another process makes the same model.
     """
     if directory is None or cell.method in (ORIGINAL, RETRAIN):  # trained models, kept as such
         return outcome.unlearned(cell, models, where)
     path = directory / cell.unlearning
-    if path.is_dir():
-        try:
-            edited, config = checkpoint.load(path, model=cell.training.model.name)
-            return edited, config["told"]
-        except InvalidArgumentError as error:
-            if (fault := workdir.storage_error(error)) is not None:
-                raise fault from error
-            warn(f"{path} is damaged; it is computed again")
-    edited, told = outcome.unlearned(cell, models, where)
-    model = cell.training.model.model_dump(mode="json")
-    checkpoint.save(path, edited, {"model": model, "told": told}, overwrite=True)
-    return edited, told
+    with locked(directory, cell.unlearning):
+        if path.is_dir():
+            try:
+                edited, config = checkpoint.load(path, model=cell.training.model.name)
+                return edited, config["told"]
+            except InvalidArgumentError as error:
+                if (fault := workdir.storage_error(error)) is not None:
+                    raise fault from error
+                warn(f"{path} is damaged; it is computed again")
+        edited, told = outcome.unlearned(cell, models, where)
+        model = cell.training.model.model_dump(mode="json")
+        checkpoint.save(path, edited, {"model": model, "told": told}, overwrite=True)
+        return edited, told

@@ -20,8 +20,9 @@ _WITHOUT_SETTINGS = ("mia", "inversion")
 COLUMNS = frozenset(
     {
         "run", "dataset", "model", "width", "epochs", "method", "label", "settings", "forget",
-        "training_seed", "seed", "split", "coverage", "doubts", "seconds", "error", "ignpx", "jax",
-        "device",
+        "training_seed", "seed", "split", "forget_names", "retain_accuracy_before",
+        "retain_accuracy", "forget_accuracy_before", "forget_accuracy", "coverage", "doubts",
+        "seconds", "seconds_compile", "seconds_evaluation", "error", "ignpx", "jax", "device",
     }
 )  # fmt: skip
 

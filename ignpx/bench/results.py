@@ -18,6 +18,10 @@ from ignpx.experiments import records, workdir
 CONFIG = "bench.json"
 CELLS = "cells"
 LOCKS = "locks"
+# Bytes of the name of a picture, which file systems limit to 255 with its ending.
+LONGEST_NAME = 200
+# Of the config with its cells, a kilobyte each.
+MOST_BYTES = 2**30
 
 
 def claim(
@@ -32,8 +36,8 @@ def claim(
     `warn` is told if what is stored is damaged; it is written anew, and finished cells stay.
 
     Raises:
-      InvalidArgumentError: if it holds the results of cells that are not of this config, or
-        something else.
+      InvalidArgumentError: if it holds the results of cells that are not of this config, other than
+        failed ones, or something else.
     """
     path = directory / CONFIG
     # Listed before the config is looked for: another process may be claiming it at this moment.
@@ -57,19 +61,47 @@ def claim(
         except ValueError as error:
             # Copied and not renamed: without it the folder would be one of something else.
             aside = shutil.copyfile(path, path.with_suffix(".damaged"))
+            _check_some(directory, cells)
             warn(f"{error}; it is kept as {aside.name} and written anew")
-        wanted = {cell.id for cell in cells}
-        if lost := [cell for cell in held if cell.id not in wanted]:
-            first = ", ".join(f"{n} {lost[0].described()[n]}" for n in ("label", "forget", "seed"))
-            raise InvalidArgumentError(
-                "directory",
-                str(directory),
-                f"holds the results of another config: {len(lost)} of its {len(held)} cells are "
-                f"not of this one, the first {lost[0].run}, {first}. Take a config that has them "
-                "all, or name another directory",
-            )
+        _check_none_lost(directory, held, cells)
         if found != config:
             workdir.write_json(path, stored)
+
+
+def _check_none_lost(directory: pathlib.Path, held: list[Cell], cells: list[Cell]) -> None:
+    """Raises if the folder holds a cell that is none of these and has not failed.
+
+    One without a result counts: another process may be at it.
+    """
+    wanted = {cell.id for cell in cells}
+    if lost := [cell for cell in held if cell.id not in wanted and not _failed(directory, cell)]:
+        first = ", ".join(f"{n} {lost[0].described()[n]}" for n in ("label", "forget", "seed"))
+        raise InvalidArgumentError(
+            "directory",
+            str(directory),
+            f"holds the results of another config: {len(lost)} of its {len(held)} cells are not of "
+            f"this one, the first {lost[0].run}, {first}. Take a config that has them all, or name "
+            "another directory",
+        )
+
+
+def _check_some(directory: pathlib.Path, cells: list[Cell]) -> None:
+    """Raises if there are results, and none is of these cells: where nothing else says of which."""
+    there = {path.stem for path in (directory / CELLS).glob("*.json")}
+    if there and there.isdisjoint(cell.id for cell in cells):
+        raise InvalidArgumentError(
+            "directory",
+            str(directory),
+            f"holds {len(there)} results of another config; take that, or name another directory",
+        )
+
+
+def _failed(directory: pathlib.Path, cell: Cell) -> bool:
+    try:
+        result = read(directory, cell)
+    except ValueError:  # damaged
+        return False
+    return result is not None and result["error"] is not None
 
 
 def read_config(directory: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
@@ -164,7 +196,10 @@ def picture(measure: str, described: Mapping[str, Any]) -> str:
     if described["training_seed"] != described["seed"]:
         seeds = f"training seed {described['training_seed']}, {seeds}"
     where = f"{described['run']}, {described['label']}, forget {described['forget']}"
-    return f"{measure}, {where}, {seeds}.png".replace("/", "-")
+    name = f"{measure}, {where}, {seeds}".replace("/", "-")
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{measure}, {digest(name)}"
+    return f"{name}.png"
 
 
 def class_table(results: list[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
@@ -194,7 +229,7 @@ def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
     if not path.exists():
         raise FileNotFoundError(path)
     try:
-        stored = records.read_json("directory", path)
+        stored = records.read_json("directory", path, most=MOST_BYTES)
         known = records.check(records.StoredBench, stored, "directory", path)
     except InvalidArgumentError as error:
         raise ValueError(f"{path} is damaged") from error

@@ -126,14 +126,18 @@ def bench(
       **options: see `run`.
 
     Returns:
-      What is finished, by whichever process, and the files written.
+      What is finished, by whichever process, and the files written; none as long as nothing is.
 
     Raises:
-      InvalidArgumentError: as `run`, and if there is no result yet.
+      InvalidArgumentError: as `run`.
       IgnpxError: as `run`.
     """
-    ran = run(pathlib.Path(config), pathlib.Path(directory), **options)
-    return ran._replace(files=tuple(write_report(pathlib.Path(directory), ran)))
+    directory = pathlib.Path(directory)
+    ran = run(pathlib.Path(config), directory, **options)
+    # Of the config that the folder has by now: another process may have made it grow.
+    there = collect(directory)
+    files = write_report(directory, there) if there.results else []
+    return ran._replace(files=tuple(files))
 
 
 def report(

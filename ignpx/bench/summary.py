@@ -130,7 +130,8 @@ def over_classes(cells: pd.DataFrame, known: Mapping[str, Quantity] = BASE) -> p
     """As `summarise`, over classes that were each forgotten alone, from the same model.
 
     Each seed is averaged over its classes first; mean, std and worst are then over seeds, so that
-    std says how far runs differ and not how far classes do.
+    std says how far runs differ and not how far classes do. A class that a seed has no value of, as
+    after an error, is left out of all seeds.
 
     Returns:
       As `summarise`, with `forget` "each", `classes` the number that every seed has, and `worst`
@@ -142,7 +143,7 @@ def over_classes(cells: pd.DataFrame, known: Mapping[str, Quantity] = BASE) -> p
     single = single[single["forget"].str.fullmatch(r"\d+")]
     key = [column for column in GROUP if column != "forget"]
     several = single.groupby(key, dropna=False)["forget"].transform("nunique") > 1
-    long = _long(single[several], known)
+    long = _in_every_seed(_long(single[several], known), [*key, "quantity"])
     values = long.groupby([*key, "quantity", *SEEDS], sort=False, dropna=False)["value"]
     seeds = values.agg(["mean", "min", "max", "count"]).reset_index()
     seeds["worst"] = float("nan")
@@ -153,6 +154,15 @@ def over_classes(cells: pd.DataFrame, known: Mapping[str, Quantity] = BASE) -> p
     seeds = seeds.rename(columns={"mean": "value", "count": "classes"})
     nothing = float("nan")
     return _over_seeds(seeds.assign(forget=EACH, low=nothing, high=nothing))
+
+
+def _in_every_seed(long: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """The rows of the classes that every seed has a value of: seeds average over the same ones."""
+    seeds = long[SEEDS].apply(tuple, axis=1)
+    long = long.assign(one=seeds)
+    there = long.groupby(key, dropna=False)["one"].transform("nunique")
+    have = long.groupby([*key, "forget"], dropna=False)["one"].transform("nunique")
+    return long[have == there].drop(columns="one")
 
 
 def reasons(cells: pd.DataFrame, names: Iterable[str]) -> dict[tuple[str, ...], str]:

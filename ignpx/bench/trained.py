@@ -66,7 +66,7 @@ def trained(
         return path
     with locked(directory, model.id):
         if not _sound(path, model):
-            if (path / workdir.CHECKPOINT).is_dir():
+            if path.is_dir():
                 aside = path.with_name(f"{path.name}.damaged")
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)

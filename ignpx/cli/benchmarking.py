@@ -55,6 +55,9 @@ def bench(
     from ignpx.bench.run import bench  # imports pandas
 
     where = runs.Where(data_dir, download)
+    if submit is None and (jobs != 1 or job):
+        option, value = ("--jobs", jobs) if jobs != 1 else ("--job", job)
+        raise InvalidArgumentError(option, value, "is for --submit slurm, or local; give that, too")
     if submit is not None:
         if shard != "1/1":
             raise InvalidArgumentError(

@@ -167,6 +167,9 @@ def _labels(array: Any, name: str) -> np.ndarray:
             f"is no class; {int((labels < 0).sum())} of {len(labels)} samples have no label: leave "
             "them out",
         )
+    if labels.max(initial=0) > np.iinfo(np.int32).max:
+        largest = int(labels.max())
+        raise InvalidArgumentError(name, largest, "is larger than a class id can be, 2^31 - 1")
     return labels.astype(np.int32)
 
 

@@ -16,6 +16,8 @@ from ignpx.errors import DataWarning, InvalidArgumentError, near_names
 
 # The folders of each split.
 _SPLITS = {"train": ("train",), "test": ("test",), "validation": ("val", "validation")}
+# What a split is called elsewhere; a class of such a name has images in it, and no folders.
+_ALIKE = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 def from_folder(path: str | os.PathLike[str]) -> Source:
@@ -84,6 +86,14 @@ def _split_folders(root: pathlib.Path, found: _Listing) -> dict[str, pathlib.Pat
     train = root / "train"
     # A class may be called so, too; its folder has images, and no folders.
     if not (train.is_dir() and any(map(_is_folder, _entries(train)))):
+        for entry in filter(_is_folder, _entries(root)):
+            if entry.name.lower() in _ALIKE and any(map(_is_folder, _entries(pathlib.Path(entry)))):
+                raise InvalidArgumentError(
+                    "path",
+                    entry.path,
+                    "holds folders, as a split does and no class; call the splits train, test and "
+                    "val",
+                )
         return {"train": root}
     named = {name: split for split, names in _SPLITS.items() for name in names}
     folders: dict[str, pathlib.Path] = {}

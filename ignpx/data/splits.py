@@ -157,7 +157,18 @@ def _held_out(
             f"holds out {held} of the {len(fine)} training samples of {info.name}; it has "
             f"{len(classes)} classes, each of which needs one at least on either side",
         )
-    return stratified.split(fine, share)
+    sides = stratified.split(fine, share)
+    for place, left in zip(sides, ("to train on", "held out"), strict=True):
+        lost = np.setdiff1d(classes, fine[place])
+        if len(lost):
+            said = ", ".join(info.fine_names[index] for index in lost[:10])
+            raise InvalidArgumentError(
+                setting,
+                share,
+                f"leaves no sample {left} of {said} in {info.name}; take a share nearer to a half, "
+                "or add samples",
+            )
+    return sides
 
 
 def load_test(

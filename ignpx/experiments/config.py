@@ -1,5 +1,6 @@
 """Typed configurations, their YAML files, and overrides from the command line."""
 
+import dataclasses
 import json
 import math
 import os
@@ -168,12 +169,13 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
-def read_text(name: str, path: pathlib.Path) -> str:
-    """Reads a UTF-8 file of at most 16 MiB.
+def read_text(name: str, path: pathlib.Path, most: int = 16 * 2**20) -> str:
+    """Reads a UTF-8 file of at most so many bytes, by default 16 MiB.
 
     Args:
       name: of the argument that names the file, for the error.
       path: of the file.
+      most: bytes; a larger file is refused.
 
     Raises:
       InvalidArgumentError: if it is not there, is no regular file, is larger or is not UTF-8.
@@ -188,8 +190,9 @@ def read_text(name: str, path: pathlib.Path) -> str:
         )
     if not path.is_file():  # a pipe would be waited for
         raise InvalidArgumentError(name, str(path), "is not a file; give the path of one")
-    if path.stat().st_size > _MOST_BYTES:
-        raise InvalidArgumentError(name, str(path), "is larger than 16 MiB; is it the file?")
+    if path.stat().st_size > most:
+        size = f"{most / 2**20:.0f} MiB"
+        raise InvalidArgumentError(name, str(path), f"is larger than {size}; is it the file?")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeError as error:
@@ -271,7 +274,6 @@ def _plain(value: Any) -> Any:
 
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # fields, as pydantic calls them
-_MOST_BYTES = 16 * 2**20
 _MOST_VALUES = 100_000
 _MOST_DEEP = 50
 _CORE = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -357,9 +359,13 @@ def _section_at(model: Any, place: Sequence[int | str]) -> Any:
         else:  # list[Section] or dict[str, Section]
             model = typing.get_args(model)[-1]
         if typing.get_origin(model) is types.UnionType:  # Section | None
-            model = next(one for one in typing.get_args(model) if _is_section(one))
+            model = next(one for one in typing.get_args(model) if _has_fields(one))
     return model
 
 
 def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+def _has_fields(kind: Any) -> bool:
+    return _is_section(kind) or dataclasses.is_dataclass(kind)

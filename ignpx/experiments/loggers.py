@@ -93,6 +93,7 @@ def opened(names: Sequence[str], directory: pathlib.Path, config: dict[str, Any]
       InvalidArgumentError: if a logger is unknown, or its library is not installed.
     """
     check(names)
+    directory = directory.absolute()
     place = directory.with_name(f"{directory.name}.log")
     with contextlib.ExitStack() as stack:
         if names:

@@ -321,18 +321,19 @@ class Unlearned(_Record):
     doubts: tuple[str, ...] = ()
 
 
-def read_json(name: str, path: pathlib.Path) -> Any:
+def read_json(name: str, path: pathlib.Path, most: int = 16 * 2**20) -> Any:
     """Reads a JSON file.
 
     Args:
       name: of the argument that names the file or its directory, for the error.
       path: of the file.
+      most: bytes; a larger file is refused.
 
     Raises:
       InvalidArgumentError: if it is not there, is no regular file or is not JSON.
       OSError: if it cannot be read.
     """
-    text = configuration.read_text(name, path)
+    text = configuration.read_text(name, path, most)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

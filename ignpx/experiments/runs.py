@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ignpx import data, models, stages, training
+from ignpx._support import checks
 from ignpx.audit import count_correct
 from ignpx.errors import InvalidArgumentError, UnlearningError
 from ignpx.experiments import (
@@ -140,6 +141,7 @@ def _train(
 ) -> dict[str, Any]:
     description = _described(config, without)
     splits = datasets.load_splits(config.dataset, where)
+    checks.class_ids("without", without, splits.info.num_classes)
     kept = [data.retained(part, without) for part in (splits.train, splits.validation)]
     classifier = models.create(
         config.model.name,

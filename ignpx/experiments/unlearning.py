@@ -151,7 +151,8 @@ class Source:
             if scored := self.score and "dataset" in config:
                 test, fine, dataset = self.tested
                 known = dataset.class_names
-                parts = scenarios.scored(scenario, test, fine, asked.past)
+                left_out = [Classes(tuple(ids))] if (ids := config.get("without")) else []
+                parts = scenarios.scored(scenario, test, fine, [*left_out, *asked.past])
             prepared, key = self.prepared, jax.random.key(self.seed)
             edited, info, doubts, seconds = perform(
                 asked.chosen, classifier, request, key, prepared

@@ -62,10 +62,11 @@ class Layer:
     tap: _xla.factors.Tap
 
     def matrix(self, kernel: jax.Array) -> jax.Array:
-        """A kernel, or an update of it, as `(inputs, outputs)`, float32."""
-        shape = jax.ShapeDtypeStruct((self.inputs, self.outputs), jnp.float32)
+        """A kernel, or an update of it, as `(inputs, outputs)`, in float32 or what is wider."""
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        shape = jax.ShapeDtypeStruct((self.inputs, self.outputs), wide)
         # `fold` only moves entries, so its transpose is its inverse.
-        return jax.linear_transpose(self.tap.fold, shape)(kernel.astype(jnp.float32))[0]
+        return jax.linear_transpose(self.tap.fold, shape)(kernel.astype(wide))[0]
 
     def kernel(self, matrix: jax.Array) -> jax.Array:
         """The inverse of `matrix`."""

@@ -116,6 +116,8 @@ class _Preprocessor(_Record):
     image_mean: tuple[float, ...] | float | None = None
     image_std: tuple[float, ...] | float | None = None
     size: Size | dict[str, int | None] | None = None
+    do_center_crop: bool = False
+    crop_size: Size | dict[str, int | None] | None = None
 
     def normalisation(self, channels: int) -> Normalise | None:
         """Of images divided by 255; None where it is not said, or images are treated otherwise."""
@@ -130,7 +132,9 @@ class _Preprocessor(_Record):
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        given = self.size if isinstance(self.size, dict) else {"shortest_edge": self.size}
+        # Of what the model is given: a part of the resized image, if it is cropped.
+        size = self.crop_size if self.do_center_crop and self.crop_size else self.size
+        given = size if isinstance(size, dict) else {"shortest_edge": size}
         edge = given.get("shortest_edge")
         height, width = given.get("height") or edge, given.get("width") or edge
         return (height, width) if height and width else None

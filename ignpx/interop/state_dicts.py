@@ -95,6 +95,8 @@ def from_state_dict(
     if arch not in NAMINGS:
         raise InvalidArgumentError("arch", arch, near_names(str(arch), NAMINGS))
     _check_channels_last(input_shape)
+    if num_classes is not None:
+        checks.whole(num_classes=num_classes)
     given, prefix = _stripped(_arrays(state_dict))
     if given.keys() >= set(NORMALISATION) and arch in NORMALISING:
         fields["preprocess"] = _normalisation(given, fields)

@@ -191,6 +191,13 @@ def _check(classifier: Classifier) -> None:
         raise InvalidArgumentError(
             "classifier", classifier.input_shape, "gkt generates images (H, W, channels)"
         )
+    if getattr(classifier.apply, "channels_first", False):
+        raise InvalidArgumentError(
+            "classifier",
+            classifier.input_shape,
+            "has channels first, and gkt generates images (H, W, channels); take one of the "
+            "architectures of ignpx, such as by interop.load",
+        )
     check_initialises(classifier)
 
 

@@ -21,8 +21,9 @@ def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
 def addmm(
     bias: jax.Array, x: jax.Array, y: jax.Array, *, beta: float = 1, alpha: float = 1
 ) -> jax.Array:
-    """`beta * bias + alpha * x @ y`; also of batches."""
-    return beta * bias + alpha * matmul(x, y)
+    """`beta * bias + alpha * x @ y`; also of batches. With a `beta` of 0 the bias is ignored."""
+    product = alpha * matmul(x, y)
+    return beta * bias + product if beta else product
 
 
 def attention(
