@@ -34,11 +34,14 @@ def _sizes(old: tuple[int, ...], factors: Any) -> tuple[int, ...]:
 def _resized_axis(
     x: jax.Array, axis: int, before: int, after: int, move: float, method: str, align: bool
 ) -> jax.Array:
-    if before == after and (move == 1 or align):
+    # PyTorch does not look at the factor of a side that stays as it is, or that is doubled for the
+    # nearest position; but it does in one dimension.
+    plane = x.ndim > 3
+    if before == after and (plane or method == "linear"):
         return x
     places = np.arange(after)
     if method == "nearest":
-        # As PyTorch rounds it.
+        move = 0.5 if plane and after == 2 * before else move
         at = np.floor(np.float32(places) * np.float32(move)).astype(int)
         return jnp.take(x, np.minimum(at, before - 1), axis=axis)
     at = places * ((before - 1) / max(after - 1, 1)) if align else (places + 0.5) * move - 0.5
