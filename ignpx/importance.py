@@ -136,7 +136,8 @@ def squared_batch_gradients(
     Returns:
       A pytree like `classifier.params` with float32 leaves, None outside of the target layers.
     """
-    batch_size = min(batch_size, len(samples.labels))  # padded to it, if it is larger
+    # Samples are padded to whole batches.
+    batch_size = min(batch_size, len(samples.labels))
     images, labels = (batching.microbatches(np.asarray(array), batch_size) for array in samples)
     real = batching.microbatches(np.ones(len(samples.labels), bool), batch_size, zero=True)
     chosen, rest = targets.partition(classifier.params, patterns)

@@ -289,9 +289,11 @@ def synthesise(
     """
     optimizer = optax.adam(0.1) if optimizer is None else optimizer
     checks.whole(samples=samples, steps=steps)
-    labels = jnp.asarray(jnp.arange(classifier.num_classes) if labels is None else labels)
-    if not isinstance(labels, jax.core.Tracer):
-        checks.class_ids("labels", labels.tolist(), classifier.num_classes)
+    if labels is None:
+        labels = jnp.arange(classifier.num_classes)
+    elif not checks.traced(labels):
+        labels = checks.class_ids("labels", np.asarray(labels), classifier.num_classes)
+    labels = jnp.asarray(labels)
     shape, share = (samples, *classifier.input_shape), 1.0
     if part_of is None:
         noise = jax.random.normal(key, (labels.shape[0], *shape), jnp.float32)

@@ -140,6 +140,23 @@ def by_method(results: pd.DataFrame, runs: dict[str, str]) -> list[dict[str, str
     return rows
 
 
+def judged(results: pd.DataFrame) -> list[dict[str, str]]:
+    """The shares of the prototypes of re-synthesis that reach the class, and show it to a judge."""
+
+    def share(row: dict[Hashable, Any], name: str) -> str:
+        value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+        return f"{value:.0f} [{low:.0f}, {high:.0f}]"
+
+    return [
+        {
+            "model": f"{row['run'].removesuffix('_cpu')}, `{row['label']}`",
+            "reached the class, %": share(row, "resynthesis"),
+            "the judge sees the class, %": share(row, "resynthesis_judged"),
+        }
+        for row in results.to_dict("records")
+    ]
+
+
 def _seen(label: str) -> str:
     """The data that a method sees, as a word."""
     words = {"nothing": "none", "retain": "retained", "forget": "forgotten", "both": "all"}
@@ -201,6 +218,8 @@ def tables(folder: pathlib.Path, name: str) -> dict[str, str]:
             found[f"table: {run}"] = table(rows, columns)
             if compared:
                 found[f"told: {run}"] = told(rows, attacks)
+    if name == "audit":
+        found["table: resynthesis"] = _of_records(judged(pd.read_csv(folder / "resynthesis.csv")))
     return found
 
 

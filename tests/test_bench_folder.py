@@ -6,6 +6,7 @@ import pytest
 
 from ignpx.bench import results, run
 from ignpx.errors import InvalidArgumentError
+from ignpx.experiments import config as config_files
 from small_bench import at_once, cells_of
 
 
@@ -60,10 +61,10 @@ def test_what_has_failed_may_be_given_up(bench, tmp_path):
     assert results.read_config(out) == ({"title": "Two"}, cells[1:3])
 
 
-def test_a_folder_of_many_cells_is_read(bench, tmp_path, monkeypatch):
+def test_a_folder_of_many_cells_is_read(bench, tmp_path):
     """Its config is larger than what else is read as JSON."""
     cells, out = cells_of(bench()), tmp_path / "out"
-    config = {"title": "One", "notes": "x" * (16 * 2**20)}
+    config = {"title": "One", "notes": "x" * config_files.MOST_BYTES}
     results.claim(out, config, cells)
     assert results.read_config(out) == (config, cells)
 

@@ -133,9 +133,7 @@ def test_an_unlearned_model_that_another_process_makes_is_waited_for(
 
 def test_a_report_is_of_the_config_that_the_folder_has_by_then(few, its_models, bench, tmp_path):
     """Another process may have made it grow."""
-    path, out = few[0], tmp_path / "out"
-    (grown,) = [bench(measures=[])]
-    more = [*cells_of(path), *cells_of(grown)]
+    path, out, more = few[0], tmp_path / "out", cells_of(bench(measures=[]))
 
     def grow(done, total):
         if done == total:
@@ -442,6 +440,15 @@ def test_a_model_whose_metrics_are_damaged_is_trained_again(few, its_models, tmp
     assert ran.failed == 0
     every = {model.id for cell, _ in whole.results for model in cell.models.values()}
     assert len(warnings) == len(every)
+
+
+def test_a_model_without_its_checkpoint_is_trained_again(few, its_models, tmp_path):
+    path, *_ = few
+    (model, *_) = models_in(its_models)
+    shutil.rmtree(model / "checkpoint")
+    ran = run.run(path, tmp_path / "out", models=its_models)
+    assert ran.failed == 0
+    assert model.with_name(f"{model.name}.damaged").is_dir()
 
 
 def test_what_a_killed_training_left_beside_its_model_is_removed(few, its_models, tmp_path):

@@ -164,6 +164,9 @@ def test_bench_and_report(tmp_path):
     )
     assert status == 2
     assert "give --jobs" in printed
+    for option in (("--jobs", 4), ("--job", "timeout_min=9")):
+        status, printed = run("bench", tmp_path / "bench.yaml", "--workdir", out, *option)
+        assert (status, "is for --submit slurm" in printed) == (2, True)
     status, printed = run("report", tmp_path)
     assert status == 2
     assert "holds no results" in printed

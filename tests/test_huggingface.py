@@ -153,6 +153,14 @@ def vit(tmp_path):
     return written(tmp_path / "vit", VIT, tensors, preprocessor_config=PREPROCESSOR)
 
 
+@pytest.mark.parametrize(("crops", "side"), [(True, 24), (False, 32)])
+def test_an_image_is_as_large_as_the_part_that_is_cropped(tmp_path, crops, side):
+    crop = {"do_center_crop": crops, "crop_size": {"height": 24, "width": 24}}
+    tensors = renamed(theirs.randomised(_resnet()).state_dict())
+    source = written(tmp_path, RESNET, tensors, preprocessor_config={**PREPROCESSOR, **crop})
+    assert interop.load(source)[0].input_shape == (3, side, side)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_folder_comes_in_and_goes_back(tmp_path, name):
     config, make = MODELS[name]

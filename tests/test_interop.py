@@ -277,6 +277,7 @@ REFUSED = {
         lambda: cifar_resnet(arch="cifar_resnet18", naming="timm"),
         "naming='timm': of cifar_resnet18: known: kuangliu, torchvision, weiaicunzai",
     ),
+    "no classes": (lambda: cifar_resnet(arch="cifar_resnet18", num_classes=0), "num_classes=0"),
     "torchvision's VGG": (
         a_vgg_of_torchvision,
         "arch='vgg11': .*three dense layers after a pooling to 7x7.*from_torch",

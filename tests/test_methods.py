@@ -2,11 +2,12 @@
 
 import inspect
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ignpx import Changes, Forgets, InvalidArgumentError, Sees
-from ignpx._support import settings
+from ignpx._support import checks, settings
 from ignpx.methods import METHODS, build, describe
 
 
@@ -78,6 +79,16 @@ def test_what_cannot_be_built(method, chosen, said):
     with pytest.raises(InvalidArgumentError) as caught:
         build(method, chosen)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("value", ["10", None, [1.0, 2.0], float("nan"), -1.0])
+@pytest.mark.parametrize("check", [checks.positive, checks.not_negative, checks.share])
+def test_what_is_no_number_is_named(check, value):
+    """In Python, where nothing has compared a setting with its annotation."""
+    with pytest.raises(InvalidArgumentError, match="strength="):
+        check(strength=value)
+    check(strength=np.float32(0.5))
+    check(strength=jnp.float32(0.5))
 
 
 def test_settings_of_lists_and_of_numpys_scalars():

@@ -66,6 +66,9 @@ OPERATIONS = {
     "linear": lambda p, x: F.linear(x, p.dense, p.dense[:, 0]),
     "matmul": lambda p, x: x @ p.dense.T,
     "einsum": lambda p, x: torch.einsum("nchw,cd->ndhw", x, p.narrow[0, :, :].T[:, :4].T),
+    "addmm without its bias": lambda p, x: torch.addmm(
+        torch.full_like(p.dense[:, 0], torch.nan), x[:, 0, 0], p.dense.T, beta=0
+    ),
     "addmm": lambda p, x: torch.addmm(p.dense[:, 0], x[:, 0, 0], p.dense.T, beta=2, alpha=0.5),
     "bmm": lambda p, x: torch.bmm(x[:, 0], x[:, 1].mT),
     "mm": lambda p, x: x[:, 0, 0].mm(p.dense.T),

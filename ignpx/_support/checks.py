@@ -14,10 +14,10 @@ from ignpx.errors import InvalidArgumentError
 MOST = 10_000_000
 
 
-def _is(value: Any, found: Callable[[Any], Any]) -> bool:
-    """Whether this is found of a value; not of what cannot be compared with a number."""
+def _holds(condition: Callable[[Any], Any], value: Any) -> bool:
+    """Whether a condition on a number holds; it does not for what is no single number."""
     try:
-        return bool(found(value))
+        return bool(condition(value))
     except (TypeError, ValueError):
         return False
 
@@ -25,14 +25,14 @@ def _is(value: Any, found: Callable[[Any], Any]) -> bool:
 def positive(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is not above zero."""
     for name, value in values.items():
-        if not _is(value, lambda number: number > 0):
+        if not _holds(lambda number: number > 0, value):
             raise InvalidArgumentError(name, value, "must be a number above zero")
 
 
 def not_negative(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is below zero."""
     for name, value in values.items():
-        if not _is(value, lambda number: number >= 0):
+        if not _holds(lambda number: number >= 0, value):
             raise InvalidArgumentError(name, value, "must be a number, and not below zero")
 
 
@@ -62,7 +62,7 @@ def seed(**values: Any) -> None:
 def share(**values: float) -> None:
     """Raises `InvalidArgumentError` for the first value that is not in (0, 1]."""
     for name, value in values.items():
-        if not _is(value, lambda number: 0 < number <= 1):
+        if not _holds(lambda number: 0 < number <= 1, value):
             raise InvalidArgumentError(name, value, "must be a share, above 0 and at most 1")
 
 

@@ -35,17 +35,28 @@ def unlearned(
     """
     if directory is None or cell.method in (ORIGINAL, RETRAIN):  # trained models, kept as such
         return outcome.unlearned(cell, models, where)
-    path = directory / cell.unlearning
+    path, name = directory / cell.unlearning, cell.training.model.name
+    if (found := _read(path, name)) is not None:
+        return found
     with locked(directory, cell.unlearning):
+        if (found := _read(path, name)) is not None:  # another process has made it since
+            return found
         if path.is_dir():
-            try:
-                edited, config = checkpoint.load(path, model=cell.training.model.name)
-                return edited, config["told"]
-            except InvalidArgumentError as error:
-                if (fault := workdir.storage_error(error)) is not None:
-                    raise fault from error
-                warn(f"{path} is damaged; it is computed again")
+            warn(f"{path} is damaged; it is computed again")
         edited, told = outcome.unlearned(cell, models, where)
         model = cell.training.model.model_dump(mode="json")
         checkpoint.save(path, edited, {"model": model, "told": told}, overwrite=True)
         return edited, told
+
+
+def _read(path: pathlib.Path, name: str) -> tuple[Classifier, dict[str, Any]] | None:
+    """The model in a folder and what its unlearning told; None if it is not there or damaged."""
+    if not path.is_dir():
+        return None
+    try:
+        edited, config = checkpoint.load(path, model=name)
+    except InvalidArgumentError as error:
+        if (fault := workdir.storage_error(error)) is not None:
+            raise fault from error
+        return None
+    return edited, config["told"]

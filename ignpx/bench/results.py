@@ -30,7 +30,7 @@ def claim(
     cells: list[Cell],
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Makes a folder the results of this config, or finds that it is, or of a part of it.
+    """Makes a folder that of a config's results, if it is new or holds no other cells.
 
     The cells are stored with it, so that a report needs neither the config's file nor the data.
     `warn` is told if what is stored is damaged; it is written anew, and finished cells stay.
@@ -59,9 +59,9 @@ def claim(
         except FileNotFoundError:
             pass
         except ValueError as error:
+            _check_some(directory, cells)
             # Copied and not renamed: without it the folder would be one of something else.
             aside = shutil.copyfile(path, path.with_suffix(".damaged"))
-            _check_some(directory, cells)
             warn(f"{error}; it is kept as {aside.name} and written anew")
         _check_none_lost(directory, held, cells)
         if found != config:
@@ -86,7 +86,7 @@ def _check_none_lost(directory: pathlib.Path, held: list[Cell], cells: list[Cell
 
 
 def _check_some(directory: pathlib.Path, cells: list[Cell]) -> None:
-    """Raises if there are results, and none is of these cells: where nothing else says of which."""
+    """Raises if none of the results is of these cells; for a folder whose config is damaged."""
     there = {path.stem for path in (directory / CELLS).glob("*.json")}
     if there and there.isdisjoint(cell.id for cell in cells):
         raise InvalidArgumentError(

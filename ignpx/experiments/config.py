@@ -22,6 +22,9 @@ from ignpx.training.recipe import Recipe
 
 Section = TypeVar("Section")
 
+# Of a file that is read as text, unless its reader expects a larger one.
+MOST_BYTES = 16 * 2**20
+
 # JAX takes the lower 32 bits of a seed: a larger one would repeat the run of a smaller one.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
 
@@ -169,8 +172,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
-def read_text(name: str, path: pathlib.Path, most: int = 16 * 2**20) -> str:
-    """Reads a UTF-8 file of at most so many bytes, by default 16 MiB.
+def read_text(name: str, path: pathlib.Path, most: int = MOST_BYTES) -> str:
+    """Reads a UTF-8 file.
 
     Args:
       name: of the argument that names the file, for the error.

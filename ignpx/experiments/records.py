@@ -321,7 +321,7 @@ class Unlearned(_Record):
     doubts: tuple[str, ...] = ()
 
 
-def read_json(name: str, path: pathlib.Path, most: int = 16 * 2**20) -> Any:
+def read_json(name: str, path: pathlib.Path, most: int = configuration.MOST_BYTES) -> Any:
     """Reads a JSON file.
 
     Args:
@@ -330,7 +330,7 @@ def read_json(name: str, path: pathlib.Path, most: int = 16 * 2**20) -> Any:
       most: bytes; a larger file is refused.
 
     Raises:
-      InvalidArgumentError: if it is not there, is no regular file or is not JSON.
+      InvalidArgumentError: if it is not there, is no regular file, is larger or is not JSON.
       OSError: if it cannot be read.
     """
     text = configuration.read_text(name, path, most)

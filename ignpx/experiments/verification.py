@@ -228,7 +228,7 @@ def _compared(
 ) -> tuple[float, float]:
     """How far the change is from the receipt's, and how far rounding moves it, over its size."""
     _, here = receipts.changes(original, edited)
-    # Where nothing changes here, of what the receipt claims: then the two have nothing in common.
+    # The size of what the receipt claims, if nothing changes here: the distance is then 1.
     size = float(np.linalg.norm(here)) or float(np.linalg.norm(held.sketch)) or math.inf
 
     def distance(sketch: Any) -> float:

@@ -16,12 +16,12 @@ def resized(method: str) -> Callable[..., jax.Array]:
         factors: Any = named.get("scale_factors", last) if size is None else None
         old = x.shape[2:]
         new = tuple(size) if size else _sizes(old, factors)
-        # What a position moves by is of the factor that was given, and not of the sizes.
-        moves = (
-            [1 / f for f in factors] if factors else [b / a for b, a in zip(old, new, strict=True)]
-        )
-        for axis, (before, after, move) in enumerate(zip(old, new, moves, strict=True), start=2):
-            x = _resized_axis(x, axis, before, after, move, method, align)
+        # Source pixels per pixel of the result: of the factor if there is one, not of the sizes.
+        scales = [before / after for before, after in zip(old, new, strict=True)]
+        if factors:
+            scales = [1 / factor for factor in factors]
+        for axis, (before, after, scale) in enumerate(zip(old, new, scales, strict=True), start=2):
+            x = _resized_axis(x, axis, before, after, scale, method, align)
         return x
 
     return apply
@@ -32,19 +32,19 @@ def _sizes(old: tuple[int, ...], factors: Any) -> tuple[int, ...]:
 
 
 def _resized_axis(
-    x: jax.Array, axis: int, before: int, after: int, move: float, method: str, align: bool
+    x: jax.Array, axis: int, before: int, after: int, scale: float, method: str, align: bool
 ) -> jax.Array:
-    # PyTorch does not look at the factor of a side that stays as it is, or that is doubled for the
-    # nearest position; but it does in one dimension.
+    # In two dimensions PyTorch ignores the factor of a side that stays as it is, and for the
+    # nearest position that of a doubled side. In one dimension it takes the factor of these, too.
     plane = x.ndim > 3
     if before == after and (plane or method == "linear"):
         return x
     places = np.arange(after)
     if method == "nearest":
-        move = 0.5 if plane and after == 2 * before else move
-        at = np.floor(np.float32(places) * np.float32(move)).astype(int)
+        scale = 0.5 if plane and after == 2 * before else scale
+        at = np.floor(np.float32(places) * np.float32(scale)).astype(int)
         return jnp.take(x, np.minimum(at, before - 1), axis=axis)
-    at = places * ((before - 1) / max(after - 1, 1)) if align else (places + 0.5) * move - 0.5
+    at = places * ((before - 1) / max(after - 1, 1)) if align else (places + 0.5) * scale - 0.5
     at = np.clip(at, 0, before - 1)
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, before - 1)
